@@ -1,0 +1,314 @@
+"""A registry's durable state: opened under a lock, kept whole, set aside when it is broken.
+
+What is durable is a SQLite file, the catalogue itself, or, when the path ends in `.json`, one readable document that is
+replaced atomically with every commit while the catalogue is in memory. A service that is no registry keeps nothing.
+
+- What was committed survives a kill and a power cut: SQLite with `synchronous = FULL`, or write, flush, fsync, rename,
+  fsync of the folder.
+- A cache that is truncated, damaged or another registry's is renamed to `NAME.set-aside-TIME` and said so in the log;
+  it is never taken in silence, and never emptied in silence.
+- A cache that another process holds is an error (`InUseError`) that touches nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import orjson
+from filelock import FileLock, Timeout
+from pydantic import Field, ValidationError
+
+from kodo.catalogue import Catalogue
+from kodo.core.instructions import Entry, Save
+from kodo.core.parts import Part
+from kodo.core.peers import PeerState
+from kodo.errors import CacheError, InUseError
+from kodo.models import (
+    Count,
+    Key,
+    Model,
+    Node,
+    Nodes,
+    ServiceUrl,
+    Text,
+    Version,
+    canonical,
+    digest,
+    nodes_by_key,
+)
+
+log = logging.getLogger("kodo")
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose state it is, as `/_cache` shows it."""
+
+    url: str
+    organization: str | None = None
+    feed: bool = False
+
+
+class Cache:
+    """The catalogue of a service, and how its changes become durable.
+
+    `write` collects changes, `commit` makes them durable; both from one thread at a time, inside `catalogue.writing()`.
+    """
+
+    def __init__(self, owner: Owner, path: Path | None = None, *, reset: bool = False) -> None:
+        """Open the durable state at `path`, or none. Raises `InUseError`, or `CacheError` when it cannot be opened."""
+        self.owner = owner
+        self.path = path
+        self._lazy: dict[Key, PeerState] = {}
+        self._lock: FileLock | None = None
+        try:
+            self._lock = _lock(path) if path is not None else None
+            self.catalogue = self._open(reset=reset)
+        except BaseException:
+            self._unlock()
+            raise
+
+    def _open(self, *, reset: bool) -> Catalogue:
+        path = self.path
+        if path is None:
+            return Catalogue(self.owner.url)
+        present = path.exists()
+        log.info("%s cache %s", "loading from" if present and not reset else "ignore", path)
+        if reset:
+            for file in _files(path):
+                file.unlink(missing_ok=True)
+        opened = self._open_json if path.suffix == ".json" else self._open_database
+        try:
+            return opened(path)
+        except CacheError as error:
+            if not present:
+                raise
+            log.error("set aside cache %s as %s: %s", path, _set_aside(path), error)
+            return opened(path)
+        except (OSError, sqlite3.Error) as error:
+            raise CacheError(
+                f"expected to open the cache {path}, but {error}; check the path and its rights"
+            ) from error
+
+    def _open_database(self, path: Path) -> Catalogue:
+        return Catalogue(self.owner.url, path)
+
+    def _open_json(self, path: Path) -> Catalogue:
+        catalogue = Catalogue(self.owner.url)
+        if path.exists():
+            try:
+                catalogue.write(read_document(path, self.owner.url))
+                catalogue.commit()
+            except BaseException:
+                catalogue.close()
+                raise
+        return catalogue
+
+    def write(self, save: Save) -> None:
+        """Make the changes of a Save; a lazy one waits for the next that is not."""
+        for peer in save.peers:
+            self._lazy[peer.key] = peer
+        if not save.lazy:
+            self.catalogue.write(replace(save, peers=tuple(self._lazy.values())))
+            self._lazy.clear()
+
+    def commit(self) -> None:
+        """Make what was written durable. Raises `CacheError`: then nothing of it may be acknowledged."""
+        try:
+            self.catalogue.commit()
+            if self.path is not None and self.path.suffix == ".json":
+                write_document(self.path, self.document() | self.catalogue.document())
+        except (OSError, sqlite3.Error) as error:
+            raise CacheError(f"expected to write the cache {self.path}, but {error}") from error
+
+    def document(self, *, brief: bool = False) -> dict[str, Any]:
+        """What `/_cache` shows: the five keys of PROTOCOL.md."""
+        owner = {"url": self.owner.url, "organization": self.owner.organization, "feed": self.owner.feed}
+        return owner | self.catalogue.tree(brief=brief)
+
+    def close(self) -> None:
+        """Write what waited, close, and let go of the lock."""
+        with suppress(CacheError), self.catalogue.writing():
+            if self._lazy:
+                self.catalogue.write(Save(peers=tuple(self._lazy.values())))
+                self.commit()
+        self.catalogue.close()
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+
+def _lock(path: Path) -> FileLock:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(path.name + ".lock"), blocking=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise InUseError(
+            f"the cache {path} is in use by another process; stop it, or give this service a cache of its own"
+        ) from error
+    return lock
+
+
+def _files(path: Path) -> list[Path]:
+    """The cache and what SQLite keeps beside it."""
+    return [path, *(path.with_name(path.name + tail) for tail in ("-wal", "-shm"))]
+
+
+def _set_aside(path: Path) -> Path:
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
+    aside = path.with_name(f"{path.name}.set-aside-{stamp}")
+    for file, tail in zip(_files(path), ("", "-wal", "-shm"), strict=True):
+        with suppress(FileNotFoundError):
+            file.rename(aside.with_name(aside.name + tail))
+    return aside
+
+
+# -- the document ------------------------------------------------------------------------------------------
+
+
+class StoredRecord(Model):
+    """One node in a part; its body stands in `nodes` or `providers` unless it is given here."""
+
+    seq: Count
+    flows_seq: Count
+    via: ServiceUrl | None = None
+    gone: bool = False
+    node: Node | None = None
+
+
+class StoredPart(Model):
+    """An origin's part: how far it is known, and its records by node url."""
+
+    origin: ServiceUrl
+    version: Version
+    floor: Version
+    epochs: tuple[Version, ...] = ()
+    via: ServiceUrl | None = None
+    records: dict[str, StoredRecord] = Field(default_factory=dict)
+
+
+class StoredProvider(Model):
+    """A peer in the cache, with the nodes that are known through it."""
+
+    url: ServiceUrl
+    organization: Text | None = None
+    feed: bool = False
+    nodes: Nodes = Field(default_factory=dict)
+
+
+class Document(Model):
+    """The `.json` cache. Without `parts` it is of the older shape, whose versions are made anew."""
+
+    url: ServiceUrl
+    organization: Text | None = None
+    feed: bool = False
+    nodes: Nodes = Field(default_factory=dict)
+    providers: dict[str, StoredProvider] | list[StoredProvider] = Field(
+        default_factory=dict, union_mode="left_to_right"
+    )
+    parts: tuple[StoredPart, ...] | None = None
+    peers: tuple[PeerState, ...] = ()
+
+    def each_provider(self) -> Iterable[StoredProvider]:
+        return self.providers.values() if isinstance(self.providers, dict) else self.providers
+
+
+def read_document(path: Path, url: str) -> Save:
+    """The state in the `.json` cache of the registry `url`, as one Save. Raises `CacheError` for what is none."""
+    try:
+        raw = orjson.loads(path.read_bytes())
+        checksum = raw.pop("checksum", None)
+        if checksum is not None and checksum != _checksum(orjson.dumps(raw)):
+            raise CacheError("its checksum does not fit its content (remove the checksum to have it read all the same)")
+        document = Document.model_validate(raw)
+    except (ValueError, AttributeError) as error:
+        reason = f"{error.error_count()} fields are not" if isinstance(error, ValidationError) else error
+        raise CacheError(f"expected the JSON of a registry's state, but {reason}") from error
+    if canonical(document.url) != canonical(url):
+        raise CacheError(f"it belongs to {document.url}")
+    return _state(document) if document.parts is not None else _older_state(document)
+
+
+def write_document(path: Path, document: dict[str, Any]) -> None:
+    """Replace the `.json` cache atomically and durably."""
+    plain = orjson.loads(orjson.dumps(document, default=list))
+    sealed = {**plain, "checksum": _checksum(orjson.dumps(plain))}
+    new = path.with_name(path.name + ".new")
+    with new.open("wb") as file:
+        file.write(orjson.dumps(sealed, option=orjson.OPT_INDENT_2))
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _checksum(content: bytes) -> str:
+    return f"sha256:{sha256(content).hexdigest()}"
+
+
+def _state(document: Document) -> Save:
+    bodies: dict[Key, Node] = {**nodes_by_key(document.nodes)}
+    for provider in document.each_provider():
+        bodies.update(nodes_by_key(provider.nodes))
+    entries = [
+        _entry(canonical(part.origin), url, record, bodies)
+        for part in document.parts or ()
+        for url, record in part.records.items()
+    ]
+    parts = [
+        Part(canonical(part.origin), part.version, part.floor, part.epochs, _key(part.via))
+        for part in document.parts or ()
+    ]
+    return Save(entries=tuple(entries), parts=tuple(parts), peers=document.peers)
+
+
+def _key(url: str | None) -> Key | None:
+    return None if url is None else canonical(url)
+
+
+def _entry(origin: Key, url: str, record: StoredRecord, bodies: dict[Key, Node]) -> Entry:
+    node = record.node or bodies.get(canonical(url))
+    if node is None:
+        raise CacheError("a record has no node")
+    via = _key(record.via)
+    flows = digest(node.flows or {})
+    return Entry(origin, node.key, node, record.seq, record.flows_seq, flows, via, record.gone)
+
+
+def _older_state(document: Document) -> Save:
+    """The older shape: what it lists is this registry's own, on behalf of the provider that told it (rule 15)."""
+    own = canonical(document.url)
+    found: dict[Key, tuple[Node, Key | None]] = {
+        key: (node, None) for key, node in nodes_by_key(document.nodes).items()
+    }
+    peers = []
+    for provider in document.each_provider():
+        via = canonical(provider.url)
+        peers.append(
+            PeerState(via, provider.url, provider.url, provider.organization, provider.feed, False, connected=True)
+        )
+        for key, node in nodes_by_key(provider.nodes).items():
+            if key not in found or (node.modified or "") > (found[key][0].modified or ""):
+                found[key] = (node, via)
+    entries = [
+        Entry(own, key, node, seq, seq, digest(node.flows or {}), via)
+        for seq, (key, (node, via)) in enumerate(found.items(), start=1)
+    ]
+    part = Part(own, Version(0, "", len(entries)))
+    return Save(entries=tuple(entries), parts=(part,), peers=tuple(peers))

@@ -1,0 +1,618 @@
+"""What a registry lists, in SQLite: the durable state and the catalogue in one.
+
+```
+ part ---- record (one for each origin and node; flows as JSON) ---- of each node the one that is listed:
+                                                                      flow, tag, flow_text (trigrams), tally
+```
+
+- One connection writes, from one thread at a time; `write` changes, `commit` makes it durable. Reads go through
+  connections of their own (a file, WAL) and see what is committed, or through the writer's under a lock (in memory).
+- Times stand in `record`, once: a node that registers the same again writes its row and touches nothing of its flows.
+- `flow` holds what is displayed (an absent author reads `missing author`), `flow_text` the same casefolded, since
+  SQLite's own case rules stop at ASCII.
+- Which record of a node is listed follows from the records alone (FEDERATION.md, rule 14).
+
+A read on the event loop is `brief`: it gives up (`BusyError`) rather than hold the loop, and is done again on a thread.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+from pydantic import TypeAdapter
+
+from kodo.core.events import Carried
+from kodo.core.instructions import Entry, Parcel, Range, Save, Settle
+from kodo.core.parts import Part, Row, listed
+from kodo.core.peers import PeerState
+from kodo.errors import BusyError, CacheError
+from kodo.models import MISSING_AUTHOR, MISSING_DESCRIPTION, NOTHING, Key, canonical, flows_json
+from kodo.query import Filter, Order
+
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x6B6F646F  # "kodo"
+BRIEF_STEPS = 20_000
+"""Steps of SQLite's machine that a brief read may take, about a millisecond."""
+
+_SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
+CREATE TABLE part (origin TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE peer (key TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE record (
+  id INTEGER PRIMARY KEY, origin TEXT NOT NULL, key TEXT NOT NULL, url TEXT NOT NULL, organization TEXT,
+  created TEXT, modified TEXT, heartbeat TEXT, status TEXT NOT NULL,
+  seq INTEGER NOT NULL, flows_seq INTEGER NOT NULL, digest TEXT NOT NULL, flows TEXT NOT NULL, size INTEGER NOT NULL,
+  via TEXT, gone INTEGER NOT NULL, listed INTEGER NOT NULL DEFAULT 0, UNIQUE (key, origin));
+CREATE INDEX record_seq ON record (origin, seq);
+CREATE INDEX record_organization ON record (organization, url) WHERE listed;
+CREATE INDEX record_created ON record (created, url) WHERE listed;
+CREATE INDEX record_modified ON record (modified, url) WHERE listed;
+CREATE INDEX record_heartbeat ON record (heartbeat, url) WHERE listed;
+CREATE TABLE staged (
+  origin TEXT NOT NULL, key TEXT NOT NULL, url TEXT NOT NULL, organization TEXT,
+  created TEXT, modified TEXT, heartbeat TEXT, status TEXT NOT NULL,
+  seq INTEGER NOT NULL, flows_seq INTEGER NOT NULL, digest TEXT, flows TEXT, size INTEGER,
+  via TEXT, gone INTEGER NOT NULL, PRIMARY KEY (origin, key)) WITHOUT ROWID;
+CREATE TABLE flow (
+  id INTEGER PRIMARY KEY, record INTEGER NOT NULL, node TEXT NOT NULL, url TEXT NOT NULL, name TEXT NOT NULL,
+  author TEXT NOT NULL, description TEXT NOT NULL, tags TEXT NOT NULL, tag_key TEXT NOT NULL);
+CREATE INDEX flow_record ON flow (record, url);
+CREATE INDEX flow_node ON flow (node, url);
+CREATE INDEX flow_name ON flow (name, node, url);
+CREATE INDEX flow_url ON flow (url, node);
+CREATE INDEX flow_author ON flow (author, node, url);
+CREATE INDEX flow_description ON flow (description, node, url);
+CREATE INDEX flow_tags ON flow (tag_key, node, url);
+CREATE TABLE tag (tag TEXT NOT NULL, flow INTEGER NOT NULL, PRIMARY KEY (tag, flow)) WITHOUT ROWID;
+CREATE VIRTUAL TABLE flow_text USING fts5(
+  organization, name, author, description, tags, tokenize = 'trigram case_sensitive 1');
+CREATE TABLE tally (kind TEXT NOT NULL, value TEXT NOT NULL, flows INTEGER NOT NULL, PRIMARY KEY (kind, value))
+  WITHOUT ROWID;
+INSERT INTO tally VALUES ('total', '', 0);
+"""
+
+_BODY = "url, organization, flows, created, modified, heartbeat, status"
+_STORED = "origin, key, url, organization, created, modified, heartbeat, status, seq, flows_seq, via, gone"
+_PART = TypeAdapter(Part)
+_PEER = TypeAdapter(PeerState)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of the listing: `total` flows, `filtered` of them selected, and the rows as displayed."""
+
+    total: int
+    filtered: int
+    items: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a parcel came to: the JSON of `nodes` and `deltas`, and what it carries of each origin."""
+
+    nodes: dict[str, Any]
+    deltas: list[dict[str, Any]]
+    carried: dict[Key, Carried]
+
+
+class Catalogue:
+    """The listing of the service `url`, in the SQLite file `path`, or in memory.
+
+    Raises `CacheError` when the file is no catalogue of this service.
+    """
+
+    def __init__(self, url: str, path: Path | None = None) -> None:
+        self.url = url
+        self.key = canonical(url)
+        self.path = path
+        self._lock = threading.RLock()
+        self._local = threading.local()
+        self._readers: list[sqlite3.Connection] = []
+        self._writer = _connect(path)
+        try:
+            self._prepare()
+        except sqlite3.DatabaseError as error:
+            self.close()
+            raise CacheError(f"expected a catalogue of kodo in {path}, but {error}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self) -> None:
+        if self.path is not None:
+            self._writer.execute("PRAGMA journal_mode = WAL")
+            self._writer.execute("PRAGMA synchronous = FULL")
+        if not self._writer.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            self._writer.executescript(
+                f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
+                f"{_SCHEMA} COMMIT;"
+            )
+            self._writer.execute("INSERT INTO meta VALUES ('url', ?)", (self.url,))
+            return
+        form = [self._writer.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
+        if form != [APPLICATION_ID, SCHEMA_VERSION]:
+            raise CacheError(f"expected a catalogue of kodo in {self.path}, of version {SCHEMA_VERSION}")
+        faults = [row[0] for row in self._writer.execute("PRAGMA quick_check(1)")]
+        if faults != ["ok"]:
+            raise CacheError(f"expected an intact catalogue in {self.path}, but {faults[0]}")
+        owner = self._writer.execute("SELECT value FROM meta WHERE name = 'url'").fetchone()
+        if owner is None or canonical(owner[0]) != self.key:
+            raise CacheError(f"expected the cache of {self.url} in {self.path}, but it belongs to another service")
+
+    def interrupt(self) -> None:
+        """End the reads that are under way, with an error each."""
+        for db in self._readers:
+            db.interrupt()
+
+    def close(self) -> None:
+        """Close every connection; what was not committed is not there."""
+        with self._lock:
+            for db in (*self._readers, self._writer):
+                db.close()
+            self._readers.clear()
+
+    # -- writing -------------------------------------------------------------------------------------------
+
+    def write(self, save: Save) -> None:
+        """Make the changes of a Save, durable with the next `commit`."""
+        db = self._writer
+        if not db.in_transaction:
+            db.execute("BEGIN IMMEDIATE")
+        for origin in save.unstage:
+            db.execute("DELETE FROM staged WHERE origin = ?", (origin,))
+        for entry in save.staged:
+            self._stage(entry)
+        for settle in save.settled:
+            self._settle(settle)
+        for entry in save.entries:
+            self._put(entry)
+        for part in save.parts:
+            db.execute("INSERT OR REPLACE INTO part VALUES (?, ?)", (part.origin, _dump(part)))
+        for peer in save.peers:
+            db.execute("INSERT OR REPLACE INTO peer VALUES (?, ?)", (peer.key, _dump(peer)))
+
+    def commit(self) -> None:
+        """Make what was written durable."""
+        if self._writer.in_transaction:
+            self._writer.execute("COMMIT")
+
+    def rollback(self) -> None:
+        """Forget what was written since the last commit."""
+        if self._writer.in_transaction:
+            self._writer.execute("ROLLBACK")
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """The right to write. In memory it keeps readers out, so that none sees what is not yet durable."""
+        if self.path is not None:
+            yield
+        else:
+            with self._lock:
+                yield
+
+    def _stage(self, entry: Entry) -> None:
+        flows = None if entry.node.flows is None else flows_json(entry.node.flows).decode()
+        size = None if entry.node.flows is None else len(entry.node.flows)
+        self._writer.execute(
+            f"INSERT INTO staged ({_STORED}, digest, flows, size) VALUES ({_marks(15)}) ON CONFLICT DO UPDATE SET"
+            " url = excluded.url, organization = excluded.organization, created = excluded.created,"
+            " modified = excluded.modified, heartbeat = excluded.heartbeat, status = excluded.status,"
+            " seq = excluded.seq, gone = excluded.gone,"
+            " flows_seq = iif(excluded.flows IS NULL, flows_seq, excluded.flows_seq),"
+            " digest = iif(excluded.flows IS NULL, digest, excluded.digest),"
+            " flows = coalesce(excluded.flows, flows), size = coalesce(excluded.size, size)",
+            (*_columns(entry), entry.digest, flows, size),
+        )
+
+    def _settle(self, settle: Settle) -> None:
+        db = self._writer
+        if settle.whole:
+            left = db.execute(
+                "SELECT id, key FROM record WHERE origin = ? AND key NOT IN (SELECT key FROM staged WHERE origin = ?)",
+                (settle.origin, settle.origin),
+            ).fetchall()
+            for number, key in left:
+                self._unlist(number)
+                db.execute("DELETE FROM record WHERE id = ?", (number,))
+                self._relist(key, rewritten=False)
+        staged = db.execute(
+            f"SELECT {_STORED}, digest, flows, size FROM staged WHERE origin = ?", (settle.origin,)
+        ).fetchall()
+        for row in staged:
+            self._store(row)
+        db.execute("DELETE FROM staged WHERE origin = ?", (settle.origin,))
+
+    def _put(self, entry: Entry) -> None:
+        if entry.node.flows is None:
+            self._store((*_columns(entry), None, None, None))
+            return
+        self._store((*_columns(entry), entry.digest, flows_json(entry.node.flows).decode(), len(entry.node.flows)))
+
+    def _store(self, row: Sequence[Any]) -> None:
+        """Write one record, and list what follows from it."""
+        db = self._writer
+        origin, key, url, organization = row[:4]
+        flows_seq, (fingerprint, flows, size) = row[9], row[12:]
+        old = db.execute(
+            "SELECT id, digest, url, organization, gone FROM record WHERE key = ? AND origin = ?", (key, origin)
+        ).fetchone()
+        if old is None:
+            kept = (fingerprint or "", flows or "{}", size or 0)
+            db.execute(f"INSERT INTO record ({_STORED}, digest, flows, size) VALUES ({_marks(15)})", (*row[:12], *kept))
+            self._relist(key, rewritten=True)
+            return
+        gone = bool(row[11])
+        same = (fingerprint in (None, old[1]) and not gone) and (url, organization) == old[2:4]
+        db.execute(
+            "UPDATE record SET url = ?, organization = ?, created = ?, modified = ?, heartbeat = ?, status = ?,"
+            " seq = ?, via = ?, gone = ? WHERE id = ?",
+            (*row[2:9], *row[10:12], old[0]),
+        )
+        if flows is not None or gone:
+            db.execute("UPDATE record SET flows_seq = ? WHERE id = ?", (flows_seq, old[0]))
+            if gone or fingerprint != old[1]:
+                kept = ("", "{}", 0) if gone else (fingerprint, flows, size)
+                db.execute("UPDATE record SET digest = ?, flows = ?, size = ? WHERE id = ?", (*kept, old[0]))
+        self._relist(key, rewritten=not same)
+
+    def _relist(self, key: Key, *, rewritten: bool) -> None:
+        """List the record of a node that rule 14 says; `rewritten`: one of them changed in more than its times."""
+        rows = self._writer.execute(
+            "SELECT id, origin, modified, gone, listed FROM record WHERE key = ?", (key,)
+        ).fetchall()
+        shown = [row[0] for row in rows if row[4]]
+        ranked = {row[1]: row[0] for row in rows}
+        first = listed(Row(row[1], key, None, row[2], 0, 0, "", None, bool(row[3])) for row in rows)
+        wanted = [] if first is None else [ranked[first.origin]]
+        if shown == wanted and not rewritten:
+            return
+        for number in shown:
+            self._unlist(number)
+        for number in wanted:
+            self._list(number)
+
+    def _list(self, number: int) -> None:
+        db = self._writer
+        db.execute("UPDATE record SET listed = 1 WHERE id = ?", (number,))
+        node, organization, flows = db.execute(
+            "SELECT url, organization, flows FROM record WHERE id = ?", (number,)
+        ).fetchone()
+        folded = (organization or "").casefold()
+        tags: list[str] = []
+        for flow in orjson.loads(flows).values():
+            words = flow["tags"] or []
+            author = MISSING_AUTHOR if flow["author"] is None else flow["author"]
+            description = MISSING_DESCRIPTION if flow["description"] is None else flow["description"]
+            added = db.execute(
+                "INSERT INTO flow (record, node, url, name, author, description, tags, tag_key)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (number, node, flow["url"], flow["name"], author, description, _json(words), " ".join(sorted(words))),
+            ).lastrowid
+            texts = (flow["name"], author, description, "\n".join(words))
+            db.execute(
+                "INSERT INTO flow_text (rowid, organization, name, author, description, tags)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (added, folded, *(text.casefold() for text in texts)),
+            )
+            own = set(words)
+            db.executemany("INSERT INTO tag VALUES (?, ?)", [(word, added) for word in own])
+            tags += own
+        self._tally(len(orjson.loads(flows)), tags, 1)
+
+    def _unlist(self, number: int) -> None:
+        db = self._writer
+        flows = db.execute("SELECT id, tags FROM flow WHERE record = ?", (number,)).fetchall()
+        tags: list[str] = []
+        for flow, words in flows:
+            own = set(orjson.loads(words))
+            db.executemany("DELETE FROM tag WHERE tag = ? AND flow = ?", [(word, flow) for word in own])
+            db.execute("DELETE FROM flow_text WHERE rowid = ?", (flow,))
+            tags += own
+        db.execute("DELETE FROM flow WHERE record = ?", (number,))
+        db.execute("UPDATE record SET listed = 0 WHERE id = ?", (number,))
+        self._tally(len(flows), tags, -1)
+
+    def _tally(self, flows: int, tags: Iterable[str], sign: int) -> None:
+        db = self._writer
+        db.execute("UPDATE tally SET flows = flows + ? WHERE kind = 'total'", (sign * flows,))
+        db.executemany(
+            "INSERT INTO tally VALUES ('tag', ?, ?) ON CONFLICT DO UPDATE SET flows = flows + excluded.flows",
+            [(tag, sign) for tag in tags],
+        )
+        if sign < 0:
+            db.executemany(
+                "DELETE FROM tally WHERE kind = 'tag' AND value = ? AND flows = 0", [(t,) for t in set(tags)]
+            )
+
+    # -- what the core asks for ----------------------------------------------------------------------------
+
+    def parts(self) -> list[Part]:
+        """How far each origin was known when the service stopped."""
+        return [_PART.validate_json(state) for (state,) in self._writer.execute("SELECT state FROM part")]
+
+    def peers(self) -> list[PeerState]:
+        """The peers there were when the service stopped."""
+        return [_PEER.validate_json(state) for (state,) in self._writer.execute("SELECT state FROM peer")]
+
+    def rows(self, keys: Iterable[Key]) -> dict[Key, tuple[Row, ...]]:
+        """What every part says of these nodes, changes not yet committed included."""
+        found = {}
+        for key in keys:
+            rows = self._writer.execute(
+                "SELECT origin, key, created, modified, seq, flows_seq, digest, via, gone FROM record WHERE key = ?",
+                (key,),
+            ).fetchall()
+            if rows:
+                found[key] = tuple(_row(row) for row in rows)
+        return found
+
+    # -- reading -------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def reading(self, *, brief: bool = False) -> Iterator[sqlite3.Connection]:
+        """A connection in a transaction of its own: all that is read through it is of one moment.
+
+        Raises `BusyError` when `brief` and it would take longer than an event loop can be held, or have to wait.
+        """
+        if self.path is not None:
+            with _snapshot(self._reader(), brief=brief) as db:
+                yield db
+            return
+        if not self._lock.acquire(blocking=not brief):
+            raise BusyError
+        try:
+            with _snapshot(self._writer, brief=brief) as db:
+                yield db
+        finally:
+            self._lock.release()
+
+    def _reader(self) -> sqlite3.Connection:
+        db: sqlite3.Connection | None = getattr(self._local, "db", None)
+        if db is None:
+            db = self._local.db = _connect(self.path)
+            self._readers.append(db)
+        return db
+
+    def page(self, select: Filter | None, order: Order, p: int, pp: int, *, brief: bool = False) -> Page:
+        """Page `p` (from 0) of `pp` rows of what `select` selects, in this order, as dictionaries of the columns."""
+        source = "flow f JOIN record n ON n.id = f.record"
+        where, params = "", {"registry": self.url, "limit": pp, "offset": min(p * pp, 2**62)}
+        if select is not None:
+            where, params = f" WHERE {select.sql}", {**params, **select.params}
+            if "t." in select.sql:
+                source += " JOIN flow_text t ON t.rowid = f.id"
+        with self.reading(brief=brief) as db:
+            total = db.execute("SELECT flows FROM tally WHERE kind = 'total'").fetchone()[0]
+            filtered = total
+            if select is not None:
+                filtered = db.execute(f"SELECT count(*) FROM {source}{where}", params).fetchone()[0]
+            rows = db.execute(
+                "SELECT f.node, n.organization, n.created, n.modified, n.heartbeat, f.url, f.name, f.author,"
+                f" f.description, f.tags FROM {source}{where} ORDER BY {order.sql} LIMIT :limit OFFSET :offset",
+                params,
+            ).fetchall()
+        return Page(total, filtered, [self._displayed(row) for row in rows])
+
+    def _displayed(self, row: Sequence[Any]) -> dict[str, Any]:
+        node, organization, created, modified, heartbeat, url, name, author, description, tags = row
+        return {
+            "registry": self.url,
+            "node": node,
+            "organization": organization,
+            "created": created,
+            "modified": modified,
+            "heartbeat": heartbeat,
+            "url": url,
+            "name": name,
+            "author": author,
+            "description": description,
+            "tags": orjson.loads(tags),
+        }
+
+    def counts(self, *, brief: bool = False) -> dict[str, Any]:
+        """How many flows there are in all, and by node, organization and tag."""
+        with self.reading(brief=brief) as db:
+            return {
+                "total": db.execute("SELECT flows FROM tally WHERE kind = 'total'").fetchone()[0],
+                "node": dict(db.execute("SELECT url, size FROM record WHERE listed AND size ORDER BY url")),
+                "organization": dict(
+                    db.execute(
+                        "SELECT organization, sum(size) FROM record WHERE listed AND size AND organization IS NOT NULL"
+                        " GROUP BY organization ORDER BY organization"
+                    )
+                ),
+                "tags": dict(db.execute("SELECT value, flows FROM tally WHERE kind = 'tag' ORDER BY value")),
+            }
+
+    def own_node(self, *, brief: bool = False) -> dict[str, Any]:
+        """This service as a node, with its flows, as it registers elsewhere."""
+        with self.reading(brief=brief) as db:
+            row = db.execute(
+                f"SELECT {_BODY} FROM record WHERE key = ? AND origin = ?", (self.key, self.key)
+            ).fetchone()
+        return _body(row)
+
+    def tree(self, *, brief: bool = False) -> dict[str, Any]:
+        """`nodes`: what registered here; `providers`: each peer with the nodes that are known through it."""
+        nodes: dict[str, Any] = {}
+        with self.reading(brief=brief) as db:
+            parts = {part.origin: part for part in map(_PART.validate_json, _column(db, "SELECT state FROM part"))}
+            peers = {peer.key: peer for peer in map(_PEER.validate_json, _column(db, "SELECT state FROM peer"))}
+            providers: dict[str, dict[str, Any]] = {
+                peer.key: {"url": peer.url, "organization": peer.organization, "feed": peer.feed, "nodes": {}}
+                for peer in peers.values()
+                if peer.connected
+            }
+            for row in db.execute(f"SELECT {_BODY}, origin, via FROM record WHERE listed ORDER BY url"):
+                via = row[8] or (parts[row[7]].via if row[7] != self.key else None)
+                if via is None:
+                    nodes[row[0]] = _body(row)
+                    continue
+                blank: dict[str, Any] = {"url": via, "organization": None, "feed": False, "nodes": {}}
+                providers.setdefault(via, blank)["nodes"][row[0]] = _body(row)
+        return {"nodes": nodes, "providers": {peer["url"]: peer for peer in providers.values()}}
+
+    def document(self) -> dict[str, Any]:
+        """The whole state: `tree`, and of each part its version and what it says of each node.
+
+        A record whose body stands in the tree has none here.
+        """
+        tree = self.tree()
+        with self.reading() as db:
+            parts = {part["origin"]: part for part in map(orjson.loads, _column(db, "SELECT state FROM part"))}
+            for part in parts.values():
+                part["records"] = {}
+            stored = f"SELECT {_BODY}, origin, seq, flows_seq, via, gone, listed FROM record ORDER BY origin, seq"
+            for row in db.execute(stored):
+                seq, flows_seq, via, gone, is_listed = row[8:]
+                record = {"seq": seq, "flows_seq": flows_seq, "via": via, "gone": bool(gone)}
+                parts[row[7]]["records"][row[0]] = record if is_listed else {**record, "node": _body(row)}
+            peers = [orjson.Fragment(state) for state in _column(db, "SELECT state FROM peer ORDER BY key")]
+        return {**tree, "parts": list(parts.values()), "peers": peers}
+
+    def content(self, parcel: Parcel, limit: int, *, brief: bool = False) -> Content:
+        """What a parcel is to carry, read in one transaction: at most `limit` bytes of nodes, and at least one."""
+        content = Content({}, [], {})
+        with self.reading(brief=brief) as db:
+            for owed in parcel.ranges:
+                if limit <= 0:
+                    break
+                limit -= self._pack(db, parcel, owed, limit, content)
+        return content
+
+    def _pack(self, db: sqlite3.Connection, parcel: Parcel, owed: Range, limit: int, content: Content) -> int:
+        """Pack what changed in one origin's part since `owed.since`; the bytes it takes."""
+        part = _PART.validate_json(db.execute("SELECT state FROM part WHERE origin = ?", (owed.origin,)).fetchone()[0])
+        to, complete, packed, used = part.version, True, {}, 0
+        changed = db.execute(
+            f"SELECT {_BODY}, key, seq, flows_seq, gone, listed FROM record WHERE origin = ? AND seq > ? ORDER BY seq",
+            (owed.origin, owed.since.seq),
+        )
+        for row in changed:
+            if used >= limit:
+                complete = False
+                break
+            to = part.version.at(row[8])
+            used += len(row[2]) + 300
+            if parcel.form != "delta":
+                self._pack_plain(db, parcel.unsaid, row, content.nodes)
+            if parcel.form != "plain":
+                referred = parcel.form == "both" and row[11]
+                packed[row[0]] = _record(row, owed, referred=bool(referred))
+        to = part.version if complete else to
+        content.carried[owed.origin] = Carried(to, complete)
+        if parcel.form != "plain":
+            content.deltas.append(
+                {
+                    "origin": owed.origin,
+                    "since": owed.since,
+                    "to": to,
+                    "floor": part.floor,
+                    "epochs": part.epochs,
+                    "complete": complete,
+                    "records": packed,
+                }
+            )
+        return used
+
+    def _pack_plain(
+        self, db: sqlite3.Connection, unsaid: Key | None, row: Sequence[Any], nodes: dict[str, Any]
+    ) -> None:
+        """A node as it is listed, whoever's record that is; one that is listed no more has no flows."""
+        key, is_listed = row[7], row[11]
+        shown = (
+            row if is_listed else db.execute(f"SELECT {_BODY} FROM record WHERE key = ? AND listed", (key,)).fetchone()
+        )
+        shown = shown or (*row[:2], "{}", *row[3:7])
+        if unsaid is not None:
+            told = db.execute(
+                "SELECT 1 FROM record WHERE key = ? AND origin = ? AND via = ? AND modified >= ?",
+                (key, self.key, unsaid, shown[4]),
+            ).fetchone()
+            if told is not None:
+                return
+        nodes[shown[0]] = _body(shown)
+
+
+def _connect(path: Path | None) -> sqlite3.Connection:
+    db = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False, timeout=10)
+    db.create_function("casefold", 1, lambda text: None if text is None else str(text).casefold(), deterministic=True)
+    return db
+
+
+@contextmanager
+def _snapshot(db: sqlite3.Connection, *, brief: bool) -> Iterator[sqlite3.Connection]:
+    if brief:
+        db.set_progress_handler(lambda: 1, BRIEF_STEPS)
+    db.execute("BEGIN")
+    try:
+        yield db
+    except sqlite3.OperationalError as error:
+        if brief and error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
+            raise BusyError from error
+        raise
+    finally:
+        db.set_progress_handler(None, 0)
+        db.execute("ROLLBACK")
+
+
+def _columns(entry: Entry) -> tuple[Any, ...]:
+    node = entry.node
+    return (
+        *(entry.origin, entry.key, node.url, node.organization, node.created, node.modified, node.heartbeat),
+        *(node.status, entry.seq, entry.flows_seq, entry.via, entry.gone),
+    )
+
+
+def _body(row: Sequence[Any]) -> dict[str, Any]:
+    url, organization, flows, created, modified, heartbeat, status = row[:7]
+    return {
+        "url": url,
+        "organization": organization,
+        "flows": orjson.Fragment(flows),
+        "created": created,
+        "modified": modified,
+        "heartbeat": heartbeat,
+        "status": status,
+    }
+
+
+def _record(row: Sequence[Any], owed: Range, *, referred: bool) -> dict[str, Any]:
+    """A record in a delta: by reference, as times alone when the receiver has its flows, or whole."""
+    record: dict[str, Any] = {"seq": row[8]}
+    if row[10]:
+        record["gone"] = True
+    if referred:
+        return record
+    body = _body(row)
+    if owed.since != NOTHING and row[9] <= owed.since.seq:
+        del body["flows"]
+    return {**record, "node": body}
+
+
+def _row(columns: Sequence[Any]) -> Row:
+    origin, node, created, modified, seq, flows_seq, fingerprint, via, gone = columns
+    return Row(origin, node, created, modified, seq, flows_seq, fingerprint, via, bool(gone))
+
+
+def _column(db: sqlite3.Connection, sql: str) -> Iterator[str]:
+    return (value for (value,) in db.execute(sql))
+
+
+def _marks(count: int) -> str:
+    return ", ".join("?" * count)
+
+
+def _dump(state: Part | PeerState) -> str:
+    return orjson.dumps(state, default=list).decode()
+
+
+def _json(value: Mapping[str, Any] | Sequence[Any]) -> str:
+    return orjson.dumps(value).decode()

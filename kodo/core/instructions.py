@@ -1,0 +1,125 @@
+"""What a registry wants done: the only output of `Registry.step`.
+
+The runtime carries them out in this order: every Save of a step is durable before any Reply or Send of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from kodo.core.parts import Part
+from kodo.core.peers import PeerState
+from kodo.models import Key, Node, Version
+
+Route = Literal["/register", "/connect", "/update/node"]
+Form = Literal["plain", "delta", "both"]
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """Something to be done outside the core."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A record to write; a `node` without flows leaves the stored flows as they are."""
+
+    origin: Key
+    key: Key
+    node: Node
+    seq: int
+    flows_seq: int
+    digest: str
+    via: Key | None = None
+    gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """The staged entries of an origin become its records; if `whole`, its other records go."""
+
+    origin: Key
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Save(Instruction):
+    """Changes to the durable state, to be written together.
+
+    `staged` entries are kept aside, until a `settled` names their origin. `unstage` drops what is kept aside of an
+    origin first. A `lazy` Save may wait for the next one that is not: losing it costs a repeated message.
+    """
+
+    entries: tuple[Entry, ...] = ()
+    unstage: tuple[Key, ...] = ()
+    staged: tuple[Entry, ...] = ()
+    settled: tuple[Settle, ...] = ()
+    parts: tuple[Part, ...] = ()
+    peers: tuple[PeerState, ...] = ()
+    lazy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """What is owed of one origin: its changes after `since`; a snapshot when that is nothing."""
+
+    origin: Key
+    since: Version
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """What a message is to carry; its content is read when it leaves.
+
+    `plain` fills `nodes`, for services that know no deltas; `delta` fills `deltas`; `both` lets the deltas refer to
+    the nodes. `unsaid` is the peer whose own records a plain parcel leaves out.
+    """
+
+    form: Form
+    ranges: tuple[Range, ...]
+    unsaid: Key | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the common reply tells of the mesh: `connection` by url as configured, and whether all is said."""
+
+    connection: tuple[tuple[str, str | None], ...]
+    idle: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reply(Instruction):
+    """The answer to the request `ticket`.
+
+    With an `offer` it is that of a `/connect` that asked to be fed; without, the common reply. `marks` are told to
+    peers that speak them. `handshake` asks the sender for a `/connect`, since it is no peer here.
+    """
+
+    ticket: int
+    message: tuple[str, ...]
+    standing: Standing
+    to: Key | None = None
+    offer: Parcel | None = None
+    marks: tuple[tuple[Key, Version], ...] | None = None
+    handshake: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Send(Instruction):
+    """A message to one peer, one at a time for each; its result comes back as an event within `deadline` seconds."""
+
+    peer: Key
+    address: str
+    route: Route
+    deadline: float
+    parcel: Parcel | None = None
+    marks: tuple[tuple[Key, Version], ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wake(Instruction):
+    """A Tick is wanted at this moment of the monotonic clock; it replaces any Wake before it."""
+
+    at: float

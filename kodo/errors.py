@@ -1,0 +1,94 @@
+"""One family of errors.
+
+Every error that kodo raises on purpose is a `KodoError`. Its text names what was expected and what to do
+about it, and never echoes what came over the wire. `status` is the HTTP status with which the service
+answers it; the client turns the same status back into the same class (`for_status`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class KodoError(Exception):
+    """Base of the family: something that kodo refuses or could not do."""
+
+    status: ClassVar[int] = 500
+
+
+class OptionError(KodoError):
+    """An option is missing, unknown or of the wrong form; nothing was started."""
+
+
+class LoaderError(KodoError):
+    """The flows of a node could not be loaded from its loader."""
+
+
+class CacheError(KodoError):
+    """The durable state could not be opened, or a change could not be made durable."""
+
+    status = 503
+
+
+class InUseError(KodoError):
+    """A port or a cache belongs to another process that is running."""
+
+
+class InvalidMessageError(KodoError):
+    """A request was not of the form that its route takes; it changed nothing.
+
+    `detail` lists every fault as `{"loc": [...], "msg": ..., "type": ...}`, the shape that FastAPI uses.
+    """
+
+    status = 422
+
+    def __init__(self, detail: list[dict[str, Any]]) -> None:
+        self.detail = detail
+        super().__init__("; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in detail))
+
+    @classmethod
+    def at(cls, *loc: str | int, expected: str) -> InvalidMessageError:
+        """The error of a single fault, at the field `loc`."""
+        return cls([{"loc": ["body", *loc], "msg": expected, "type": "value_error"}])
+
+
+class RoleError(KodoError):
+    """The service does not have the role that the request is for."""
+
+    status = 404
+
+
+class TooLargeError(KodoError):
+    """A body is above the limit of its route; it was not read to its end."""
+
+    status = 413
+
+
+class BusyError(KodoError):
+    """A brief read would have taken too long for an event loop, or had to wait; it is to be done on a thread."""
+
+    status = 503
+
+
+class RejectedError(KodoError):
+    """A service answered, but refused the request or gave no answer of its protocol; asking again is no help."""
+
+    status = 502
+
+
+class UnavailableError(KodoError):
+    """A service did not answer: it is not there, or not in time."""
+
+    status = 503
+
+
+_BY_STATUS: dict[int, type[KodoError]] = {
+    404: RoleError,
+    413: TooLargeError,
+    503: UnavailableError,
+}
+
+
+def for_status(status: int) -> type[KodoError]:
+    """The class of the family that stands for the HTTP status of an answer (422 is built from its detail)."""
+    return _BY_STATUS.get(status, KodoError)

@@ -1,0 +1,308 @@
+"""The wire vocabulary: what PROTOCOL.md calls things, as frozen pydantic models.
+
+Everything that comes over the wire becomes one of these or is refused, and everything that goes out is
+written from one of these. Unknown fields are ignored, so that older and newer services can talk
+(PROTOCOL.md, Beyond). Three rules hold for every text and every time:
+
+- A text has no NUL, and no lone surrogate (both break databases and readers further on).
+- A time is a text, UTC, `2024-12-25T18:03:12.989989`: always six digits, no zone. Texts of this form
+  compare like the times they stand for, so nothing needs to parse them again.
+- Urls are compared by `canonical` and shown as their owner wrote them.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Annotated, Any, NamedTuple, NewType
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+MISSING_AUTHOR = "missing author"
+MISSING_DESCRIPTION = "missing description"
+
+COLUMNS = (
+    "registry",
+    "node",
+    "organization",
+    "created",
+    "modified",
+    "heartbeat",
+    "url",
+    "name",
+    "author",
+    "description",
+    "tags",
+)
+"""The columns of a listing, in the order in which tables show them."""
+
+Key = NewType("Key", str)
+"""A canonical url: what services and nodes are told apart by."""
+
+
+@lru_cache(maxsize=65536)
+def canonical(url: str) -> Key:
+    """The form by which urls are compared: lower-case scheme and host, explicit port, no trailing slash.
+
+    Raises `ValueError` for what is not an http or https url with a host.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ValueError("expected an http or https url with a host and a port below 65536") from None
+    scheme = parts.scheme.lower()
+    if scheme not in DEFAULT_PORTS or not parts.hostname or any(c.isspace() or ord(c) < 32 for c in url):
+        raise ValueError("expected an http or https url with a host, such as http://localhost:3366")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    port = DEFAULT_PORTS[scheme] if port is None else port
+    return Key(f"{scheme}://{host}:{port}{parts.path.rstrip('/')}")
+
+
+def format_time(moment: datetime) -> str:
+    """A moment as the protocol writes it: UTC, six digits, no zone. A naive moment is taken as UTC."""
+    if moment.tzinfo is not None:
+        moment = moment.astimezone(UTC)
+    return moment.replace(tzinfo=None).isoformat(timespec="microseconds")
+
+
+def now() -> str:
+    """This moment, as the protocol writes it."""
+    return format_time(datetime.now(UTC))
+
+
+def later(time: str, by: timedelta) -> str:
+    """The time that is `by` after `time`; at the end of the calendar it stays where it is."""
+    try:
+        return format_time(datetime.fromisoformat(time) + by)
+    except OverflowError:
+        return time
+
+
+def _storable(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("expected a text without NUL characters")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("expected a text without lone surrogates") from None
+    return text
+
+
+def _not_empty(text: str) -> str:
+    if not text:
+        raise ValueError("expected a text that is not empty")
+    return text
+
+
+def _url(text: str) -> str:
+    canonical(text)
+    return text
+
+
+def _time(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError("expected a time such as 2024-12-25T18:03:12.989989")
+    try:
+        return format_time(datetime.fromisoformat(value))
+    except (ValueError, OverflowError):
+        raise ValueError("expected a time such as 2024-12-25T18:03:12.989989, within the calendar") from None
+
+
+Text = Annotated[str, AfterValidator(_storable)]
+FilledText = Annotated[Text, AfterValidator(_not_empty)]
+ServiceUrl = Annotated[Text, AfterValidator(_url)]
+Time = Annotated[str, BeforeValidator(_time)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class Model(BaseModel):
+    """Frozen, and blind to unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+
+class Flow(Model):
+    """A named agent service that a node offers; `url` is a path on the node."""
+
+    url: FilledText
+    name: FilledText
+    description: Text | None = None
+    tags: tuple[Text, ...] | None = None
+    author: Text | None = None
+
+
+def _flow_keys_match(flows: Any) -> Any:
+    if isinstance(flows, dict) and any(key != flow.url for key, flow in flows.items()):
+        raise ValueError("expected the key of each flow to be its url")
+    return flows
+
+
+def _node_keys_match(nodes: Any) -> Any:
+    if isinstance(nodes, dict) and any(not _same_url(key, node.url) for key, node in nodes.items()):
+        raise ValueError("expected the key of each node to be its url")
+    return nodes
+
+
+def _same_url(one: str, other: str) -> bool:
+    try:
+        return canonical(one) == canonical(other)
+    except ValueError:
+        return False
+
+
+Flows = Annotated[dict[str, Flow] | list[Flow], Field(union_mode="left_to_right"), AfterValidator(_flow_keys_match)]
+"""Flows as they come: an object keyed by flow url, or a list, in which the last of a url wins."""
+
+
+def flows_by_url(flows: dict[str, Flow] | list[Flow]) -> dict[str, Flow]:
+    """The flows keyed by their url; of several with the same url the last wins."""
+    return dict(flows) if isinstance(flows, dict) else {flow.url: flow for flow in flows}
+
+
+def flows_json(flows: dict[str, Flow] | list[Flow]) -> bytes:
+    """The flows as JSON, keyed by url: how they are stored and sent."""
+    return _FLOWS.dump_json(flows_by_url(flows))
+
+
+def digest(flows: dict[str, Flow] | list[Flow]) -> str:
+    """A short text that is equal for equal flows."""
+    return blake2b(flows_json(flows), digest_size=12).hexdigest()
+
+
+_FLOWS = TypeAdapter(dict[str, Flow])
+
+
+class Registration(Model):
+    """The body of `POST /register`. Its times and status are the registry's to set, and ignored."""
+
+    url: ServiceUrl
+    organization: Text | None = None
+    flows: Flows
+
+
+class Node(Model):
+    """A node with its flows and times, as registries pass it on. Missing times are the receiver's to set.
+
+    `flows` is None only inside a delta: the flows are those that the receiver has.
+    """
+
+    url: ServiceUrl
+    organization: Text | None = None
+    flows: Flows | None = None
+    created: Time | None = None
+    modified: Time | None = None
+    heartbeat: Time | None = None
+    status: Text = "unknown"
+
+    @property
+    def key(self) -> Key:
+        return canonical(self.url)
+
+
+class PlainNode(Node):
+    """A node as the plain protocol sends it: `flows` is required."""
+
+    flows: Flows
+
+
+Nodes = Annotated[
+    dict[str, PlainNode] | list[PlainNode],
+    Field(union_mode="left_to_right"),
+    AfterValidator(_node_keys_match),
+]
+"""Nodes as they come: an object keyed by node url, or a list, in which the last of a url wins."""
+
+
+def nodes_by_key(nodes: dict[str, PlainNode] | list[PlainNode]) -> dict[Key, PlainNode]:
+    """The nodes keyed by their canonical url; of several with the same url the last wins."""
+    return {node.key: node for node in (nodes.values() if isinstance(nodes, dict) else nodes)}
+
+
+class Version(NamedTuple):
+    """The state of an origin's part (FEDERATION.md, rule 2): `seq` counts its changes, over all epochs.
+
+    The epoch is `seconds` with a random `nonce`, new at every start of the origin. Versions compare as tuples.
+    """
+
+    seconds: Count = 0
+    nonce: Annotated[str, Field(pattern=r"^[0-9a-f]{0,16}$")] = ""
+    seq: Count = 0
+
+    def at(self, seq: int) -> Version:
+        """The same epoch at another count."""
+        return Version(self.seconds, self.nonce, seq)
+
+    def same_epoch(self, other: Version) -> bool:
+        return self[:2] == other[:2]
+
+
+NOTHING = Version()
+"""Below every version: nothing of an origin is known."""
+
+Marks = dict[ServiceUrl, Version]
+"""For each origin, the version at which a registry equals it (FEDERATION.md, rule 3)."""
+
+
+class Record(Model):
+    """One node in a delta: `seq` is the count at which the origin last changed it.
+
+    `node` absent: its body stands in the message's `nodes`, once for old and new readers. `gone` is a tombstone.
+    """
+
+    seq: Count
+    node: Node | None = None
+    gone: bool = False
+
+
+class Delta(Model):
+    """What changed in an origin's part in `(since, to]` (FEDERATION.md, rule 4).
+
+    `since` of nothing is a snapshot: it replaces whatever the receiver has of that origin. A delta too large for
+    one message comes in pages: `complete` is false for all but the last, and `since` of each is `to` of the one
+    before. `epochs` are the last versions of the origin's earlier epochs, newest last.
+    """
+
+    origin: ServiceUrl
+    since: Version
+    to: Version
+    floor: Version = NOTHING
+    epochs: tuple[Version, ...] = Field(default=(), max_length=64)
+    complete: bool = True
+    records: dict[str, Record] = Field(default_factory=dict)
+
+
+class PeerMessage(Model):
+    """The body of `POST /connect` and `POST /update/node`.
+
+    `deltas` and `marks` are kodo's own addition: `marks` present says that the sender speaks them.
+    """
+
+    url: ServiceUrl
+    organization: Text | None = None
+    feed: bool = False
+    nodes: Nodes = Field(default_factory=dict)
+    deltas: tuple[Delta, ...] = ()
+    marks: Marks | None = None
+
+
+class Offer(Model):
+    """`providers` in the reply to `POST /connect`: everything the registry lists."""
+
+    url: ServiceUrl
+    organization: Text | None = None
+    feed: bool = False
+    nodes: Nodes = Field(default_factory=dict)
+
+
+class PeerReply(Model):
+    """What a registry reads in the answer of a peer, whichever of the two shapes it has."""
+
+    url: ServiceUrl | None = None
+    providers: Offer | None = None
+    deltas: tuple[Delta, ...] = ()
+    marks: Marks | None = None
+    handshake: bool = False

@@ -1,0 +1,332 @@
+"""The loop around the core: stamp, step, save, then send and reply.
+
+```
+ requests, timers, results of sends --> one queue --> worker thread: rows, step, write, commit --> replies, sends
+```
+
+Events that come together are stepped one after the other and share one commit; nothing of them is answered or sent
+before it. All of that happens on one worker thread, so that the event loop is never held by the disk. What the
+runtime needs of the outside it names here, as `Store`, `Reader` and `Carrier`; the service passes them in.
+
+A commit that fails answers 503 to all that it covered and ends the service (`failure`), since what runs in memory is
+then no longer what is on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import count
+from typing import Any, Protocol, TypeVar
+
+from kodo.core import events as ev
+from kodo.core.instructions import Instruction, Parcel, Reply, Save, Send, Wake
+from kodo.core.registry import Registry
+from kodo.errors import BusyError, CacheError, KodoError, RejectedError, UnavailableError
+from kodo.models import Key, Node, PeerMessage, PeerReply, Registration, now
+
+log = logging.getLogger("kodo")
+
+HANDSHAKE_LIMIT = 8 * 2**20
+"""Bytes of nodes in a handshake: an older service expects all that there is (PROTOCOL.md, Beyond)."""
+PAGE_LIMIT = 2**19
+"""Bytes of nodes in other messages: the time it takes to parse one is a time that the receiver's loop is held."""
+BATCH = 64
+"""Events that share a commit at most, so that the first of them does not wait for too many."""
+READERS = 4
+
+T = TypeVar("T")
+
+
+class Content(Protocol):
+    """What a parcel came to."""
+
+    @property
+    def nodes(self) -> dict[str, Any]: ...
+    @property
+    def deltas(self) -> list[dict[str, Any]]: ...
+    @property
+    def carried(self) -> Mapping[Key, ev.Carried]: ...
+
+
+class Reader(Protocol):
+    """The records of the mesh: committed state, readable from any thread."""
+
+    def rows(self, keys: Iterable[Key]) -> ev.Rows: ...
+    def content(self, parcel: Parcel, limit: int, *, brief: bool = False) -> Content: ...
+    def own_node(self, *, brief: bool = False) -> dict[str, Any]: ...
+    def writing(self) -> AbstractContextManager[None]: ...
+    def interrupt(self) -> None: ...
+
+
+class Store(Protocol):
+    """Where changes go: written, then made durable together."""
+
+    @property
+    def catalogue(self) -> Reader: ...
+    def write(self, save: Save) -> None: ...
+    def commit(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Carrier(Protocol):
+    """Takes a message to a peer. Raises `RejectedError` when it will not happen, else `UnavailableError`."""
+
+    async def post(self, send: Send, message: dict[str, Any]) -> PeerReply: ...
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this service is, as the common reply tells it."""
+
+    url: str
+    organization: str | None = None
+    node: bool = True
+    registry: bool = True
+    provider: bool = False
+    started_at: str = field(default_factory=now)
+
+    @property
+    def feed(self) -> bool:
+        return self.registry and not self.provider
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a request is answered: the core's Reply and, for a handshake that asked to be fed, what it is offered."""
+
+    reply: Reply
+    content: Content | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """Something in the queue: an event still without its moment, and the request that waits for its answer, if any."""
+
+    event: Callable[[ev.Instant], ev.Event]
+    ticket: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What a step came to: instructions, or the reason why it was refused."""
+
+    ticket: int | None
+    instructions: list[Instruction] = field(default_factory=list)
+    error: KodoError | None = None
+
+
+class Runtime:
+    """Runs one `Registry` over a store and a carrier."""
+
+    def __init__(self, identity: Identity, registry: Registry, store: Store, carrier: Carrier) -> None:
+        self.identity = identity
+        self.store = store
+        self.standing = registry.standing()
+        self.failure: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        self._registry = registry
+        self._carrier = carrier
+        self._tickets = count(1)
+        self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self._queue: asyncio.Queue[_Item] = asyncio.Queue()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="kodo-writer")
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="kodo-reader")
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.Task[None] | None = None
+
+    # -- the face ------------------------------------------------------------------------------------------
+
+    async def start(self, own: Node | None) -> None:
+        """Make the new epoch durable and begin; `own` is this service as a node, if it is one."""
+        start = partial(
+            ev.Start, own=own, self_key=self._registry.key, unix=int(time.time()), nonce=secrets.token_hex(8)
+        )
+        await self._take([_Item(start)])
+        self._loop = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """End: sends first, then what is queued is given up, and the store is closed."""
+        if self._timer is not None:
+            self._timer.cancel()
+        tasks = [*self._tasks, *([self._loop] if self._loop else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.store.catalogue.interrupt()
+        self._readers.shutdown(wait=True, cancel_futures=True)
+        self._worker.shutdown(wait=True)
+        await self._carrier.close()
+        self.store.close()
+
+    async def register(self, node: Registration) -> Answer:
+        """Step a `/register`; the answer once it is durable. Raises `KodoError` when it is refused."""
+        return await self._ask(partial(ev.Register, node=node))
+
+    async def connect(self, message: PeerMessage) -> Answer:
+        """Step a `/connect`, like `register`."""
+        return await self._ask(partial(ev.Connect, message=message))
+
+    async def update(self, message: PeerMessage) -> Answer:
+        """Step an `/update/node`, like `register`."""
+        return await self._ask(partial(ev.Update, message=message))
+
+    async def read(self, read: Callable[..., T]) -> T:
+        """Read from the catalogue: at once where that is brief, else on a thread."""
+        try:
+            return read(brief=True)
+        except BusyError:
+            return await self.aside(read)
+
+    async def aside(self, work: Callable[..., T]) -> T:
+        """Do something that would hold the event loop on a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, work)
+
+    # -- the loop ------------------------------------------------------------------------------------------
+
+    async def _ask(self, event: Callable[..., ev.Event]) -> Answer:
+        if self.failure.done():
+            raise CacheError("the service is ending, since its cache could not be written; ask again later")
+        ticket = next(self._tickets)
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting[ticket] = answer
+        self._queue.put_nowait(_Item(partial(event, ticket=ticket), ticket))
+        try:
+            return await answer
+        finally:
+            self._waiting.pop(ticket, None)
+
+    def _tell(self, event: Callable[[ev.Instant], ev.Event]) -> None:
+        self._queue.put_nowait(_Item(event))
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                batch = [await self._queue.get()]
+                while len(batch) < BATCH and not self._queue.empty():
+                    batch.append(self._queue.get_nowait())
+                await self._take(batch)
+        except Exception as error:  # noqa: BLE001, a bug in the core ends the service like a broken disk
+            self._give_up(error)
+
+    async def _take(self, batch: list[_Item]) -> None:
+        steps = await asyncio.get_running_loop().run_in_executor(self._worker, self._process, batch)
+        for step in steps:
+            if step.error is not None:
+                self._settle(step.ticket, step.error)
+            for instruction in step.instructions:
+                self._carry_out(instruction)
+
+    def _process(self, batch: list[_Item]) -> list[_Step]:
+        """On the worker thread: step each event, write what is to be saved, and make it durable together."""
+        with self.store.catalogue.writing():
+            steps = [self._step(item) for item in batch]
+            if any(isinstance(done, Save) and not done.lazy for step in steps for done in step.instructions):
+                self.store.commit()
+            self.standing = self._registry.standing()
+        return steps
+
+    def _step(self, item: _Item) -> _Step:
+        event = item.event(ev.Instant(now(), time.monotonic(), random.random()))
+        if isinstance(event, ev.Concerning):
+            event = replace(event, rows=self.store.catalogue.rows(event.concerns()))
+        try:
+            instructions = self._registry.step(event)
+        except KodoError as error:
+            if not isinstance(event, ev.Delivered):
+                return _Step(item.ticket, error=error)
+            log.warning("the answer of %s breaks the protocol: %s", event.peer, error)
+            instructions = self._registry.step(ev.Refused(event.at, event.peer))
+        for done in instructions:
+            if isinstance(done, Save):
+                self.store.write(done)
+        return _Step(item.ticket, instructions)
+
+    def _give_up(self, error: Exception) -> None:
+        """What is in memory can no longer be made durable, or a rule was broken: answer nothing more, and end."""
+        log.critical("the service ends: %s", error, exc_info=not isinstance(error, KodoError))
+        self.failure.set_result(error)
+        for ticket in list(self._waiting):
+            self._settle(ticket, CacheError("what was asked could not be made durable; the service ends"))
+
+    def _settle(self, ticket: int | None, outcome: Answer | KodoError) -> None:
+        waiting = self._waiting.get(ticket) if ticket is not None else None
+        if waiting is None or waiting.done():
+            return
+        if isinstance(outcome, KodoError):
+            waiting.set_exception(outcome)
+        else:
+            waiting.set_result(outcome)
+
+    # -- carrying out --------------------------------------------------------------------------------------
+
+    def _carry_out(self, instruction: Instruction) -> None:
+        match instruction:
+            case Reply(offer=None):
+                self._settle(instruction.ticket, Answer(instruction))
+            case Reply(offer=Parcel() as offer):
+                self._spawn(self._offer(instruction, offer))
+            case Send():
+                self._spawn(self._send(instruction))
+            case Wake():
+                self._wake(instruction.at)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _wake(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        delay = max(0.0, at - time.monotonic())
+        self._timer = asyncio.get_running_loop().call_later(delay, self._tell, ev.Tick)
+
+    async def _offer(self, reply: Reply, offer: Parcel) -> None:
+        content = await self.read(partial(self.store.catalogue.content, offer, HANDSHAKE_LIMIT))
+        self._settle(reply.ticket, Answer(reply, content))
+        if reply.to is not None:
+            self._tell(partial(ev.Answered, peer=reply.to, carried=content.carried))
+
+    async def _send(self, send: Send) -> None:
+        try:
+            self._tell(await self._post(send))
+        except RejectedError as error:
+            log.warning("%s %s: %s", send.address, send.route, error)
+            self._tell(partial(ev.Refused, peer=send.peer))
+        except UnavailableError as error:
+            log.info("%s %s: %s", send.address, send.route, error)
+            self._tell(partial(ev.Lost, peer=send.peer))
+
+    async def _post(self, send: Send) -> Callable[[ev.Instant], ev.Event]:
+        """Write the message from what is committed now, and send it."""
+        if send.parcel is None:
+            reply = await self._carrier.post(send, await self.read(self.store.catalogue.own_node))
+            return partial(ev.Delivered, peer=send.peer, carried={}, reply=reply)
+        limit = HANDSHAKE_LIMIT if send.route == "/connect" else PAGE_LIMIT
+        content = await self.read(partial(self.store.catalogue.content, send.parcel, limit))
+        if send.route == "/update/node" and not (content.nodes or content.deltas):
+            # All of it came from that peer: there is nothing to say.
+            return partial(ev.Delivered, peer=send.peer, carried=content.carried, reply=PeerReply())
+        reply = await self._carrier.post(send, self._message(send, content))
+        return partial(ev.Delivered, peer=send.peer, carried=content.carried, reply=reply)
+
+    def _message(self, send: Send, content: Content) -> dict[str, Any]:
+        message: dict[str, Any] = {
+            "url": self.identity.url,
+            "organization": self.identity.organization,
+            "feed": self.identity.feed and send.route == "/connect",
+            "nodes": content.nodes,
+        }
+        if send.marks is not None:
+            message |= {"deltas": content.deltas, "marks": dict(send.marks)}
+        return message

@@ -1,0 +1,89 @@
+"""The FastAPI application: the routes, and how errors are answered; assembled from parts that are passed in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
+
+from kodo import __version__
+from kodo.cache import Cache
+from kodo.errors import InvalidMessageError, KodoError, TooLargeError
+from kodo.runtime import Runtime
+from kodo.service.faults import parameter_faults
+from kodo.service.routes import JSON, Limits, create_routes
+from kodo.service.shapes import BODIES
+
+DRAINED = 64 * 2**20
+"""Bytes of a refused body that are read and dropped after the answer, so that its sender gets to read the answer."""
+
+
+class TooLarge(JSON):
+    """The answer to a body above the limit: at once, then the connection is closed.
+
+    Closing it while the sender is still writing would reset it, and the answer would be lost with it (RFC 9112, 9.6).
+    So what comes is dropped, up to a bound, before the end of the answer is sent.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        dropped = 0
+        while dropped < DRAINED:
+            message = await receive()
+            dropped += len(message.get("body", b""))
+            if message["type"] == "http.disconnect" or not message.get("more_body"):
+                break
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def create_app(runtime: Runtime, cache: Cache, limits: Limits) -> FastAPI:
+    """The application over one runtime."""
+    app = FastAPI(
+        title="kodo",
+        version=__version__,
+        description="A service of the kodo mesh: nodes offer flows, registries list and share them.",
+        openapi_url="/openapi.json",
+    )
+    app.include_router(create_routes(runtime, cache, limits))
+    app.add_exception_handler(KodoError, _refuse)
+    app.add_exception_handler(RequestValidationError, _refuse_parameters)
+    app.add_exception_handler(HTTPException, _refuse_route)
+    app.openapi = lambda: _described(app)  # type: ignore[method-assign]
+    return app
+
+
+async def _refuse(_: Request, error: Exception) -> Response:
+    if isinstance(error, InvalidMessageError):
+        return JSON({"detail": error.detail}, status_code=error.status)
+    if isinstance(error, TooLargeError):
+        return TooLarge({"detail": str(error)}, status_code=error.status, headers={"Connection": "close"})
+    status = error.status if isinstance(error, KodoError) else 500
+    return JSON({"detail": str(error)}, status_code=status)
+
+
+async def _refuse_parameters(_: Request, error: Exception) -> Response:
+    found = parameter_faults(error) if isinstance(error, RequestValidationError) else []
+    return JSON({"detail": found}, status_code=InvalidMessageError.status)
+
+
+async def _refuse_route(_: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        return JSON({"detail": "error"}, status_code=500)
+    return JSON({"detail": error.detail}, status_code=error.status_code, headers=error.headers)
+
+
+def _described(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI page, with the shapes of the bodies that are read by hand."""
+    if app.openapi_schema is None:
+        page = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        shapes = page.setdefault("components", {}).setdefault("schemas", {})
+        for model in BODIES:
+            for name, shape in model.model_json_schema(ref_template="#/components/schemas/{model}")["$defs"].items():
+                shapes.setdefault(name, shape)
+        app.openapi_schema = page
+    return app.openapi_schema

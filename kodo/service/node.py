@@ -1,0 +1,231 @@
+"""`run_service`: the one place that wires a service together, runs it, and ends it.
+
+The order matters. The port is bound first, so that a port in use is an error that touches nothing; then the cache is
+opened, under its lock; then the loader is asked for flows; then the new epoch is made durable; and only then is the
+first request answered. A service ends within a few seconds, whatever is in flight: what was acknowledged is on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from kodo.cache import Cache, Owner
+from kodo.core.registry import Profile, Registry
+from kodo.errors import InUseError, KodoError
+from kodo.loader import load_flows
+from kodo.models import Node
+from kodo.options import Options, load_options, with_port
+from kodo.runtime import Identity, Runtime
+from kodo.service.app import create_app
+from kodo.service.routes import Limits
+from kodo.transport import Transport
+
+log = logging.getLogger("kodo")
+
+BACKLOG = 2048
+GRACE = 2
+"""Seconds that requests in flight get to end in."""
+LAST_WORD = 4.0
+"""Seconds after which a service that was told to end is ended from within, whatever still runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A service that is about to answer: its own url, with the real port in it, and how to end it from any thread."""
+
+    url: str
+    end: Callable[[], None]
+
+
+Ready = Callable[[Running], None]
+
+
+def run_service(**kwargs: Any) -> None:
+    """Run a service until SIGINT or SIGTERM; the options are those of `kodo.options.Options`.
+
+    Raises `OptionError` for options that cannot be, `InUseError` for a port or a cache that is in use, `LoaderError`
+    and `CacheError`; nothing was started then.
+    """
+    options = load_options(**kwargs)
+    if options.reload:
+        _run_reloading(options)
+    else:
+        run(options)
+
+
+def run(options: Options, ready: Ready | None = None) -> None:
+    """Run a service with checked options until a signal, or until what `ready` is told ends it."""
+    listener = bind(options)
+    try:
+        options = with_port(options, listener.getsockname()[1])
+        with _logging(options):
+            _run_on(listener, options, ready)
+    finally:
+        listener.close()
+
+
+def bind(options: Options) -> socket.socket:
+    """A socket that listens at the own url of the service. Raises `InUseError` when the port is taken."""
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    try:
+        address = socket.getaddrinfo(options.host, options.port, family, socket.SOCK_STREAM)[0][4]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        raise InUseError(
+            f"expected to listen at {options.url}, but {error.strerror or error}; "
+            "choose another url, or stop the service that listens there"
+        ) from error
+    return listener
+
+
+def _run_on(listener: socket.socket, options: Options, ready: Ready | None) -> None:
+    log.info("%s startup", options.kind)
+    config = uvicorn.Config(
+        app=_nothing,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=GRACE,
+        timeout_keep_alive=65,
+        ws="none",
+        server_header=False,
+    )
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(_serve(listener, options, config, ready))
+
+
+async def _serve(listener: socket.socket, options: Options, config: uvicorn.Config, ready: Ready | None) -> None:
+    flows = load_flows(options.loader) if options.node else []
+    own = None
+    if options.node:
+        own = Node(url=options.url, organization=options.organization, flows={flow.url: flow for flow in flows})
+    cache = Cache(
+        Owner(options.url, options.organization, options.feed),
+        options.cache_path if options.registry else None,
+        reset=options.reset,
+    )
+    runtime = _assembled(options, cache)
+    try:
+        await runtime.start(own)
+        config.app = create_app(runtime, cache, Limits(body=options.body_limit, peer_body=options.peer_body_limit))
+        server = _Server(config)
+        runtime.failure.add_done_callback(lambda _: server.end())
+        log.info("successfully started %s", options.kind)
+        if ready is not None:
+            loop = asyncio.get_running_loop()
+            ready(Running(options.url, partial(_call, loop, server.end)))
+        await server.serve(sockets=[listener])
+    finally:
+        await runtime.stop()
+    if runtime.failure.done():
+        raise runtime.failure.result()
+
+
+def _assembled(options: Options, cache: Cache) -> Runtime:
+    profile = Profile(options.url, options.registry, options.provider, tuple(options.connect))
+    registry = Registry(profile, cache.catalogue.parts(), cache.catalogue.peers())
+    identity = Identity(options.url, options.organization, options.node, options.registry, options.provider)
+    return Runtime(identity, registry, cache, Transport())
+
+
+def _call(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:
+    loop.call_soon_threadsafe(what)
+
+
+async def _nothing(scope: Any, receive: Any, send: Any) -> None:
+    """Stands in the configuration until the application is there."""
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, but the end of the service is ours: a signal ends it once, and is not raised again."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        handlers = {number: signal.signal(number, self._told) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        log.info("shutdown now")
+        await super().shutdown(sockets)
+
+    def _told(self, number: int, frame: FrameType | None) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Begin the end. Should it not come by itself, it is brought about: what was acknowledged is on disk."""
+        if not self.should_exit:
+            self.should_exit = True
+            if threading.current_thread() is threading.main_thread():
+                last = threading.Timer(LAST_WORD, os._exit, [1])
+                last.daemon = True
+                last.start()
+
+
+@dataclass(frozen=True, slots=True)
+class _Reloaded:
+    """The target of the reloading process: importable, so that a fresh interpreter can run it."""
+
+    options: Options
+
+    def __call__(self) -> None:
+        run(self.options)
+
+
+def _run_reloading(options: Options) -> None:
+    """Run the service in a process of its own, anew whenever a file below the working directory changes."""
+    from watchfiles import PythonFilter, run_process  # noqa: PLC0415, for developers alone
+
+    listener = bind(options)
+    options = with_port(options, listener.getsockname()[1])
+    listener.close()
+    watched = PythonFilter(extra_extensions=[".yaml", ".yml"])
+    run_process(Path.cwd(), target=_Reloaded(options), target_type="function", watch_filter=watched)
+
+
+@contextmanager
+def _logging(options: Options) -> Iterator[None]:
+    """Log lines of kodo and uvicorn in one form, to stderr or to the file `log`."""
+    if options.log is not None:
+        options.log.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(options.log) if options.log else logging.StreamHandler(sys.stderr)
+    form = f"%(levelname)s - %(asctime)s - %(name)s - %(module)s - {options.url.replace('%', '%%')}: %(message)s"
+    handler.setFormatter(logging.Formatter(form))
+    loggers = [logging.getLogger("kodo"), logging.getLogger("uvicorn")]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+    try:
+        yield
+    except KodoError as error:
+        log.critical("%s", error)
+        raise
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,209 @@
+"""The routes of PROTOCOL.md: read a request, ask the runtime, write the answer. No rule of the mesh stands here.
+
+Bodies are read by hand, under a limit, and with or without a `Content-Type`; they are checked by the models, which
+alone decide what a message is. Answers are written by orjson.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Annotated, Any, Literal, TypeVar
+
+import orjson
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import HTMLResponse
+from pydantic import BaseModel
+
+from kodo import query
+from kodo.cache import Cache
+from kodo.catalogue import Page
+from kodo.errors import InvalidMessageError, RoleError, TooLargeError
+from kodo.models import Model, PeerMessage, Registration, now
+from kodo.runtime import Answer, Runtime
+from kodo.service import shapes
+from kodo.service.faults import faults
+
+AT_ONCE = 2**16
+"""Bytes up to which a body is parsed on the event loop; a larger one is parsed on a thread."""
+MAX_PAGE = 2**53 - 1
+
+M = TypeVar("M", bound=Model)
+
+
+class JSON(Response):
+    """An answer written by orjson."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return orjson.dumps(content, default=list)
+
+
+class Limits(BaseModel):
+    """The bytes that a body may have: of `/register`, and of messages between registries."""
+
+    body: int
+    peer_body: int
+
+
+def create_routes(runtime: Runtime, cache: Cache, limits: Limits) -> APIRouter:
+    """All routes, over one runtime."""
+    router = APIRouter()
+    identity = runtime.identity
+    catalogue = cache.catalogue
+
+    def common(answer: Answer | None = None) -> dict[str, Any]:
+        standing = answer.reply.standing if answer else runtime.standing
+        reply: dict[str, Any] = {
+            "url": identity.url,
+            "organization": identity.organization,
+            "node": identity.node,
+            "registry": identity.registry,
+            "provider": identity.provider,
+            "connection": dict(standing.connection),
+            "started_at": identity.started_at,
+            "idle": standing.idle,
+            "now": now(),
+            "message": list(answer.reply.message) if answer else [],
+        }
+        return reply if answer is None else reply | _extras(answer)
+
+    def offered(answer: Answer) -> dict[str, Any]:
+        if answer.content is None:
+            return common(answer)
+        offer = {
+            "url": identity.url,
+            "organization": identity.organization,
+            "feed": identity.feed,
+            "nodes": answer.content.nodes,
+        }
+        return {"providers": offer, "message": list(answer.reply.message)} | _extras(answer)
+
+    async def exchange(request: Request, model: type[M], limit: int, ask: Callable[[M], Awaitable[Answer]]) -> Answer:
+        if not identity.registry:
+            raise RoleError("this service is no registry")
+        return await ask(await _message(request, model, limit, runtime))
+
+    @router.get("/", **shapes.COMMON)
+    async def get_status() -> Response:
+        """Who this service is, what it is connected with, and whether all is said."""
+        return JSON(common())
+
+    @router.post("/register", **shapes.REGISTER)
+    async def post_register(request: Request) -> Response:
+        """A node registers its flows; what it registered before and names no more is gone."""
+        return JSON(common(await exchange(request, Registration, limits.body, runtime.register)))
+
+    @router.post("/connect", **shapes.CONNECT)
+    async def post_connect(request: Request) -> Response:
+        """A registry connects: it brings its nodes and, with `feed`, gets those of this one, now and as they change."""
+        return JSON(offered(await exchange(request, PeerMessage, limits.peer_body, runtime.connect)))
+
+    @router.post("/update/node", **shapes.UPDATE)
+    async def post_update(request: Request) -> Response:
+        """A registry passes on news of nodes, under its own url."""
+        return JSON(common(await exchange(request, PeerMessage, limits.peer_body, runtime.update)))
+
+    @router.get("/flows", **shapes.FLOWS)
+    async def get_flows(  # noqa: PLR0913, PLR0917, one for each parameter of the route
+        request: Request,
+        p: Annotated[int, Query(ge=0, le=MAX_PAGE, description="the page, from 0")] = 0,
+        pp: Annotated[int, Query(ge=1, le=1000, description="rows a page")] = 10,
+        by: Annotated[str, Query(description="columns to sort by, each with an optional `:a` or `:d`")] = "",
+        q: Annotated[str, Query(description="an expression over the columns, or text to search")] = "",
+        format: Annotated[Literal["json", "html", ""], Query(description="the page's format")] = "",
+    ) -> Response:
+        """A page of the flows of the mesh, as JSON or as an HTML table."""
+        order = query.parse_order(by)
+        asked = query.parse(q)
+        select = None if asked is None else query.compile_filter(asked)
+        page = await runtime.read(partial(catalogue.page, select, order, p, pp))
+        if format == "html" or (not format and _prefers_html(request.headers.get("accept", ""))):
+            return HTMLResponse(await runtime.aside(partial(_table, page)))
+        return JSON(
+            {
+                "total": page.total,
+                "filtered": page.filtered,
+                "p": p,
+                "pp": pp,
+                "items": page.items,
+                "by": order.shown,
+                "q": query.shown(asked),
+            }
+        )
+
+    @router.get("/counts", **shapes.COUNTS)
+    async def get_counts() -> Response:
+        """How many flows there are, in all and by node, organization and tag."""
+        return JSON(await runtime.read(catalogue.counts))
+
+    @router.get("/map", **shapes.MAP)
+    async def get_map() -> Response:
+        """This service's view of the mesh: its own nodes, and each peer with the nodes known through it."""
+        tree = await runtime.read(cache.document)
+        return JSON(tree | {"connection": dict(runtime.standing.connection)})
+
+    @router.get("/_cache", **shapes.CACHE)
+    async def get_cache() -> Response:
+        """A registry's durable state."""
+        if not identity.registry:
+            raise RoleError("this service is no registry")
+        return JSON(await runtime.read(cache.document))
+
+    return router
+
+
+def _extras(answer: Answer) -> dict[str, Any]:
+    """What only registries that speak deltas are told."""
+    if answer.reply.marks is None:
+        return {}
+    extras: dict[str, Any] = {"marks": dict(answer.reply.marks)}
+    if answer.reply.handshake:
+        extras["handshake"] = True
+    if answer.content is not None:
+        extras["deltas"] = answer.content.deltas
+    return extras
+
+
+async def _message(request: Request, model: type[M], limit: int, runtime: Runtime) -> M:
+    body = await _body(request, limit)
+    parse = partial(_parse, model, body)
+    return parse() if len(body) <= AT_ONCE else await runtime.aside(parse)
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    """The body, read only as far as its limit allows."""
+    stated = request.headers.get("content-length", "")
+    if stated.isdecimal() and int(stated) > limit:
+        raise TooLargeError(f"expected a body of at most {limit} bytes")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise TooLargeError(f"expected a body of at most {limit} bytes")
+    return bytes(body)
+
+
+def _parse(model: type[M], body: bytes) -> M:
+    try:
+        return model.model_validate_json(body)
+    except ValueError as error:
+        raise InvalidMessageError(faults(error)) from error
+
+
+def _prefers_html(accept: str) -> bool:
+    """Whether an `Accept` header (RFC 9110, 12.5.1) names text/html with a higher weight than JSON."""
+    weights = {"text/html": -1.0, "application/json": 0.0}
+    for item in accept.lower().split(","):
+        media, *parameters = (part.strip() for part in item.split(";"))
+        weight = next((parameter[2:] for parameter in parameters if parameter.startswith("q=")), "1")
+        if media in weights:
+            weights[media] = float(weight) if weight.replace(".", "", 1).isdecimal() else 0.0
+    return weights["text/html"] > max(0.0, weights["application/json"])
+
+
+def _table(page: Page) -> str:
+    from kodo.frames import html_table  # noqa: PLC0415, pandas is imported when the first page of HTML is asked for
+
+    return html_table(page.items)

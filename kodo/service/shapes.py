@@ -1,0 +1,199 @@
+"""What the OpenAPI page says of each route: the shapes that it takes and answers, its errors, and an example.
+
+The shapes describe; they do not check. Bodies are checked by `kodo.models`, answers are written as they are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from kodo.models import Flow, Node, PeerMessage, Registration
+
+
+class CommonReply(BaseModel):
+    """The common reply: who the service is, and what it has to say."""
+
+    url: str
+    organization: str | None
+    node: bool
+    registry: bool
+    provider: bool
+    connection: dict[str, str | None] = Field(description="for each url in `connect`, when it was last heard of (UTC)")
+    started_at: str
+    idle: bool = Field(description="false while anything is queued or in flight to another service")
+    now: str
+    message: list[str]
+
+
+class Offered(BaseModel):
+    """What a registry offers to a registry that connects."""
+
+    url: str
+    organization: str | None
+    feed: bool
+    nodes: dict[str, Node]
+
+
+class ConnectReply(BaseModel):
+    """The reply to a `/connect` that asks to be fed."""
+
+    providers: Offered
+    message: list[str]
+
+
+class Row(BaseModel):
+    """A flow as it is listed."""
+
+    registry: str
+    node: str
+    organization: str | None
+    created: str | None
+    modified: str | None
+    heartbeat: str | None
+    url: str
+    name: str
+    author: str
+    description: str
+    tags: list[str]
+
+
+class FlowsReply(BaseModel):
+    """A page of flows."""
+
+    total: int
+    filtered: int = Field(description="how many flows `q` selects")
+    p: int
+    pp: int
+    items: list[Row]
+    by: str
+    q: str | None = Field(description="the expression as asked, or `fulltext: ` and the text that was searched")
+
+
+class CountsReply(BaseModel):
+    """How many flows there are."""
+
+    total: int
+    node: dict[str, int]
+    organization: dict[str, int]
+    tags: dict[str, int]
+
+
+class CacheReply(BaseModel):
+    """A registry's durable state."""
+
+    url: str
+    organization: str | None
+    feed: bool
+    nodes: dict[str, Node] = Field(description="the nodes that registered here")
+    providers: dict[str, Offered] = Field(description="each peer, with the nodes that are known through it")
+
+
+class MapReply(CacheReply):
+    """A service's view of the mesh."""
+
+    connection: dict[str, str | None]
+
+
+class Fault(BaseModel):
+    """One fault in a request."""
+
+    loc: list[str | int] = Field(description="where: `body` or `query`, and the field")
+    msg: str = Field(description="what was expected")
+    type: str
+
+
+class Faults(BaseModel):
+    """Why a request was refused; nothing was changed."""
+
+    detail: list[Fault]
+
+
+class Refusal(BaseModel):
+    """Why a request was refused; nothing was changed."""
+
+    detail: str
+
+
+_TIME = "2024-12-25T18:03:12.989989"
+_FLOW = Flow(url="/mytest", name="mytest").model_dump()
+_NODE = Node(
+    url="http://localhost:3367",
+    organization="node1",
+    flows={"/mytest": Flow(url="/mytest", name="mytest")},
+    created=_TIME,
+    modified=_TIME,
+    heartbeat=_TIME,
+).model_dump()
+_COMMON = {
+    "url": "http://localhost:3366",
+    "organization": "registry1",
+    "node": False,
+    "registry": True,
+    "provider": False,
+    "connection": {"http://localhost:3368": _TIME},
+    "started_at": _TIME,
+    "idle": True,
+    "now": _TIME,
+    "message": [],
+}
+_REGISTERED = _COMMON | {"message": ["registered node http://localhost:3367 (first visit)"]}
+_MESSAGE = {"url": "http://localhost:3368", "organization": "registry2", "feed": True, "nodes": {}}
+_NODES = {_NODE["url"]: _NODE}
+_OFFER = {"url": "http://localhost:3366", "organization": "registry1", "feed": True, "nodes": _NODES}
+_CONNECTED = {"providers": _OFFER, "message": ["registry http://localhost:3368 connected (first visit)"]}
+_UPDATED = _COMMON | {"message": ["created node http://localhost:3368"]}
+_ROW = {
+    "registry": "http://localhost:3366",
+    "node": "http://localhost:3367",
+    "organization": "node1",
+    "created": _TIME,
+    "modified": _TIME,
+    "heartbeat": _TIME,
+    "url": "/mytest",
+    "name": "mytest",
+    "author": "missing author",
+    "description": "missing description",
+    "tags": [],
+}
+_PAGE = {"total": 1, "filtered": 1, "p": 0, "pp": 10, "items": [_ROW], "by": "name, node, url", "q": None}
+_COUNTS = {"total": 1, "node": {"http://localhost:3367": 1}, "organization": {"node1": 1}, "tags": {}}
+_CACHED = _OFFER | {"providers": {}}
+
+
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    words = {
+        404: (Refusal, "the service does not have the role for this"),
+        413: (Refusal, "the body is above the limit"),
+        422: (Faults, "the request is not of the form that the route takes"),
+        503: (Refusal, "the change could not be made durable, or the service is ending"),
+    }
+    return {status: {"model": words[status][0], "description": words[status][1]} for status in statuses}
+
+
+def _route(
+    model: type[BaseModel], example: dict[str, Any], *statuses: int, body: tuple[type[BaseModel], Any] | None = None
+) -> dict[str, Any]:
+    success: dict[str, Any] = {"model": model, "content": {"application/json": {"example": example}}}
+    route: dict[str, Any] = {"response_model": None, "responses": {200: success, **_errors(*statuses)}}
+    if body is not None:
+        schema = body[0].model_json_schema(ref_template="#/components/schemas/{model}")
+        schema.pop("$defs", None)
+        content = {"application/json": {"schema": schema, "example": body[1]}}
+        route["openapi_extra"] = {"requestBody": {"required": True, "content": content}}
+    return route
+
+
+BODIES: tuple[type[BaseModel], ...] = (Registration, PeerMessage)
+"""The models that bodies are checked with, for the page's list of shapes."""
+
+_TO_REGISTER = {"url": _NODE["url"], "organization": "node1", "flows": {"/mytest": _FLOW}}
+COMMON = _route(CommonReply, _COMMON)
+REGISTER = _route(CommonReply, _REGISTERED, 404, 413, 422, 503, body=(Registration, _TO_REGISTER))
+CONNECT = _route(ConnectReply, _CONNECTED, 404, 413, 422, 503, body=(PeerMessage, _MESSAGE))
+UPDATE = _route(CommonReply, _UPDATED, 404, 413, 422, 503, body=(PeerMessage, _MESSAGE | {"nodes": _NODES}))
+FLOWS = _route(FlowsReply, _PAGE, 422)
+COUNTS = _route(CountsReply, _COUNTS)
+MAP = _route(MapReply, _CACHED | {"connection": {}})
+CACHE = _route(CacheReply, _CACHED, 404)

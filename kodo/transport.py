@@ -1,0 +1,72 @@
+"""Outgoing messages between services: one client, kept alive, a deadline for each message.
+
+A peer that is away, slow, endless or talks nonsense costs its own message and nothing else. What became of a message is
+told by what `post` does: it returns the answer, or raises `RejectedError` (answered, but not with success) or
+`UnavailableError` (it may or may not have happened).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+import orjson
+from pydantic import ValidationError
+
+from kodo.core.instructions import Send
+from kodo.errors import RejectedError, UnavailableError
+from kodo.models import PeerReply
+
+ANSWER_LIMIT = 64 * 2**20
+"""Bytes that an answer may have, as many as a registry takes itself."""
+_LOOPBACK = ("all://localhost", "all://127.0.0.1", "all://[::1]")
+
+
+class Transport:
+    """Carries messages to other services over HTTP."""
+
+    def __init__(self) -> None:
+        # Proxies of the environment are for the services of other organizations, never for those on this machine.
+        self._client = httpx.AsyncClient(
+            timeout=None,
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=1000, keepalive_expiry=60),
+            mounts=dict.fromkeys(_LOOPBACK),
+            headers={"Content-Type": "application/json", "Accept": "application/json"},
+        )
+
+    async def post(self, send: Send, message: dict[str, Any]) -> PeerReply:
+        """Send one message and read its answer, all within `send.deadline` seconds."""
+        body = orjson.dumps(message, default=list)
+        try:
+            async with asyncio.timeout(send.deadline):
+                status, answer = await self._exchange(send.address.rstrip("/") + send.route, body)
+        except TimeoutError as error:
+            raise UnavailableError(f"no answer within {send.deadline:g} s") from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise UnavailableError(f"{type(error).__name__}: {error}") from error
+        return _read(status, answer)
+
+    async def _exchange(self, url: str, body: bytes) -> tuple[int, bytes]:
+        async with self._client.stream("POST", url, content=body) as response:
+            answer = bytearray()
+            async for chunk in response.aiter_bytes():
+                answer += chunk
+                if len(answer) > ANSWER_LIMIT:
+                    raise RejectedError(f"expected an answer of at most {ANSWER_LIMIT} bytes")
+            return response.status_code, bytes(answer)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._client.aclose()
+
+
+def _read(status: int, answer: bytes) -> PeerReply:
+    if status >= 500 or status == 429:
+        raise UnavailableError(f"answered {status}")
+    if status != 200:
+        raise RejectedError(f"expected the answer 200, got {status}")
+    try:
+        return PeerReply.model_validate_json(answer)
+    except ValidationError as error:
+        raise RejectedError("expected the JSON of a registry's answer") from error
