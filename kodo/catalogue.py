@@ -33,7 +33,7 @@ from kodo.core.instructions import Entry, Parcel, Range, Save, Settle
 from kodo.core.parts import Part, Row, listed
 from kodo.core.peers import PeerState
 from kodo.errors import BusyError, CacheError
-from kodo.models import MISSING_AUTHOR, MISSING_DESCRIPTION, NOTHING, Key, canonical, flows_json
+from kodo.models import MISSING_AUTHOR, MISSING_DESCRIPTION, Key, canonical, flows_json
 from kodo.query import Filter, Order
 
 SCHEMA_VERSION = 1
@@ -488,7 +488,7 @@ class Catalogue:
         return content
 
     def _pack(self, db: sqlite3.Connection, parcel: Parcel, owed: Range, limit: int, content: Content) -> int:
-        """Pack what changed in one origin's part since `owed.since`; the bytes it takes."""
+        """Pack the next page of what changed in one origin's part; the bytes it takes."""
         part = _PART.validate_json(db.execute("SELECT state FROM part WHERE origin = ?", (owed.origin,)).fetchone()[0])
         to, complete, packed, used = part.version, True, {}, 0
         changed = db.execute(
@@ -507,7 +507,7 @@ class Catalogue:
                 referred = parcel.form == "both" and row[11]
                 packed[row[0]] = _record(row, owed, referred=bool(referred))
         to = part.version if complete else to
-        content.carried[owed.origin] = Carried(to, complete)
+        content.carried[owed.origin] = Carried(owed.base, to, complete)
         if parcel.form != "plain":
             content.deltas.append(
                 {
@@ -592,7 +592,7 @@ def _record(row: Sequence[Any], owed: Range, *, referred: bool) -> dict[str, Any
     if referred:
         return record
     body = _body(row)
-    if owed.since != NOTHING and row[9] <= owed.since.seq:
+    if row[9] <= owed.base.seq:
         del body["flows"]
     return {**record, "node": body}
 

@@ -104,8 +104,9 @@ class Tick(Event):
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """What a message carried of one origin: up to `to`; not `complete` when more pages follow."""
+    """What a message carried of one origin, on top of `base`: up to `to`; not `complete` when more pages follow."""
 
+    base: Version
     to: Version
     complete: bool = True
 

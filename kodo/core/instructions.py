@@ -62,9 +62,14 @@ class Save(Instruction):
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """What is owed of one origin: its changes after `since`; a snapshot when that is nothing."""
+    """What is owed of one origin: its changes after `base`, all of it when that is nothing.
+
+    `since` is where the next page begins. Flows that have not changed after `base` need not be told again, but after
+    `since` is not enough: a node that changed meanwhile was on no page yet.
+    """
 
     origin: Key
+    base: Version
     since: Version
 
 

@@ -51,7 +51,7 @@ class Peer:
 
     state: PeerState
     acked: dict[Key, Version] = field(default_factory=dict)
-    pages: dict[Key, Version] = field(default_factory=dict)
+    pages: dict[Key, tuple[Version, Version]] = field(default_factory=dict)
     behind: set[Key] = field(default_factory=set)
     configured: bool = False
     greet: bool = False

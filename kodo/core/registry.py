@@ -287,7 +287,7 @@ class Registry:
             self._raised(raised, source=peer)
         elif reply.handshake or (reply.marks is None) == bool(peer.state.deltas):
             peer.greet = True
-        self._acknowledged(peer, event.carried, reply.marks)
+        self._acknowledged(peer, event.carried, reply.marks, greeted=greeted)
         saves = change.saves()
         saves.append(Save(peers=(peer.durable(),), lazy=not greeted))
         return saves
@@ -334,12 +334,24 @@ class Registry:
         self._acknowledged(peer, event.carried, None)
         return [Save(peers=(peer.durable(),), lazy=True)]
 
-    def _acknowledged(self, peer: Peer, carried: Mapping[Key, ev.Carried], marks: dict[str, Version] | None) -> None:
-        """Raise what the peer has: by its own word where it gives one, else by what the message carried."""
+    def _acknowledged(
+        self,
+        peer: Peer,
+        carried: Mapping[Key, ev.Carried],
+        marks: dict[str, Version] | None,
+        *,
+        greeted: bool = False,
+    ) -> None:
+        """Note what the peer has: by its own word where it gives one, else by what the message carried.
+
+        A handshake tells everything the peer has: what is not told it has not, or no more.
+        """
         told = _marks(marks)
+        if greeted and marks is not None:
+            peer.acked = {}
         for origin, part in carried.items():
             if not part.complete and peer.state.deltas:
-                peer.pages[origin] = part.to
+                peer.pages[origin] = (part.base, part.to)
                 continue
             peer.pages.pop(origin, None)
             has = part.to if marks is None else told.get(origin, NOTHING)
@@ -518,8 +530,12 @@ class Registry:
         return Parcel(form, tuple(self._range(peer, origin) for origin in sorted(peer.behind)), unsaid)
 
     def _range(self, peer: Peer, origin: Key) -> Range:
-        since = peer.pages.get(origin) or peer.acked.get(origin, NOTHING)
-        return Range(origin, since if self.parts[origin].follows(since) else NOTHING)
+        base = peer.acked.get(origin, NOTHING)
+        if not self.parts[origin].follows(base):
+            base = NOTHING
+        started, since = peer.pages.get(origin, (base, base))
+        continues = started == base and self.parts[origin].follows(since)
+        return Range(origin, base, since if continues else base)
 
     # -- peers ---------------------------------------------------------------------------------------------
 

@@ -1,0 +1,176 @@
+"""Meshes without I/O: registries agree on every topology, within the bounds of FEDERATION.md, and fall silent."""
+
+from __future__ import annotations
+
+import random
+from itertools import combinations
+
+import pytest
+
+from kodo.models import Key
+from tests.core.world import World
+
+TOPOLOGIES: dict[str, list[tuple[int, int]]] = {
+    "pair": [(1, 0)],
+    "mutual": [(1, 0), (0, 1)],
+    "chain": [(i, i - 1) for i in range(1, 6)],
+    "star": [(i, 0) for i in range(1, 6)],
+    "ring": [(i, (i + 1) % 5) for i in range(5)],
+    "clique": [(j, i) for i, j in combinations(range(5), 2)],
+}
+
+
+def mesh(edges: list[tuple[int, int]], seed: int = 0, page: int = 2**23) -> tuple[World, list[Key]]:
+    """Registries r0, r1, ...; each edge is a connection that the first opens to the second."""
+    world = World(seed, page)
+    size = 1 + max(max(edge) for edge in edges)
+    keys = [world.add(f"r{i}", [f"r{b}" for a, b in edges if a == i]) for i in range(size)]
+    world.run(5)
+    world.settle()
+    return world, keys
+
+
+def links(edges: list[tuple[int, int]]) -> int:
+    return len({frozenset(edge) for edge in edges})
+
+
+@pytest.mark.parametrize("name", TOPOLOGIES)
+def test_a_change_is_listed_everywhere_within_the_bound_of_pushes(name: str) -> None:
+    """One registration costs at most 2E - V + 1 pushes, then there is silence, and all list the same."""
+    world, keys = mesh(TOPOLOGIES[name])
+    for at, key in enumerate(keys):
+        world.sent.clear()
+        world.register(key, f"n{at}", ["x", "y"])
+        world.settle()
+        bound = 2 * links(TOPOLOGIES[name]) - len(keys) + 1
+        assert 0 < world.sent["/update/node"] <= bound
+        assert world.sent["/connect"] == 0
+        assert all(listing == world.listing(keys[0]) for listing in world.listings())
+        assert len(world.listing(keys[0])) == 2 * (at + 1)
+    sent = world.sent.total()
+    world.run(3600)
+    assert world.sent.total() == sent
+
+
+@pytest.mark.parametrize("name", TOPOLOGIES)
+def test_a_burst_is_gathered(name: str) -> None:
+    """A burst inside one gathering window costs at most 2E pushes beside those of its first change."""
+    world, keys = mesh(TOPOLOGIES[name])
+    world.sent.clear()
+    for at in range(20):
+        world.register(keys[0], f"n{at}")
+        world.run(0.002)
+    world.settle()
+    assert world.sent["/update/node"] <= 2 * 2 * links(TOPOLOGIES[name])
+    assert all(len(listing) == 20 for listing in world.listings())
+
+
+@pytest.mark.parametrize("name", TOPOLOGIES)
+def test_time_to_agree(name: str) -> None:
+    """The first news of a burst crosses the mesh without waiting: each hop costs its latency alone."""
+    world, keys = mesh(TOPOLOGIES[name])
+    world.run(1)
+    world.register(keys[0], "n0")
+    world.run(0.01 * len(keys) + 0.001)
+    assert all(len(listing) == 1 for listing in world.listings())
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_registries_agree_after_faults(seed: int) -> None:
+    """After losses, doubles, reordering, cuts, restarts, lost disks and wrong clocks all list the same again."""
+    chance = random.Random(seed)
+    edges = TOPOLOGIES[chance.choice(list(TOPOLOGIES))]
+    world, keys = mesh(edges, seed, page=chance.choice([600, 2**23]))
+    for site in world.sites.values():
+        site.skew = chance.choice([0.0, 0.0, 3600.0, -7200.0])
+    world.links.loss, world.links.doubles, world.links.latency = 0.2, 0.2, (0.001, 0.5)
+    for _ in range(60):
+        key = chance.choice(keys)
+        match chance.randrange(10):
+            case 0:
+                world.restart(key)
+            case 1:
+                world.links.cut ^= {frozenset(chance.sample(keys, 2))}
+            case _:
+                world.register(key, f"n{chance.randrange(12)}", chance.sample("abcdef", chance.randrange(4)))
+        world.run(chance.uniform(0, 2))
+    world.links.loss, world.links.doubles, world.links.cut = 0.0, 0.0, set()
+    # Beacons repair what nobody speaks of any more; until they are there, a last change at each does.
+    world.run(130)
+    for at, key in enumerate(keys):
+        world.register(key, f"last{at}")
+        world.run(5)
+    world.run(130)
+    world.settle()
+    for key, listing in zip(keys, world.listings(), strict=True):
+        assert listing == world.listing(keys[0]), key
+    assert len(world.listing(keys[0])) >= len(keys)
+
+
+def test_a_registry_that_lost_its_disk_is_told_everything_again() -> None:
+    """A registry that starts without its cache asks anew, and lists what the others list."""
+    world, keys = mesh(TOPOLOGIES["chain"])
+    for at, key in enumerate(keys):
+        world.register(key, f"n{at}")
+    world.settle()
+    before = [row for row in world.listing(keys[1]) if row["node"] != "http://n2:1"]
+    world.restart(keys[2], keep_disk=False)
+    world.run(5)
+    world.settle()
+    assert [row for row in world.listing(keys[2]) if row["node"] != "http://n2:1"][:2] == before[:2]
+    world.register(keys[4], "again")
+    world.run(130)
+    world.settle()
+    assert all(listing == world.listing(keys[0]) for listing in world.listings())
+
+
+def test_a_lost_disk_is_noticed_by_a_peer_with_news() -> None:
+    """Who lost its disk and connects with nobody is known again, and told all, by the next news that it is sent."""
+    world, keys = mesh([(1, 0), (2, 1)])
+    for at, key in enumerate(keys):
+        world.register(key, f"n{at}")
+    world.settle()
+    world.restart(keys[0], keep_disk=False)
+    world.run(5)
+    assert world.listing(keys[0]) == []
+    world.register(keys[1], "news")
+    world.run(5)
+    assert [row["node"] for row in world.listing(keys[0])] == ["http://n1:1", "http://n2:1", "http://news:1"]
+    assert world.listings() == [world.listing(keys[0])] * 3
+
+
+def test_an_unchanged_registration_is_told_as_times_alone() -> None:
+    """A node that registers the same again costs its peers its times, and not its flows."""
+    world, keys = mesh(TOPOLOGIES["pair"])
+    world.register(keys[0], "n0", ["x"])
+    world.settle()
+    world.run(1)
+    world.register(keys[0], "n0", ["x"])
+    world.settle()
+    (record,) = world.pushed[-1][3]["deltas"][0]["records"].values()
+    assert "flows" not in record["node"]
+    assert world.listing(keys[0]) == world.listing(keys[1])
+    assert len(world.listing(keys[1])) == 1
+
+
+def test_a_large_part_comes_in_pages_and_shows_whole() -> None:
+    """A part too large for one message comes in pages; nothing of it is listed before the last."""
+    world = World(page=2000)
+    first = world.add("r0")
+    for at in range(40):
+        world.register(first, f"n{at:02}", ["x"])
+    second = world.add("r1", ["r0"])
+    world.run(1)
+    world.links.cut = {frozenset((first, second))}
+    for at in range(40):
+        world.register(first, f"n{at:02}", ["x", "y"])
+    world.run(100)
+    world.links.cut = set()
+    seen = set()
+    for _ in range(40_000):
+        world.run(0.005)
+        seen.add(len(world.listing(second)))
+        if len(world.listing(second)) == 80:
+            break
+    assert seen == {40, 80}
+    assert sum(route == "/update/node" for _, _, route, _ in world.pushed) > 5
