@@ -330,7 +330,6 @@ class Registry:
         if peer is None:
             return []
         peer.answering = max(0, peer.answering - 1)
-        peer.not_before = max(peer.not_before, event.at.clock + GATHERING)
         self._acknowledged(peer, event.carried, None)
         return [Save(peers=(peer.durable(),), lazy=True)]
 

@@ -1,0 +1,1 @@
+"""The service: routes, the application, and `run_service`."""

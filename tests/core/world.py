@@ -138,8 +138,8 @@ class World:
 
     def _part(self, site: Site, origin: Key) -> list[Any]:
         with site.store.reading() as db:
-            said = "SELECT key, organization, created, modified, flows, gone, seq FROM record WHERE origin = ? ORDER BY key"
-            return db.execute(said, (origin,)).fetchall()
+            said = "SELECT key, organization, created, modified, flows, gone, seq FROM record WHERE origin = ?"
+            return sorted(db.execute(said, (origin,)))
 
     def run(self, seconds: float) -> None:
         """Let everything happen that happens within so many seconds."""

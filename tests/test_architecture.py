@@ -1,0 +1,201 @@
+"""The house holds: who may import whom, what loads at start, and that every public name is documented.
+
+The table is that of docs/architecture.md. Imports inside functions count like any other, but for the ones in `LATE`,
+which keep a heavy library off the start-up path.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "kodo"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+WIRE = {"kodo.errors", "kodo.models"}
+CORE = WIRE | {"kodo.core"}
+LAB = WIRE | {"kodo", "kodo.client", "kodo.query", "kodo.frames", "kodo.lab"}
+SERVICE = CORE | {
+    *("kodo", "kodo.cache", "kodo.catalogue", "kodo.loader", "kodo.options", "kodo.query"),
+    *("kodo.runtime", "kodo.transport", "kodo.service"),
+}
+MAY_IMPORT: dict[str, set[str]] = {
+    "kodo": set(),
+    "kodo.__main__": {"kodo.cli"},
+    "kodo.errors": set(),
+    "kodo.models": set(),
+    "kodo.core": CORE,
+    "kodo.query": WIRE,
+    "kodo.catalogue": CORE | {"kodo.query"},
+    "kodo.cache": CORE | {"kodo.catalogue"},
+    "kodo.loader": WIRE,
+    "kodo.options": WIRE | {"kodo.loader"},
+    "kodo.runtime": CORE,
+    "kodo.transport": CORE,
+    "kodo.client": WIRE,
+    "kodo.frames": WIRE,
+    "kodo.guardian": WIRE | {"kodo.loader", "kodo.options", "kodo.service"},
+    "kodo.service": SERVICE,
+    "kodo.lab": LAB,
+    "kodo.cli": {
+        "kodo",
+        *WIRE,
+        "kodo.client",
+        "kodo.options",
+        "kodo.service",
+        "kodo.lab",
+        "kodo.frames",
+        "kodo.loader",
+    },
+}
+LATE = {
+    ("kodo.service.routes", "kodo.frames"),
+    ("kodo.cli", "kodo.service"),
+    ("kodo.cli", "kodo.lab"),
+}
+OUTSIDE: dict[str, set[str]] = {
+    "fastapi": {"kodo.service"},
+    "starlette": {"kodo.service"},
+    "uvicorn": {"kodo.service"},
+    "pandas": {"kodo.frames"},
+    "ipywidgets": {"kodo.lab"},
+    "networkx": {"kodo.lab"},
+    "matplotlib": {"kodo.lab"},
+    "sqlite3": {"kodo.catalogue", "kodo.cache"},
+    "typer": {"kodo.cli"},
+    "rich": {"kodo.cli"},
+}
+NOT_IN_CORE = {
+    "asyncio",
+    "time",
+    "random",
+    "os",
+    "socket",
+    "logging",
+    "httpx",
+    "fastapi",
+    "pandas",
+    "threading",
+    "secrets",
+}
+ONE_FILE = {"pandas", "ipywidgets", "networkx", "matplotlib"}
+
+
+def module(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room(name: str) -> str:
+    """The room of a module: the longest prefix in the table."""
+    return max((known for known in MAY_IMPORT if name == known or name.startswith(known + ".")), key=len)
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path} imports relatively"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if _is_module(name) else node.module for name in names)
+
+
+def _is_module(name: str) -> bool:
+    path = ROOT.joinpath(*name.split("."))
+    return path.is_dir() or path.with_suffix(".py").exists()
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_imports_keep_to_the_table(path: Path) -> None:
+    """A module imports only the rooms that the table gives to its own."""
+    here = room(module(path))
+    for name in imports(path):
+        if name.partition(".")[0] == "kodo" and room(name) != here:
+            allowed = room(name) in MAY_IMPORT[here] or (module(path), room(name)) in LATE
+            assert allowed, f"{module(path)} imports {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_libraries_stay_in_their_rooms(path: Path) -> None:
+    """Each library that shapes the code is imported in its own room alone, and the core imports nothing that acts."""
+    here = room(module(path))
+    for name in imports(path):
+        library = name.partition(".")[0]
+        assert here in OUTSIDE.get(library, {here}), f"{module(path)} imports {name}"
+        assert not (here == "kodo.core" and library in NOT_IN_CORE), f"{module(path)} imports {name}"
+
+
+def test_one_importer_each() -> None:
+    """pandas, ipywidgets, networkx and matplotlib have one importing module each."""
+    for library in ONE_FILE:
+        importers = {module(path) for path in FILES if library in {name.partition(".")[0] for name in imports(path)}}
+        assert len(importers) <= 1, f"{library} is imported by {importers}"
+
+
+def test_what_a_start_loads() -> None:
+    """A service starts without pandas, YAML and the lab: they are loaded when they are asked for."""
+    late = [
+        "pandas",
+        "numpy",
+        "yaml",
+        "watchfiles",
+        "ipywidgets",
+        "networkx",
+        "matplotlib",
+        "typer",
+        "rich",
+        "kodo.lab",
+    ]
+    code = f"import sys, kodo.service.node; print([name for name in {late} if name in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert loaded.stdout.strip() == "[]"
+
+
+def _public(path: Path) -> Iterator[tuple[str, ast.AST]]:
+    tree = ast.parse(path.read_text())
+    yield module(path), tree
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            yield f"{module(path)}.{node.name}", node
+            if isinstance(node, ast.ClassDef) and not _is_protocol(node):
+                for method in node.body:
+                    if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef) and not method.name.startswith("_"):
+                        yield f"{module(path)}.{node.name}.{method.name}", method
+
+
+def _is_protocol(node: ast.ClassDef) -> bool:
+    return any(isinstance(base, ast.Name) and base.id == "Protocol" for base in node.bases)
+
+
+SPEAKS_FOR_ITSELF = {"key", "feed"}
+"""Properties whose name, in the class where they stand, says all."""
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_every_public_name_is_documented(path: Path) -> None:
+    """Modules, and public classes, functions and methods, say what they do."""
+    if not path.read_text().strip():
+        return
+    for name, node in _public(path):
+        assert isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        inherited = name.rpartition(".")[2] in SPEAKS_FOR_ITSELF | OVERRIDDEN
+        assert inherited or ast.get_docstring(node), f"{name} has no docstring"
+
+
+OVERRIDDEN = {"concerns", "render", "capture_signals", "shutdown"}
+"""Methods that do what the class above them says."""
+
+
+def test_the_rooms_are_those_of_the_documentation() -> None:
+    """docs/architecture.md has a row for every room, and no other."""
+    rows = [line for line in (ROOT / "docs/architecture.md").read_text().splitlines() if line.startswith("| `kodo/")]
+    named = {name for row in rows for name in row.split("|")[1].replace("`", "").replace(" ", "").split(",")}
+    wanted = {"kodo/" + "/".join(name.split(".")[1:]) for name in MAY_IMPORT if name not in {"kodo", "kodo.__main__"}}
+    assert {name.removesuffix(".py").rstrip("/") for name in named} == wanted
