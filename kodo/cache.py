@@ -222,6 +222,7 @@ class Document(Model):
     peers: tuple[PeerState, ...] = ()
 
     def each_provider(self) -> Iterable[StoredProvider]:
+        """The peers, whichever of the two shapes they came in."""
         return self.providers.values() if isinstance(self.providers, dict) else self.providers
 
 

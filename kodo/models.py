@@ -237,6 +237,7 @@ class Version(NamedTuple):
         return Version(self.seconds, self.nonce, seq)
 
     def same_epoch(self, other: Version) -> bool:
+        """Whether both are of one start of the origin."""
         return self[:2] == other[:2]
 
 

@@ -64,6 +64,7 @@ class Peer:
 
     @classmethod
     def restored(cls, state: PeerState) -> Peer:
+        """The peer as it was saved."""
         return cls(state, acked=dict(state.acked))
 
     @property
@@ -82,6 +83,7 @@ class Peer:
 
     @property
     def busy(self) -> bool:
+        """Whether a message to it is on its way: there is one at a time."""
         return self.sending or self.answering > 0
 
     @property

@@ -112,6 +112,7 @@ class Registry:
 
     @property
     def own(self) -> Part:
+        """The part that this registry writes."""
         return self.parts[self.key]
 
     def step(self, event: ev.Event) -> list[Instruction]:
