@@ -382,20 +382,17 @@ class Catalogue:
 
     def page(self, select: Filter | None, order: Order, p: int, pp: int, *, brief: bool = False) -> Page:
         """Page `p` (from 0) of `pp` rows of what `select` selects, in this order, as dictionaries of the columns."""
-        source = "flow f JOIN record n ON n.id = f.record"
-        where, params = "", {"registry": self.url, "limit": pp, "offset": min(p * pp, 2**62)}
-        if select is not None:
-            where, params = f" WHERE {select.sql}", {**params, **select.params}
-            if "t." in select.sql:
-                source += " JOIN flow_text t ON t.rowid = f.id"
+        selected, sorting = _selection(select, order)
+        params: dict[str, Any] = {"registry": self.url, "limit": pp, "offset": min(p * pp, 2**62)}
+        params |= select.params if select is not None else {}
         with self.reading(brief=brief) as db:
             total = db.execute("SELECT flows FROM tally WHERE kind = 'total'").fetchone()[0]
             filtered = total
             if select is not None:
-                filtered = db.execute(f"SELECT count(*) FROM {source}{where}", params).fetchone()[0]
+                filtered = db.execute(f"SELECT count(*) FROM {selected}", params).fetchone()[0]
             rows = db.execute(
                 "SELECT f.node, n.organization, n.created, n.modified, n.heartbeat, f.url, f.name, f.author,"
-                f" f.description, f.tags FROM {source}{where} ORDER BY {order.sql} LIMIT :limit OFFSET :offset",
+                f" f.description, f.tags FROM {selected} ORDER BY {sorting} LIMIT :limit OFFSET :offset",
                 params,
             ).fetchall()
         return Page(total, filtered, [self._displayed(row) for row in rows])
@@ -539,6 +536,18 @@ class Catalogue:
             if told is not None:
                 return
         nodes[shown[0]] = _body(shown)
+
+
+def _selection(select: Filter | None, order: Order) -> tuple[str, str]:
+    """What stands after FROM, and after ORDER BY."""
+    if select is not None:
+        text = " JOIN flow_text t ON t.rowid = f.id" if "t." in select.sql else ""
+        return f"flow f JOIN record n ON n.id = f.record{text} WHERE n.listed AND ({select.sql})", order.sql
+    if order.keys[0][0].startswith("n."):
+        # By itself SQLite would sort all flows; this way it walks the index of that column, node by node.
+        source = "record n CROSS JOIN flow f ON f.record = n.id WHERE n.listed"
+        return source, order.sql.replace("f.node", "n.url")
+    return "flow f JOIN record n ON n.id = f.record", order.sql
 
 
 def _connect(path: Path | None) -> sqlite3.Connection:

@@ -43,16 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kodo.guardian": WIRE | {"kodo.loader", "kodo.options", "kodo.service"},
     "kodo.service": SERVICE,
     "kodo.lab": LAB,
-    "kodo.cli": {
-        "kodo",
-        *WIRE,
-        "kodo.client",
-        "kodo.options",
-        "kodo.service",
-        "kodo.lab",
-        "kodo.frames",
-        "kodo.loader",
-    },
+    "kodo.cli": SERVICE | LAB,
 }
 LATE = {
     ("kodo.service.routes", "kodo.frames"),
@@ -145,7 +136,6 @@ def test_what_a_start_loads() -> None:
         "pandas",
         "numpy",
         "yaml",
-        "watchfiles",
         "ipywidgets",
         "networkx",
         "matplotlib",

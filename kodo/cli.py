@@ -1,0 +1,626 @@
+"""The `kodo` command: start a service, look at a mesh, see what it is all about.
+
+This room owns how kodo looks in a terminal. Its rules:
+
+- What comes from a service was written by strangers. It is shown literally: never taken as markup of rich, never sent
+  to the terminal as control characters (`_plain`).
+- In a terminal there are colours, and lines fold where it ends; anywhere else there are neither, and nothing is cut.
+  `--json` prints what the service said, and nothing else.
+- What goes wrong on purpose is a `KodoError`: its words on stderr, exit code 2 if an option is to blame, else 1.
+- A command imports what it needs when it runs: reading a mesh loads neither fastapi nor pandas.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import os
+import sys
+import threading
+import time
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeAlias, TypeVar, get_args, get_origin
+
+import typer
+from rich import box
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+from typer.core import TyperGroup
+
+from kodo import __version__
+from kodo.errors import KodoError, OptionError, RejectedError
+from kodo.models import MISSING_AUTHOR, MISSING_DESCRIPTION, canonical
+from kodo.options import ENV_PREFIX, Options, load_options
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from kodo.client import Client, Counts, Listing, Status, View
+    from kodo.lab import Member, MeshLab
+
+JOINERS = "\u200c\u200d"
+"""The only invisible characters that are passed on: scripts and emoji are joined by them."""
+WIDEST = 2**20
+"""The width, in cells, that a line has where there is no terminal to end it."""
+Layout: TypeAlias = tuple[tuple[str, ...], ...]
+SIDE_BY_SIDE: Layout = (("name",), ("organization",), ("description",), ("author",), ("tags",), ("node + url",))
+STACKED: Layout = (("name", "description"), ("organization", "author"), ("node", "url", "tags"))
+MOMENTS: Layout = (("created",), ("modified",), ("heartbeat",))
+BRIEF: Layout = (("name",), ("organization",), ("description",))
+"""What the columns of the flow table hold: where there is room, where there is not, with times, and in the demo."""
+BAR_LENGTH = 20
+STOPPED = "Stopped; nothing is left running."
+INSTALL_LAB = "pip install 'kodo[lab]'"
+METAVARS = {"url": "URL", "connect": "URL", "loader": "SOURCE"}
+GOOD, POOR, BAD, QUIET, STRONG, LINK = "green", "yellow", "red", "dim", "bold", "cyan"
+STATUS_STYLES = {"online": GOOD, "offline": BAD}
+
+
+T = TypeVar("T")
+
+
+class _Kodo(TyperGroup):
+    """The group of all commands, which tells the errors of the family in their own words."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OptionError as error:
+            _refuse(error, code=2)
+        except KodoError as error:
+            _refuse(error, code=1)
+        except OSError as error:
+            if isinstance(error, BrokenPipeError):  # who read our output has seen enough
+                raise
+            _refuse(error, code=1)
+
+
+app = typer.Typer(
+    cls=_Kodo,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def main() -> None:
+    """Run the `kodo` command with the arguments of this process."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot write a character gets its escape instead of a traceback.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    app(prog_name="kodo")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"kodo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _kodo(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """A federated registry mesh for agent services.
+
+    Nodes offer flows, registries list them, and registries that are connected list the same.
+    """
+
+
+# -- starting a service ------------------------------------------------------------------------------------------------
+
+
+def _flag(name: str, field: FieldInfo) -> inspect.Parameter:
+    """An option of the service as a flag. Not given it is None, so that environment, file and default speak."""
+    kind, metavar = _flag_type(name, field.annotation)
+    option = typer.Option(help=_flag_help(name, field), metavar=metavar, show_default=False)
+    annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _flag_type(name: str, annotation: Any) -> tuple[Any, str | None]:
+    """What the command line takes for an option. All but switches are texts: `Options` alone says what they may be."""
+    if annotation is bool:
+        return bool, None
+    if get_origin(annotation) is tuple:
+        return list[str], METAVARS.get(name, "TEXT")
+    if annotation in (int, float):
+        return str, "NUMBER"
+    takes_path = any(Path in (kind, get_origin(kind), *get_args(kind)) for kind in get_args(annotation))
+    return str, METAVARS.get(name, "PATH" if takes_path else "TEXT")
+
+
+def _flag_help(name: str, field: FieldInfo) -> str:
+    """What an option means, what it may look like, its variable, and its default."""
+    default = "" if field.default in (None, ()) else f", default: {_written(field.default)}"
+    example = "" if default or not field.examples else f", such as {str(field.examples[0]).partition(',')[0]}"
+    repeated = "; repeatable" if get_origin(field.annotation) is tuple else ""
+    return f"{field.description}{example}{repeated} [env: {ENV_PREFIX}{name.upper()}{default}]"
+
+
+def _written(default: object) -> str:
+    return str(default).lower() if isinstance(default, bool) else str(default)
+
+
+def _with_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with a flag for each option of a service."""
+    flags = [_flag(name, field) for name, field in Options.model_fields.items()]
+    command.__signature__ = inspect.Signature(flags)  # type: ignore[attr-defined]
+    command.__annotations__ = {flag.name: flag.annotation for flag in flags}
+    return command
+
+
+@app.command()
+@_with_flags
+def serve(**flags: Any) -> None:
+    """Run a service until Ctrl-C: a node, a registry, or both at once.
+
+    What is not given here is taken from the environment, then from the YAML file that --loader names, then from
+    the defaults.
+
+    \b
+    kodo serve --no-node --organization acme
+    kodo serve --no-registry --url http://localhost:3367 \\
+      --connect http://localhost:3366 --loader flows:load
+    """
+    given = {name: _joined(value) for name, value in flags.items() if value is not None and value != []}
+    options = load_options(**given)
+    from kodo.service.node import run_service  # noqa: PLC0415, the service is heavy, and most commands ask one
+
+    with _told_once(options):
+        run_service(**given)
+
+
+def _joined(value: Any) -> Any:
+    return ",".join(value) if isinstance(value, list) else value
+
+
+@contextmanager
+def _told_once(options: Options) -> Iterator[None]:
+    """Keep the last words of a service out of the log lines on stderr, where the command itself says them."""
+    if options.log is not None:
+        yield
+        return
+    log = logging.getLogger("kodo")
+    log.addFilter(_is_no_last_word)
+    try:
+        yield
+    finally:
+        log.removeFilter(_is_no_last_word)
+
+
+def _is_no_last_word(record: logging.LogRecord) -> bool:
+    return not (record.args and isinstance(record.args, tuple) and isinstance(record.args[0], KodoError))
+
+
+# -- reading a mesh ----------------------------------------------------------------------------------------------------
+
+Url = Annotated[str, typer.Argument(metavar="URL", help="The service to ask.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the JSON of the service.")]
+HOME: str = Options.model_fields["url"].default
+
+
+@app.command()
+def flows(  # noqa: PLR0913, PLR0917, one for each option
+    url: Url = HOME,
+    q: Annotated[
+        str | None,
+        typer.Option("--q", "-q", metavar="TEXT", help="What to look for: a text, or an expression."),
+    ] = None,
+    by: Annotated[str | None, typer.Option("--by", metavar="COLUMNS", help="What to sort by.")] = None,
+    p: Annotated[int, typer.Option("-p", "--p", metavar="PAGE", help="The page, from 0.")] = 0,
+    pp: Annotated[int, typer.Option("--pp", metavar="ROWS", help="Rows a page, up to 1000.")] = 10,
+    times: Annotated[bool, typer.Option("--times", help="Show the times too, in UTC.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the flows of the mesh, a page at a time.
+
+    Expressions and orders name the columns of the service: registry, node, organization, created, modified,
+    heartbeat, url, name, author, description, tags.
+
+    \b
+    kodo flows -q routing
+    kodo flows -q 'organization == "acme" & @tag("routing")' --by organization,name:desc
+    """
+    _answer(url, lambda client: client.flows(q=q, by=by, p=p, pp=pp), lambda page: _page(page, times), as_json)
+
+
+@app.command()
+def counts(url: Url = HOME, as_json: AsJson = False) -> None:
+    """Count the flows by organization, node and tag."""
+    _answer(url, lambda client: client.counts(), _tally, as_json)
+
+
+@app.command(name="map")
+def map_(url: Url = HOME, as_json: AsJson = False) -> None:
+    """Draw the mesh as a service sees it.
+
+    Its own nodes come first, then each peer with the nodes that are known through it.
+    """
+    if as_json:
+        _answer(url, lambda client: client.map(), lambda _: (), as_json)
+    else:
+        _answer(url, lambda client: (client.map(), client.status()), lambda seen: _mesh(*seen), as_json)
+
+
+def _answer(url: str, ask: Callable[[Client], T], draw: Callable[[T], Iterable[RenderableType]], as_json: bool) -> None:
+    """Ask a service, and print its answer, drawn or as it is."""
+    from kodo.client import Client  # noqa: PLC0415, httpx is for the commands that ask a service
+
+    with Client(url) as client:
+        answer = ask(client)
+    if as_json:
+        _show_json(answer)
+        return
+    try:
+        _show(*draw(answer))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # Something else that speaks JSON may listen there.
+        raise RejectedError(f"expected the answer of a kodo service from {url}; check the url") from error
+
+
+def _page(page: Listing, times: bool = False) -> Iterator[RenderableType]:
+    """A page of flows as a table, and a line that says where in the listing it stands."""
+    items = page["items"]
+    if items:
+        yield _Flows(items, times)
+        yield Text()
+    yield _text(_place(page, len(items)), QUIET)
+
+
+@dataclass(frozen=True, slots=True)
+class _Flows:
+    """Flows as a table: a column for each field where the lines are long enough, else fields below each other."""
+
+    items: Sequence[Mapping[str, Any]]
+    times: bool
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        fits = Measurement.get(console, options.update(width=WIDEST), self).maximum <= options.max_width
+        yield self._side_by_side() if fits else self._stacked()
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement.get(console, options, self._side_by_side())
+
+    def _side_by_side(self) -> Table:
+        return _flow_table(self.items, SIDE_BY_SIDE + MOMENTS if self.times else SIDE_BY_SIDE)
+
+    def _stacked(self) -> Table:
+        moments = tuple(name for (name,) in MOMENTS)
+        return _flow_table(self.items, (*STACKED, moments) if self.times else STACKED)
+
+
+def _flow_table(items: Iterable[Mapping[str, Any]], layout: Layout) -> Table:
+    table = _table(*("\n".join(names) for names in layout), leading=int(any(len(names) > 1 for names in layout)))
+    for item in items:
+        fields = _fields(item)
+        table.add_row(*(_below([fields[name] for name in names]) for names in layout))
+    return table
+
+
+def _fields(item: Mapping[str, Any]) -> dict[str, Text]:
+    """What is shown of a flow, by the names in the layouts."""
+    return {
+        "name": _text(item["name"], STRONG),
+        "organization": _text(item["organization"]),
+        "description": _given(item["description"], MISSING_DESCRIPTION),
+        "author": _given(item["author"], MISSING_AUTHOR),
+        "tags": _text(", ".join(item["tags"]), QUIET),
+        "node": _text(item["node"]),
+        "url": _text(item["url"], LINK),
+        "node + url": Text.assemble(_text(item["node"].rstrip("/")), _text(item["url"], LINK), overflow="fold"),
+        **{name: _text(_moment(item[name]), QUIET) for (name,) in MOMENTS},
+    }
+
+
+def _below(texts: Sequence[Text]) -> Text:
+    """The texts below each other; of several, what is empty takes no line."""
+    told = [text for text in texts if text.plain] if len(texts) > 1 else texts
+    return Text("\n", overflow="fold").join(told)
+
+
+def _place(page: Listing, rows: int) -> str:
+    """Which rows of the listing a page shows, of what query, in what order, and how to see more."""
+    total, found, first = page["total"], page["filtered"], page["p"] * page["pp"]
+    asked = f" for {page['q']}, of {total} in all" if page["q"] else ""
+    among = f"{_plural(found, 'flow')}{asked}"
+    if not rows:
+        return f"page {page['p']} is behind the last of {among}" if found else among
+    more = f"; next: -p {page['p'] + 1}" if first + rows < found else ""
+    return f"{first + 1} to {first + rows} of {among}, by {page['by']}{more}"
+
+
+def _tally(numbers: Counts) -> Iterator[RenderableType]:
+    """The counts as one table, a section for each kind, the largest first, with bars to compare them by."""
+    counted = {"organization": numbers["organization"], "node": numbers["node"], "tag": numbers["tags"]}
+    if numbers["total"]:
+        table = _table("by", "", "flows", "")
+        table.columns[2].justify = "right"
+        for kind, by_name in counted.items():
+            _add_counted(table, kind, by_name, numbers["total"])
+        yield table
+        yield Text()
+    yield _text(f"{_plural(numbers['total'], 'flow')} in all", QUIET)
+
+
+def _add_counted(table: Table, kind: str, by_name: Mapping[str, int], total: int) -> None:
+    ordered = sorted(by_name.items(), key=lambda item: (-item[1], item[0]))
+    for row, (name, number) in enumerate(ordered):
+        bar = Text("━" * max(1, round(BAR_LENGTH * number / total)), style=LINK)
+        table.add_row(_text("" if row else kind, QUIET), _text(name), str(number), bar)
+    table.add_section()
+
+
+def _mesh(seen: View, status: Status) -> Iterator[RenderableType]:
+    """A service's view of the mesh as a tree, and a line with its numbers."""
+    tree = Tree(_service(_kind(status), seen), guide_style=QUIET)
+    for node in seen["nodes"].values():
+        tree.add(_node(node))
+    nodes = list(seen["nodes"].values())
+    for peer, state in _peers(seen):
+        branch = tree.add(Text.assemble(_service("provider" if peer["feed"] is False else "registry", peer), state))
+        for node in peer["nodes"].values():
+            branch.add(_node(node))
+            nodes.append(node)
+    yield tree
+    yield Text()
+    offered = sum(len(node["flows"]) for node in nodes)
+    yield Text(f"{_plural(len(nodes), 'node')} with {_plural(offered, 'flow')}", style=QUIET)
+
+
+def _peers(seen: View) -> Iterator[tuple[Mapping[str, Any], Text]]:
+    """The peers of a service with the state of their connection: those it connects with, then those that came."""
+    known = {canonical(url): peer for url, peer in seen["providers"].items()}
+    for url, since in seen["connection"].items():
+        peer = known.pop(canonical(url), {"url": url, "organization": None, "feed": None, "nodes": {}})
+        yield peer, Text(", connected", style=GOOD) if since else Text(", not connected yet", style=POOR)
+    for peer in known.values():
+        yield peer, Text(", connected from there", style=GOOD)
+
+
+def _kind(status: Status) -> str:
+    if status["provider"]:
+        return "provider"
+    return "registry" if status["registry"] else "node"
+
+
+def _service(kind: str, service: Mapping[str, Any]) -> Text:
+    organization = service["organization"]
+    named = (" ", _text(organization, STRONG)) if organization else ()
+    return Text.assemble((kind, QUIET), *named, " ", _text(service["url"], LINK))
+
+
+def _node(node: Mapping[str, Any]) -> Text:
+    status = node["status"]
+    # Every node is unknown until its first beat, and most of those that never beat: that is no news.
+    news = () if status == "unknown" else (", ", _text(status, STATUS_STYLES.get(status, "")))
+    return Text.assemble(_service("node", node), ", ", _plural(len(node["flows"]), "flow"), *news)
+
+
+# -- seeing what it is all about ---------------------------------------------------------------------------------------
+
+HARBOUR = (
+    ("Berth planning", "Assigns ships to berths, two days ahead", "Ines Duarte", ["ships", "planning"]),
+    ("Customs check", "Lists what customs will ask of a freight", "Tom Reuter", ["documents"]),
+    ("Truck routing", "Plans the way of containers to the city", "Ines Duarte", ["routing", "planning"]),
+)
+RESCUE = (
+    ("Ambulance routing", "Finds the fastest ambulance and its way", "Lena Brandt", ["routing"]),
+    ("Call triage", "Sorts emergency calls, and says why", "Sam Okafor", ["triage"]),
+    ("Shift handover", "Writes a shift's handover from its log", "Sam Okafor", ["documents"]),
+)
+"""What the two organizations of the demo offer: name, description, author and tags of each flow."""
+MEANWHILE = {
+    "flows {url} -q routing": "who plans routes, here or there?",
+    "counts {url}": "who offers how much?",
+    "map {url}": "who is connected?",
+}
+AFTERWARDS = {
+    "kodo demo --keep": "the same, running until Ctrl-C, to ask it questions",
+    "kodo serve": "a service of your own, node and registry in one",
+    "kodo lab": "the notebooks: start, watch, break and heal a mesh",
+}
+"""What to try next, while the demo's mesh runs and when it has ended."""
+
+
+@app.command()
+def demo(
+    picture: Annotated[
+        Path, typer.Option("--picture", metavar="PATH", help="Where to write the picture of the mesh.")
+    ] = Path("kodo-demo.png"),
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the mesh running until Ctrl-C.")] = False,
+) -> None:
+    """Start a mesh of two organizations, and look at it.
+
+    Two registries and two nodes run on this machine, on free ports, until the demo ends; it leaves the picture and
+    nothing else.
+    """
+    if not picture.parent.is_dir():
+        raise OptionError(f"picture: expected a path in a folder that exists; create {picture.parent} first")
+    lab_class = _lab_class()
+    try:
+        with lab_class() as mesh:
+            _tell(mesh, picture, keep)
+    except KeyboardInterrupt:
+        _say("", STOPPED)
+        raise typer.Exit(130) from None  # it was cut short, and a script is to know
+    if keep:
+        _say("", STOPPED)
+
+
+def _lab_class() -> type[MeshLab]:
+    try:
+        from kodo.lab import MeshLab  # noqa: PLC0415, the lab is an extra
+    except ImportError as error:
+        raise KodoError(f"the demo needs the lab: {INSTALL_LAB}") from error
+    return MeshLab
+
+
+def _tell(mesh: MeshLab, picture: Path, keep: bool) -> None:
+    """The story of the demo: what starts, what is listed, how it is connected, and where to go from here."""
+    harbour = _started(mesh)
+    _say("", "Whoever asks one of them finds the flows of both organizations:", "")
+    _show(_flow_table(harbour.get("/flows")["items"], BRIEF))
+    _say("", "The mesh, as the harbour's registry sees it:", "")
+    _show(*_mesh(harbour.map(), harbour.status()))
+    with _busy("drawing the mesh"):
+        mesh.topology().save(picture)
+    _say("", f"The picture of the mesh is {picture}.", "")
+    if keep:
+        _keep(harbour.url)
+    else:
+        _recommend(AFTERWARDS)
+
+
+def _started(mesh: MeshLab) -> Member:
+    """Start the members of the demo and wait until they agree; the first registry."""
+    began = time.monotonic()
+    with _busy("starting two registries and two nodes"):
+        harbour = mesh.add_registry("Harbour registry", organization="Harbour")
+        rescue = mesh.add_registry("Rescue registry", organization="City Rescue", connect=harbour)
+        mesh.add_node("Harbour node", organization="Harbour", connect=harbour, flows=_offers(HARBOUR))
+        mesh.add_node("Rescue node", organization="City Rescue", connect=rescue, flows=_offers(RESCUE))
+    _say(f"Started in {time.monotonic() - began:.1f} s: two registries, connected, and a node at each.")
+    with _busy("waiting until the registries agree"):
+        settled = mesh.settle()
+    _say(f"Settled in {1000 * settled.seconds:.0f} ms: both registries list the same {_plural(settled.flows, 'flow')}.")
+    return harbour
+
+
+def _keep(url: str) -> None:
+    _recommend({f"kodo {words.format(url=url)}": what for words, what in MEANWHILE.items()})
+    with suppress(KeyboardInterrupt):
+        _say("", "The mesh runs until Ctrl-C.")
+        threading.Event().wait()
+
+
+def _recommend(commands: Mapping[str, str]) -> None:
+    """Commands to try next, and what each is good for."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    for command, what in commands.items():
+        table.add_row(Text(f"  {command}", style=LINK), Text(what))
+    _say("Try next:")
+    _show(table)
+
+
+def _offers(flows: Iterable[tuple[str, str, str, list[str]]]) -> list[dict[str, Any]]:
+    return [dict(zip(("name", "description", "author", "tags"), flow, strict=True)) for flow in flows]
+
+
+@app.command(
+    name="lab",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def lab(ctx: typer.Context) -> None:
+    """Open JupyterLab on the notebooks.
+
+    They are looked for in the folder notebooks, here; without one JupyterLab opens the current folder. What stands
+    after -- is passed on to jupyter lab.
+
+    \b
+    kodo lab -- --no-browser --port 8889
+    """
+    if find_spec("jupyterlab") is None:
+        raise KodoError(f"JupyterLab is not installed: {INSTALL_LAB}")
+    notebooks = Path("notebooks")
+    root = (notebooks if notebooks.is_dir() else Path()).resolve()
+    # In place of this process: its signals, its terminal and its exit code are those of jupyter.
+    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={root}", *ctx.args])
+
+
+# -- how things are shown ----------------------------------------------------------------------------------------------
+
+
+def _plain(text: object) -> str:
+    """A text of strangers with everything invisible written as its escape: what is left, a terminal only shows."""
+    return "".join(map(_visible, str(text)))
+
+
+def _visible(character: str) -> str:
+    if character.isprintable() or character in JOINERS:
+        return character
+    if unicodedata.category(character) == "Zs":
+        return " "
+    return character.encode("unicode_escape").decode()
+
+
+def _text(value: object, style: str = "") -> Text:
+    return Text("" if value is None else _plain(value), style=style, overflow="fold")
+
+
+def _given(value: str, missing: str) -> Text:
+    return Text() if value == missing else _text(value)
+
+
+def _moment(time: str | None) -> str:
+    return "-" if time is None else time[:19].replace("T", " ")
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _table(*columns: str, leading: int = 0) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style=QUIET, leading=leading)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _show_json(content: object) -> None:
+    """JSON as a service said it; what is invisible stands there as an escape, which means the same."""
+    written = json.dumps(content, indent=2, ensure_ascii=False)
+    typer.echo("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in written))
+
+
+def _console() -> Console:
+    return Console(markup=False, emoji=False, highlight=False)
+
+
+def _say(*lines: str) -> None:
+    _show(*map(Text, lines))
+
+
+def _busy(doing: str) -> AbstractContextManager[object]:
+    """Show that something is going on, where somebody watches."""
+    console = _console()
+    return console.status(f"{doing} ...") if console.is_terminal else nullcontext()
+
+
+def _show(*parts: RenderableType) -> None:
+    """Print to a terminal as wide as it is; to anything else as wide as needed, and without spaces at line ends."""
+    console = _console()
+    for part in parts:
+        if console.is_terminal:
+            console.print(part)
+        else:
+            typer.echo(_unbounded(part))
+
+
+def _unbounded(part: RenderableType) -> str:
+    console = _console()
+    wide = console.options.update(width=WIDEST)
+    console.width = Measurement.get(console, wide, part).maximum
+    with console.capture() as capture:
+        console.print(part)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def _refuse(error: KodoError | OSError, code: int) -> NoReturn:
+    for line in str(error).splitlines():
+        typer.echo(f"kodo: {_plain(line)}", err=True)
+    raise typer.Exit(code) from error

@@ -1,0 +1,202 @@
+"""The catalogue: what is listed follows from the records, and reading costs what it reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kodo.catalogue import Catalogue, _selection
+from kodo.core.instructions import Entry, Save, Settle
+from kodo.errors import BusyError, CacheError
+from kodo.models import COLUMNS, Flow, Node, canonical, digest
+from kodo.query import compile_filter, parse, parse_order
+
+URL = "http://self:1"
+OWN, PEER = canonical(URL), canonical("http://peer:1")
+TIME = "2024-12-25T18:03:12.{:06}"
+
+
+def entry(number: int, flows: list[dict[str, Any]] | None, at: int = 0, **fields: Any) -> Entry:
+    by_url = None if flows is None else {flow["url"]: Flow(**flow) for flow in flows}
+    url = f"http://n{number:04}:1"
+    time = TIME.format(at)
+    node = Node(
+        url=url,
+        organization=fields.pop("organization", None),
+        flows=by_url,
+        created=time,
+        modified=time,
+        heartbeat=time,
+    )
+    fields = {"origin": OWN, "seq": at + 1, "flows_seq": at + 1, **fields}
+    return Entry(key=canonical(url), node=node, digest=digest(by_url or {}), **fields)
+
+
+def flow(name: str, **fields: Any) -> dict[str, Any]:
+    return {"url": f"/{name}", "name": name, **fields}
+
+
+def write(catalogue: Catalogue, *entries: Entry, **fields: Any) -> None:
+    catalogue.write(Save(entries=entries, **fields))
+    catalogue.commit()
+
+
+def names(catalogue: Catalogue, q: str = "", by: str = "") -> list[str]:
+    asked = parse(q)
+    select = compile_filter(asked) if asked is not None else None
+    return [item["name"] for item in catalogue.page(select, parse_order(by), 0, 1000).items]
+
+
+@pytest.fixture(params=["memory", "file"])
+def catalogue(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    made = Catalogue(URL, tmp_path / "c.db" if request.param == "file" else None)
+    yield made
+    made.close()
+
+
+def test_the_newer_record_is_listed_whatever_the_order_of_arrival(catalogue: Catalogue) -> None:
+    """Of a node in several parts the newer `modified` is listed; the order in which they came leaves no trace."""
+    old, new = entry(1, [flow("old")], 1), entry(1, [flow("new")], 2, origin=PEER)
+    write(catalogue, new)
+    write(catalogue, old)
+    assert names(catalogue) == ["new"]
+    write(catalogue, entry(1, [flow("newest")], 3))
+    assert names(catalogue) == ["newest"]
+    assert catalogue.counts()["total"] == 1
+
+
+def test_a_tie_goes_by_the_origins_url(catalogue: Catalogue) -> None:
+    """Of records with the same `modified` the same one is listed everywhere."""
+    write(catalogue, entry(1, [flow("self")], 1))
+    write(catalogue, entry(1, [flow("peer")], 1, origin=PEER))
+    assert names(catalogue) == ["self"]
+
+
+def test_a_tombstone_uncovers_what_is_below(catalogue: Catalogue) -> None:
+    """When the listed record goes, the next is listed; when none is left, nothing is, and nothing is counted."""
+    write(catalogue, entry(1, [flow("own", tags=["t"])], 1), entry(1, [flow("peer")], 2, origin=PEER))
+    write(catalogue, entry(1, None, 3, origin=PEER, gone=True))
+    assert names(catalogue) == ["own"]
+    write(catalogue, entry(1, None, 4, gone=True))
+    assert names(catalogue) == []
+    assert catalogue.counts() == {"total": 0, "node": {}, "organization": {}, "tags": {}}
+
+
+def test_times_alone_leave_flows(catalogue: Catalogue) -> None:
+    """A record without flows changes the times and keeps the flows."""
+    write(catalogue, entry(1, [flow("a")], 1))
+    write(catalogue, entry(1, None, 5))
+    (item,) = catalogue.page(None, parse_order(""), 0, 10).items
+    assert (item["name"], item["modified"]) == ("a", TIME.format(5))
+
+
+def test_an_unchanged_node_writes_its_own_row_alone(catalogue: Catalogue) -> None:
+    """A node that registers the same again costs one row of `record`, and none of its flows."""
+    write(catalogue, entry(1, [flow("a", tags=["x"]), flow("b")], 1))
+    statements: list[str] = []
+    catalogue._writer.set_trace_callback(statements.append)
+    write(catalogue, entry(1, [flow("a", tags=["x"]), flow("b")], 2))
+    written = [sql for sql in statements if sql.split()[0] in {"INSERT", "DELETE", "UPDATE"}]
+    assert all(sql.startswith("UPDATE record") for sql in written)
+    assert names(catalogue) == ["a", "b"]
+
+
+def test_changed_flows_replace(catalogue: Catalogue) -> None:
+    """What a registration no longer names is gone, from the listing, the text search, the tags and the counts."""
+    write(catalogue, entry(1, [flow("alpha", tags=["x"]), flow("beta")], 1))
+    write(catalogue, entry(1, [flow("beta"), flow("gamma")], 2))
+    assert names(catalogue) == ["beta", "gamma"]
+    assert names(catalogue, "alpha") == names(catalogue, '@tag("x")') == []
+    assert names(catalogue, "gamma") == ["gamma"]
+    assert catalogue.counts()["tags"] == {}
+
+
+def test_an_organization_that_changes(catalogue: Catalogue) -> None:
+    """A node's new organization is found, also by text, and the old one no more."""
+    write(catalogue, entry(1, [flow("a")], 1, organization="Mediaplus"))
+    write(catalogue, entry(1, [flow("a")], 2, organization="Other"))
+    assert names(catalogue, "mediaplus") == []
+    assert names(catalogue, "oTHer") == names(catalogue, 'organization == "Other"') == ["a"]
+
+
+def test_pages_and_staging(catalogue: Catalogue) -> None:
+    """Staged records are not listed before their origin is settled; a whole settles to exactly them."""
+    write(catalogue, entry(1, [flow("kept")], 1, origin=PEER), entry(2, [flow("dropped")], 1, origin=PEER))
+    write(catalogue, staged=(entry(1, None, 5, origin=PEER), entry(3, [flow("new")], 6, origin=PEER)))
+    assert names(catalogue) == ["dropped", "kept"]
+    write(catalogue, settled=(Settle(PEER, whole=True),))
+    assert names(catalogue) == ["kept", "new"]
+
+
+def test_duplicate_tags_count_once(catalogue: Catalogue) -> None:
+    """A flow that names a tag twice shows it twice and counts once."""
+    write(catalogue, entry(1, [flow("a", tags=["x", "x"])]))
+    assert catalogue.page(None, parse_order(""), 0, 1).items[0]["tags"] == ["x", "x"]
+    assert catalogue.counts()["tags"] == {"x": 1}
+    write(catalogue, entry(1, [], 2))
+    assert catalogue.counts()["tags"] == {}
+
+
+@pytest.mark.parametrize("column", sorted(set(COLUMNS) - {"registry"}))
+@pytest.mark.parametrize("direction", ["a", "d"])
+def test_a_page_costs_what_it_shows(catalogue: Catalogue, column: str, direction: str) -> None:
+    """Sorted by any column, the first page walks an index: it takes no more steps at 20 times the flows."""
+    steps = []
+    for size in (100, 2000):
+        write(
+            catalogue,
+            *(
+                entry(number, [flow(f"f{number * 7 % 1000}{at}", author=f"a{number}") for at in range(2)], number)
+                for number in range(size // 20, size)
+            ),
+        )
+        steps.append(machine_steps(catalogue, f"{column}:{direction}"))
+    assert steps[1] < steps[0] * 2 + 200
+
+
+def machine_steps(catalogue: Catalogue, by: str) -> int:
+    """The steps of SQLite's machine that the first page takes."""
+    taken = 0
+
+    def count() -> int:
+        nonlocal taken
+        taken += 20
+        return 0
+
+    selected, sorting = _selection(None, parse_order(by))
+    with catalogue.reading() as db:
+        db.set_progress_handler(count, 20)
+        db.execute(f"SELECT f.name, n.modified FROM {selected} ORDER BY {sorting} LIMIT 10").fetchall()
+    return taken
+
+
+def test_a_brief_read_gives_up(catalogue: Catalogue) -> None:
+    """A brief read that would hold the event loop is refused; the same read without `brief` answers."""
+    write(catalogue, *(entry(number, [flow(f"f{at}") for at in range(20)], number) for number in range(300)))
+    select = compile_filter(parse('not name ~ "q"'))
+    with pytest.raises(BusyError):
+        catalogue.page(select, parse_order(""), 0, 10, brief=True)
+    assert catalogue.page(select, parse_order(""), 0, 10).filtered == 6000
+
+
+def test_a_file_is_durable(tmp_path: Path) -> None:
+    """The database runs in WAL mode and syncs every commit."""
+    catalogue = Catalogue(URL, tmp_path / "c.db")
+    modes = [catalogue._writer.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")]
+    catalogue.close()
+    assert modes == ["wal", 2]
+
+
+def test_another_file_is_refused(tmp_path: Path) -> None:
+    """A file that is no catalogue, or another service's, is refused and left as it is."""
+    path = tmp_path / "c.db"
+    Catalogue("http://other:1", path).close()
+    before = path.read_bytes()
+    with pytest.raises(CacheError, match="another service"):
+        Catalogue(URL, path)
+    assert path.read_bytes() == before
+    (tmp_path / "text.db").write_text("no database at all, but a text of some length" * 50)
+    with pytest.raises(CacheError, match="expected a catalogue"):
+        Catalogue(URL, tmp_path / "text.db")

@@ -1,0 +1,521 @@
+"""The `kodo` command, as a person, a pipe and a script meet it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import kodo
+from kodo import cli
+from kodo.options import Options
+from tests.conftest import Served, Start, free_port
+from tests.waiting import until
+
+RUN = [sys.executable, "-m", "kodo"]
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+HOSTILE = {
+    "name": "[red]x[/red]\x1b[2J\x9b31m\u202etxt",
+    "url": "/hostile",
+    "description": "one\ntwo :smile:",
+    "tags": ["[bold]"],
+}
+LITERAL = r"[red]x[/red]\x1b[2J\x9b31m\u202etxt"
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def _plain_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No option and no colour comes from where the tests run."""
+    for name in [*os.environ]:
+        if name.startswith("KODO_") or name in {"FORCE_COLOR", "NO_COLOR", "COLUMNS", "PY_COLORS"}:
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def run() -> Run:
+    """Run the command in this process: `run("flows", url)`."""
+    return lambda *words: CliRunner().invoke(cli.app, [str(word) for word in words], prog_name="kodo")
+
+
+@pytest.fixture
+def mesh(serve: Start) -> tuple[Served, Served]:
+    """Two registries that are connected, each with a node of its own."""
+    acme = serve(organization="Acme", node=False)
+    zeta = serve(organization="Zeta", node=False, connect=acme.url)
+    described = {"name": "agent m", "description": "Plans tours", "author": "Mia", "tags": ["plan", "routing"]}
+    serve(organization="Acme node", registry=False, connect=acme.url, loader=[described, HOSTILE])
+    serve(organization="Zeta node", registry=False, connect=zeta.url, loader=["my test"])
+    for registry in (acme, zeta):
+        until(lambda at=registry: len(at.flows()) == 3, "all flows to be listed")  # type: ignore[misc]
+    return acme, zeta
+
+
+def words(text: str) -> str:
+    """The text without what its layout adds."""
+    return " ".join(text.split())
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+
+def test_kodo_and_python_m_kodo_are_the_same(run: Run) -> None:
+    """`kodo --version` and `python -m kodo --version` print the version."""
+    module = subprocess.run([*RUN, "--version"], capture_output=True, text=True, check=True)
+    assert run("--version").stdout == module.stdout == f"kodo {kodo.__version__}\n"
+
+
+def test_help_names_every_command(run: Run) -> None:
+    """`kodo --help` names every command, with a summary that is not cut short."""
+    told = run("--help").stdout
+    for command in ("serve", "flows", "counts", "map", "demo", "lab"):
+        assert re.search(rf"^  {command}  ", told, re.MULTILINE)
+    assert "..." not in told.partition("Commands:")[2]
+
+
+def test_reading_starts_nothing_heavy(mesh: tuple[Served, Served]) -> None:
+    """The version and the flow table come without importing fastapi, pandas or the lab."""
+    script = "import sys, atexit; atexit.register(lambda: print(*sys.modules)); from kodo.cli import main; main()"
+    for arguments in (["--version"], ["flows", mesh[0].url]):
+        done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
+        loaded = set(done.stdout.splitlines()[-1].split())
+        assert "kodo.cli" in loaded
+        assert not loaded & {"fastapi", "pandas", "numpy", "uvicorn", "jupyterlab", "kodo.lab", "kodo.service"}
+
+
+# -- kodo serve --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", Options.model_fields)
+def test_every_option_is_a_flag(run: Run, name: str) -> None:
+    """Every option of a service is a flag, whose help says what it means and which variable sets it."""
+    told = words(run("serve", "--help").stdout)
+    assert f"--{name.replace('_', '-')} " in told
+    assert words(Options.model_fields[name].description or "") in told
+    assert f"[env: KODO_{name.upper()}" in told
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What `kodo serve` would start a service with."""
+    taken: dict[str, Any] = {}
+    monkeypatch.setattr("kodo.service.node.run_service", lambda **kwargs: taken.update(kwargs))
+    return taken
+
+
+def test_what_is_not_given_is_left_to_other_sources(run: Run, given: dict[str, Any]) -> None:
+    """A flag that is not given is no option given, so that environment and file speak."""
+    assert run("serve").exit_code == 0
+    assert given == {}
+
+
+def test_flags_arrive_as_options(run: Run, given: dict[str, Any]) -> None:
+    """Flags become options: `--connect` may be repeated, roles and switches come in pairs."""
+    flags = "--url http://localhost:0 --connect http://a:1 --connect http://b:2 --no-node --provider --no-reset"
+    assert run("serve", *flags.split(), "--body-limit", "10").exit_code == 0
+    options = Options(**given)
+    assert options.url == "http://localhost:0"
+    assert options.connect == ("http://a:1", "http://b:2")
+    assert (options.node, options.provider, options.reset, options.body_limit) == (False, True, False, 10)
+
+
+def test_a_wrong_option_is_told_in_its_own_words(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrong options are told on stderr, a line each, wherever they came from; the exit code is 2."""
+    monkeypatch.setenv("KODO_NODE", "perhaps")
+    done = run("serve", "--url", "nowhere", "--body-limit", "many")
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith("kodo: ") for line in lines)
+    assert "KODO_NODE in the environment" in done.stderr
+
+
+def test_a_port_in_use_is_one_line(run: Run, serve: Start) -> None:
+    """A port in use is told in one line on stderr; the exit code is 1."""
+    done = run("serve", "--url", serve(node=False).url)
+    assert done.exit_code == 1
+    assert done.stderr.startswith("kodo: expected to listen at http://127.0.0.1:")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_failure_after_the_start_is_told_once(tmp_path: Path) -> None:
+    """What ends a service that began to log is told once, in plain words, without a traceback."""
+    flags = ["--url", "http://127.0.0.1:0", "--no-registry", "--loader", "missing_here:load"]
+    done = subprocess.run([*RUN, "serve", *flags], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("the import failed") == 1
+    assert done.stderr.splitlines()[-1].startswith("kodo: loader module 'missing_here'")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_that_cannot_be_is_one_line(tmp_path: Path) -> None:
+    """An error of the operating system is told in a line too."""
+    (tmp_path / "file").touch()
+    flags = ["--url", "http://127.0.0.1:0", "--cache", str(tmp_path / "file" / "cache.db")]
+    done = subprocess.run([*RUN, "serve", *flags], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("kodo: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_serve_runs_until_it_is_interrupted(tmp_path: Path) -> None:
+    """`kodo serve` answers until Ctrl-C, and ends with 0."""
+    url = f"http://127.0.0.1:{free_port()}"
+    flags = ["--url", url, "--organization", "acme", "--cache", str(tmp_path / "cache.db")]
+    with started("serve", *flags) as service:
+        service.await_line("Started server process")
+        told = subprocess.run([*RUN, "map", url], capture_output=True, text=True, check=True).stdout
+        assert told.startswith(f"registry acme {url}\n")
+        assert service.interrupt() == 0
+
+
+# -- kodo flows, counts, map -------------------------------------------------------------------------------------------
+
+
+def test_flows_are_shown_as_a_table(run: Run, mesh: tuple[Served, Served]) -> None:
+    """Each flow has a line with its name, organization, description, author, tags and address."""
+    done = run("flows", mesh[1].url)
+    assert done.exit_code == 0
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("agent m"))
+    assert re.split(" {2,}", line)[:5] == ["agent m", "Acme node", "Plans tours", "Mia", "plan, routing"]
+    assert re.search(r"http://127\.0\.0\.1:\d+/agent-m$", line)
+    assert done.stdout.endswith("\n1 to 3 of 3 flows, by name, node, url\n")
+
+
+def test_foreign_text_is_shown_literally(run: Run, mesh: tuple[Served, Served]) -> None:
+    """Markup in foreign text stays text, and what a terminal would obey is written as its escape."""
+    shown = run("flows", mesh[0].url).stdout
+    assert LITERAL in shown
+    assert r"one\ntwo :smile:" in shown
+    assert "[bold]" in shown
+    assert "[bold]" in run("counts", mesh[0].url).stdout
+    assert not set(shown) & set("\x1b\x9b\u202e")
+
+
+def test_json_is_what_the_service_said(run: Run, mesh: tuple[Served, Served]) -> None:
+    """`--json` prints the service's JSON, pretty, and nothing else; control characters stay escaped."""
+    for command, path in (("flows", "/flows"), ("counts", "/counts"), ("map", "/map")):
+        done = run(command, mesh[0].url, "--json")
+        assert json.loads(done.stdout) == mesh[0].get(path)
+        assert done.stdout.startswith('{\n  "')
+        assert not set(done.stdout) & set("\x1b\x9b\u202e")
+        assert done.stderr == ""
+
+
+def test_a_pipe_gets_whole_lines(run: Run, serve: Start) -> None:
+    """Where there is no terminal there are no colours, nothing is cut or folded, and no line ends with spaces."""
+    name = "long " * 100 + "end"
+    shown = run("flows", serve(loader=[name]).url).stdout
+    assert name in shown
+    assert "\x1b" not in shown
+    assert all(line == line.rstrip() for line in shown.splitlines())
+
+
+@pytest.mark.parametrize("width", [40, 80, 120, 400])
+def test_a_terminal_gets_lines_that_fit(mesh: tuple[Served, Served], width: int) -> None:
+    """In a terminal there are colours, no line is longer than it is wide, and no text is lost."""
+    shown = in_terminal(width, "flows", mesh[0].url)
+    assert COLOUR.search(shown)
+    plain = COLOUR.sub("", shown)
+    assert max(map(len, plain.splitlines())) <= width
+    assert "\x1b" not in plain
+    for text in ("Plans", "tours", "Mia", "routing", "/agent-m"):
+        assert text in plain
+
+
+def test_times_are_shown_when_asked_for(run: Run, mesh: tuple[Served, Served]) -> None:
+    """Times are hidden unless `--times` asks for them."""
+    created = mesh[0].flows()[0]["created"][:19].replace("T", " ")
+    assert created not in run("flows", mesh[0].url).stdout
+    assert created in run("flows", mesh[0].url, "--times").stdout
+
+
+def test_queries_orders_and_pages_are_passed_on(run: Run, mesh: tuple[Served, Served]) -> None:
+    """`--q`, `--by`, `-p` and `--pp` are those of the service, and the last line says where one is."""
+    url = mesh[0].url
+    found = run("flows", url, "--q", 'author == "Mia"').stdout
+    assert found.endswith('1 to 1 of 1 flow for author == "Mia", of 3 in all, by name, node, url\n')
+    first = run("flows", url, "--by", "name:d", "--pp", "2").stdout
+    assert first.index("my test") < first.index("agent m")
+    assert first.endswith("1 to 2 of 3 flows, by name:d; next: -p 1\n")
+    assert run("flows", url, "--pp", "2", "-p", "1").stdout.endswith("3 to 3 of 3 flows, by name, node, url\n")
+    assert run("flows", url, "-p", "9").stdout == "page 9 is behind the last of 3 flows\n"
+    assert run("flows", url, "-q", "nothing").stdout == "0 flows for fulltext: nothing, of 3 in all\n"
+
+
+def test_counts_are_shown_by_kind(run: Run, mesh: tuple[Served, Served]) -> None:
+    """Counts are shown by organization, node and tag, the largest first, and in all."""
+    shown = words(run("counts", mesh[0].url).stdout)
+    assert re.search("organization Acme node 2 ━+ Zeta node 1 ━+ node http", shown)
+    assert re.search("tag .* plan 1 ━+ routing 1 ━+ 3 flows in all$", shown)
+
+
+def test_the_map_is_a_tree(run: Run, mesh: tuple[Served, Served]) -> None:
+    """The map shows the own nodes, then each peer with its nodes and the state of its connection."""
+    acme, zeta = mesh
+    node = r"node {} http://127\.0\.0\.1:\d+, {}"
+    assert re.fullmatch(
+        rf"registry Zeta {zeta.url}\n"
+        rf"├── {node.format('Zeta node', '1 flow')}\n"
+        rf"└── registry Acme {acme.url}, connected\n"
+        rf"    └── {node.format('Acme node', '2 flows')}\n\n"
+        "2 nodes with 3 flows\n",
+        run("map", zeta.url).stdout,
+    )
+    assert f"registry Zeta {zeta.url}, connected from there\n" in run("map", acme.url).stdout
+
+
+def test_a_connection_that_does_not_stand_is_shown(run: Run, serve: Start) -> None:
+    """A registry that was never reached is in the map, as not connected yet."""
+    away = f"http://127.0.0.1:{free_port()}"
+    assert f"registry {away}, not connected yet\n" in run("map", serve(connect=away).url).stdout
+
+
+def test_who_does_not_answer_is_told_in_a_line(run: Run) -> None:
+    """A service that is not there, and a url that is none, are a line on stderr and an exit code."""
+    done = run("flows", f"http://127.0.0.1:{free_port()}")
+    assert (done.exit_code, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+    assert "did not answer" in done.stderr
+    done = run("map", "nowhere")
+    assert (done.exit_code, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+
+
+def test_what_the_service_refuses_is_told_in_its_words(run: Run, mesh: tuple[Served, Served]) -> None:
+    """A refusal of the service is told in its words."""
+    done = run("flows", mesh[0].url, "--by", "colour")
+    assert done.exit_code == 1
+    assert done.stderr.startswith("kodo: query.by: expected columns (registry, node,")
+
+
+@pytest.mark.parametrize("command", ["flows", "counts", "map"])
+@pytest.mark.parametrize("answer", ["{}", "[]", '{"items": [1], "total": 1, "nodes": [1]}', "<html>"])
+def test_another_service_is_no_traceback(run: Run, command: str, answer: str) -> None:
+    """Whatever else may listen at a url, it is told that it is no service of kodo."""
+    with speaking(answer) as url:
+        done = run(command, url)
+    assert done.exit_code == 1
+    assert done.stderr.startswith("kodo: expected ")
+
+
+def test_numbers_are_no_way_into_the_terminal(run: Run) -> None:
+    """Control characters are escaped in every line, also where a service of kodo would give a number."""
+    answer = {"total": "\x1b[2J", "filtered": 0, "p": 0, "pp": 10, "items": [], "by": "\x9b", "q": "\x1b]0;x"}
+    with speaking(json.dumps(answer)) as url:
+        shown = run("flows", url).stdout
+    assert shown == "0 flows for \\x1b]0;x, of \\x1b[2J in all\n"
+
+
+# -- kodo demo ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_demo_ends_by_itself(tmp_path: Path) -> None:
+    """The demo shows the flows and the mesh, writes its picture, and ends with nothing left running."""
+    with started("demo", "--picture", "mesh.png", cwd=tmp_path) as demo:
+        assert demo.wait() == 0
+    told = demo.told()
+    for text in ("Ambulance routing", "Truck routing", "├── node", "mesh.png", "kodo serve"):
+        assert text in told
+    assert re.search(r"Settled in \d+ ms: both registries list the same 6 flows", told)
+    assert "\x1b" not in told
+    assert (tmp_path / "mesh.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in tmp_path.iterdir()] == ["mesh.png"]
+
+
+def test_a_kept_demo_can_be_asked_and_ends_with_ctrl_c(tmp_path: Path, run: Run) -> None:
+    """With `--keep` the mesh answers until Ctrl-C; then nothing is left running and the exit code is 0."""
+    with started("demo", "--keep", cwd=tmp_path) as demo:
+        demo.await_line("runs until Ctrl-C")
+        (url,) = re.findall(r"kodo map (\S+)", demo.told())
+        assert "Call triage" in run("flows", url).stdout
+        assert demo.interrupt() == 0
+    assert "nothing is left running" in demo.told()
+    assert run("flows", url).exit_code == 1
+
+
+def test_a_demo_that_is_cut_short_leaves_nothing(tmp_path: Path) -> None:
+    """Ctrl-C while the mesh starts ends it all; the exit code says that it was cut short."""
+    with started("demo", cwd=tmp_path) as demo:
+        until(lambda: len(demo.processes()) > 1, "the first process of the mesh")
+        assert demo.interrupt() == 130
+
+
+def test_the_demo_needs_the_lab(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the lab the demo says what to install."""
+    monkeypatch.setitem(sys.modules, "kodo.lab", None)
+    done = run("demo")
+    assert done.exit_code == 1
+    assert "pip install 'kodo[lab]'" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_picture_that_cannot_be_written_starts_nothing(run: Run, tmp_path: Path) -> None:
+    """A picture in a folder that is not there is refused before anything starts."""
+    done = run("demo", "--picture", tmp_path / "missing" / "mesh.png")
+    assert done.exit_code == 2
+    assert "picture: expected" in done.stderr
+
+
+# -- kodo lab ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def executed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The command that takes the place of this process."""
+    command: list[str] = []
+    monkeypatch.setattr(os, "execv", lambda _, arguments: command.extend(arguments))
+    return command
+
+
+@pytest.mark.parametrize("folder", ["notebooks", "."])
+def test_the_lab_opens_the_notebooks(
+    run: Run, executed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    """`kodo lab` opens JupyterLab in ./notebooks if there is one, else here; what stands after -- is passed on."""
+    (tmp_path / folder).mkdir(exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    assert run("lab", "--", "--no-browser", "--port", "8889", "mine.ipynb").exit_code == 0
+    root = f"--ServerApp.root_dir={(tmp_path / folder).resolve()}"
+    assert executed[1:] == ["-m", "jupyterlab", root, "--no-browser", "--port", "8889", "mine.ipynb"]
+
+
+def test_jupyter_is_what_runs(tmp_path: Path) -> None:
+    """`kodo lab` is jupyter lab: it prints its version, and its exit code is the command's."""
+    done = subprocess.run([*RUN, "lab", "--", "--version"], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert re.fullmatch(r"\d+\.\d+\.\d+\S*\n", done.stdout)
+
+
+def test_the_lab_says_what_to_install(run: Run, executed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without JupyterLab the command says what to install."""
+    monkeypatch.setattr(cli, "find_spec", lambda _: None)
+    done = run("lab")
+    assert done.exit_code == 1
+    assert done.stderr == "kodo: JupyterLab is not installed: pip install 'kodo[lab]'\n"
+    assert not executed
+
+
+# -- how it is asked ---------------------------------------------------------------------------------------------------
+
+
+class Command:
+    """A kodo command in a process of its own; whatever it starts carries its mark in the environment."""
+
+    def __init__(self, *arguments: str, cwd: Path | None = None) -> None:
+        self.mark = f"CLI_TEST={uuid.uuid4().hex}"
+        name, _, value = self.mark.partition("=")
+        self.process = subprocess.Popen(
+            [*RUN, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=cwd,
+            env={**os.environ, name: value, "PYTHONUNBUFFERED": "1"},
+        )
+        self._lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._lines.append(line)
+
+    def told(self) -> str:
+        return "".join(self._lines)
+
+    def await_line(self, text: str) -> None:
+        until(lambda: text in self.told() or self.process.poll() is not None, text, timeout=60)
+        assert text in self.told()
+
+    def interrupt(self) -> int:
+        """What Ctrl-C does to the command alone; its exit code."""
+        self.process.send_signal(signal.SIGINT)
+        return self.wait()
+
+    def wait(self) -> int:
+        code = self.process.wait(60)
+        self._reader.join(10)
+        return code
+
+    def processes(self) -> list[int]:
+        """The processes that carry the mark: the command, and what it started."""
+        return [int(folder.name) for folder in Path("/proc").glob("[0-9]*") if self._marked(folder)]
+
+    def _marked(self, process: Path) -> bool:
+        try:
+            return self.mark.encode() in (process / "environ").read_bytes().split(b"\0")
+        except OSError:
+            return False
+
+
+@contextmanager
+def started(*arguments: str, cwd: Path | None = None) -> Iterator[Command]:
+    """A command in a process of its own. When the block ends, it and all that it started must have ended."""
+    command = Command(*arguments, cwd=cwd)
+    try:
+        yield command
+        until(lambda: not command.processes(), f"{arguments} to leave nothing running", timeout=10)
+    finally:
+        for pid in command.processes():
+            os.kill(pid, signal.SIGKILL)
+        command.wait()
+
+
+def in_terminal(width: int, *arguments: str) -> str:
+    """What a command writes to a terminal of this width."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
+    environment = {**os.environ, "TERM": "xterm-256color"}
+    with subprocess.Popen([*RUN, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=environment):
+        os.close(theirs)
+        written = b"".join(iter(lambda: _chunk(ours), b""))
+    os.close(ours)
+    return written.decode()
+
+
+def _chunk(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # what Linux says when the last process has left a terminal
+        return b""
+
+
+@contextmanager
+def speaking(answer: str) -> Iterator[str]:
+    """Something that answers every GET with the same text, called JSON; its url."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(answer.encode())
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing to say."""
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
