@@ -230,11 +230,13 @@ def read_document(path: Path, url: str) -> Save:
     """The state in the `.json` cache of the registry `url`, as one Save. Raises `CacheError` for what is none."""
     try:
         raw = orjson.loads(path.read_bytes())
+        if not isinstance(raw, dict):
+            raise CacheError("expected the JSON of a registry's state, but it is no object")
         checksum = raw.pop("checksum", None)
         if checksum is not None and checksum != _checksum(orjson.dumps(raw)):
             raise CacheError("its checksum does not fit its content (remove the checksum to have it read all the same)")
         document = Document.model_validate(raw)
-    except (ValueError, AttributeError) as error:
+    except ValueError as error:
         reason = f"{error.error_count()} fields are not" if isinstance(error, ValidationError) else error
         raise CacheError(f"expected the JSON of a registry's state, but {reason}") from error
     if canonical(document.url) != canonical(url):

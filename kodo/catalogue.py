@@ -78,6 +78,7 @@ CREATE TABLE tally (kind TEXT NOT NULL, value TEXT NOT NULL, flows INTEGER NOT N
 INSERT INTO tally VALUES ('total', '', 0);
 """
 
+_MAGIC = b"SQLite format 3\0"
 _BODY = "url, organization, flows, created, modified, heartbeat, status"
 _STORED = "origin, key, url, organization, created, modified, heartbeat, status, seq, flows_seq, via, gone"
 _PART = TypeAdapter(Part)
@@ -115,6 +116,9 @@ class Catalogue:
         self._lock = threading.RLock()
         self._local = threading.local()
         self._readers: list[sqlite3.Connection] = []
+        if path is not None and path.exists() and _beginning(path) != _MAGIC:
+            # SQLite would take a short or empty file for a new database, and overwrite it.
+            raise CacheError(f"expected a catalogue of kodo in {path}, but it is no database")
         self._writer = _connect(path)
         try:
             self._prepare()
@@ -126,16 +130,21 @@ class Catalogue:
             raise
 
     def _prepare(self) -> None:
+        fresh = not self._writer.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if not fresh:
+            self._check_form()
         if self.path is not None:
             self._writer.execute("PRAGMA journal_mode = WAL")
             self._writer.execute("PRAGMA synchronous = FULL")
-        if not self._writer.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        if fresh:
             self._writer.executescript(
                 f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
                 f"{_SCHEMA} COMMIT;"
             )
             self._writer.execute("INSERT INTO meta VALUES ('url', ?)", (self.url,))
-            return
+
+    def _check_form(self) -> None:
+        """Refuse, before anything is changed, what is not an intact catalogue of this service."""
         form = [self._writer.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
         if form != [APPLICATION_ID, SCHEMA_VERSION]:
             raise CacheError(f"expected a catalogue of kodo in {self.path}, of version {SCHEMA_VERSION}")
@@ -548,6 +557,11 @@ def _selection(select: Filter | None, order: Order) -> tuple[str, str]:
         source = "record n CROSS JOIN flow f ON f.record = n.id WHERE n.listed"
         return source, order.sql.replace("f.node", "n.url")
     return "flow f JOIN record n ON n.id = f.record", order.sql
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(len(_MAGIC))
 
 
 def _connect(path: Path | None) -> sqlite3.Connection:

@@ -82,6 +82,10 @@ class UnavailableError(KodoError):
     status = 503
 
 
+class LabError(KodoError):
+    """A lab could not do what it was asked: start a member, find one, or wait long enough."""
+
+
 _BY_STATUS: dict[int, type[KodoError]] = {
     404: RoleError,
     413: TooLargeError,

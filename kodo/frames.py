@@ -28,5 +28,5 @@ def html_table(items: Sequence[Mapping[str, Any]]) -> str:
     frame = flow_frame(items)
     for column in TIMES:
         frame[column] = [time and time.replace("T", " ") for time in frame[column]]
-    with pd.option_context("display.max_colwidth", None):
+    with pd.option_context("display.max_colwidth", None, "display.max_seq_items", None):
         return frame.to_html(escape=True)

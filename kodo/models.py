@@ -104,7 +104,7 @@ def _url(text: str) -> str:
 
 
 def _time(value: Any) -> Any:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or "\0" in value:
         raise ValueError("expected a time such as 2024-12-25T18:03:12.989989")
     try:
         return format_time(datetime.fromisoformat(value))
@@ -177,11 +177,15 @@ _FLOWS = TypeAdapter(dict[str, Flow])
 
 
 class Registration(Model):
-    """The body of `POST /register`. Its times and status are the registry's to set, and ignored."""
+    """The body of `POST /register`. Its times and status are checked and ignored: they are the registry's to set."""
 
     url: ServiceUrl
     organization: Text | None = None
     flows: Flows
+    created: Time | None = None
+    modified: Time | None = None
+    heartbeat: Time | None = None
+    status: Text = "unknown"
 
 
 class Node(Model):
@@ -303,7 +307,14 @@ class PeerReply(Model):
     """What a registry reads in the answer of a peer, whichever of the two shapes it has."""
 
     url: ServiceUrl | None = None
+    registry: bool = False
+    provider: bool = False
     providers: Offer | None = None
     deltas: tuple[Delta, ...] = ()
     marks: Marks | None = None
     handshake: bool = False
+
+    @property
+    def feed(self) -> bool:
+        """Whether the peer wants news, by the roles that the common reply tells."""
+        return self.registry and not self.provider

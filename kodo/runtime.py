@@ -283,7 +283,12 @@ class Runtime:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a reply or a message could not be written", exc_info=error)
 
     def _wake(self, at: float) -> None:
         if self._timer is not None:
@@ -292,10 +297,17 @@ class Runtime:
         self._timer = asyncio.get_running_loop().call_later(delay, self._tell, ev.Tick)
 
     async def _offer(self, reply: Reply, offer: Parcel) -> None:
-        content = await self.read(partial(self.store.catalogue.content, offer, HANDSHAKE_LIMIT))
-        self._settle(reply.ticket, Answer(reply, content))
-        if reply.to is not None:
-            self._tell(partial(ev.Answered, peer=reply.to, carried=content.carried))
+        carried: Mapping[Key, ev.Carried] = {}
+        try:
+            content = await self.read(partial(self.store.catalogue.content, offer, HANDSHAKE_LIMIT))
+            self._settle(reply.ticket, Answer(reply, content))
+            carried = content.carried
+        except Exception:
+            self._settle(reply.ticket, CacheError("what is listed could not be read; ask again later"))
+            raise
+        finally:
+            if reply.to is not None:
+                self._tell(partial(ev.Answered, peer=reply.to, carried=carried))
 
     async def _send(self, send: Send) -> None:
         try:
@@ -306,6 +318,10 @@ class Runtime:
         except UnavailableError as error:
             log.info("%s %s: %s", send.address, send.route, error)
             self._tell(partial(ev.Lost, peer=send.peer))
+        except Exception:
+            # A peer whose message had no end would never be told anything again.
+            self._tell(partial(ev.Lost, peer=send.peer))
+            raise
 
     async def _post(self, send: Send) -> Callable[[ev.Instant], ev.Event]:
         """Write the message from what is committed now, and send it."""

@@ -46,6 +46,7 @@ from kodo.models import (
     PeerMessage,
     PlainNode,
     Record,
+    Registration,
     Version,
     canonical,
     digest,
@@ -161,10 +162,10 @@ class Registry:
             gone = Node(url=self.profile.url, created=row.created, modified=row.modified)
             change.entries.append(self._entry(gone, row, None, gone=True))
         change.parts[self.key] = self.own
-        for peer in self.peers.values():
-            self._measure(peer)
         for address in self.profile.connect:
             self._configure(address)
+        for peer in self.peers.values():
+            self._measure(peer)
         return change.saves()
 
     def _own_node(self, own: Node, row: Row | None, at: ev.Instant) -> Entry:
@@ -185,6 +186,7 @@ class Registry:
     def _register(self, event: ev.Register) -> list[Instruction]:
         key = canonical(event.node.url)
         self._refuse_own(key)
+        _refuse_ahead(event.node, event.at)
         rows = event.rows.get(key, ())
         seen = listed(rows)
         flows = flows_by_url(event.node.flows)
@@ -238,6 +240,7 @@ class Registry:
         if message.feed:
             peer.answering += 1
             offer = self._parcel(peer, "both" if peer.state.deltas else "plain", greeting=True)
+            peer.behind.clear()
         marks = None if message.marks is None else self._marks(self.parts)
         return [*change.saves(), Reply(event.ticket, tuple(lines), self.standing(), sender, offer, marks)]
 
@@ -303,7 +306,7 @@ class Registry:
             peer.state,
             url=url,
             organization=offer.organization if offer else peer.state.organization,
-            feed=offer.feed if offer else peer.state.feed,
+            feed=offer.feed if offer else event.reply.feed,
             deltas=event.reply.marks is not None,
             connected=True,
         )
@@ -376,13 +379,9 @@ class Registry:
     def _check(self, message: PeerMessage, at: ev.Instant) -> None:
         """Refuse what must not be taken, before anything changes."""
         self._refuse_own(canonical(message.url))
-        limit = later(at.utc, A_DAY)
-        for node in nodes_by_key(message.nodes).values():
-            for name in ("created", "modified", "heartbeat"):
-                if (getattr(node, name) or "") > limit and message.marks is None:
-                    raise InvalidMessageError.at(
-                        "nodes", name, expected="expected a time that is not more than a day ahead of now"
-                    )
+        if message.marks is None:
+            for node in nodes_by_key(message.nodes).values():
+                _refuse_ahead(node, at, "nodes")
         bodies = nodes_by_key(message.nodes)
         for index, delta in enumerate(message.deltas):
             _check_delta(index, delta, bodies)
@@ -551,6 +550,14 @@ class Registry:
     def _marks(self, origins: Iterable[Key]) -> tuple[tuple[Key, Version], ...]:
         """The versions known here of these origins."""
         return tuple((origin, self.parts[origin].version) for origin in sorted(set(origins) & set(self.parts)))
+
+
+def _refuse_ahead(node: Node | Registration, at: ev.Instant, *place: str) -> None:
+    limit = later(at.utc, A_DAY)
+    for name in ("created", "modified", "heartbeat"):
+        if (getattr(node, name) or "") > limit:
+            expected = "expected a time that is not more than a day ahead of now"
+            raise InvalidMessageError.at(*place, name, expected=expected)
 
 
 def _row_of(rows: ev.Rows, origin: Key, node: Key) -> Row | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -18,8 +20,8 @@ from kodo.service.faults import parameter_faults
 from kodo.service.routes import JSON, Limits, create_routes
 from kodo.service.shapes import BODIES
 
-DRAINED = 64 * 2**20
-"""Bytes of a refused body that are read and dropped after the answer, so that its sender gets to read the answer."""
+DRAINED, DRAIN_TIME = 64 * 2**20, 5.0
+"""Bytes of a refused body, and seconds, that are read and dropped after the answer, so that its sender reads it."""
 
 
 class TooLarge(JSON):
@@ -32,13 +34,19 @@ class TooLarge(JSON):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": self.body, "more_body": True})
-        dropped = 0
-        while dropped < DRAINED:
-            message = await receive()
-            dropped += len(message.get("body", b""))
-            if message["type"] == "http.disconnect" or not message.get("more_body"):
-                break
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_TIME):
+                await _drop(receive)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _drop(receive: Receive) -> None:
+    dropped = 0
+    while dropped < DRAINED:
+        message = await receive()
+        dropped += len(message.get("body", b""))
+        if message["type"] == "http.disconnect" or not message.get("more_body"):
+            return
 
 
 def create_app(runtime: Runtime, cache: Cache, limits: Limits) -> FastAPI:

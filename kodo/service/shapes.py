@@ -194,6 +194,7 @@ REGISTER = _route(CommonReply, _REGISTERED, 404, 413, 422, 503, body=(Registrati
 CONNECT = _route(ConnectReply, _CONNECTED, 404, 413, 422, 503, body=(PeerMessage, _MESSAGE))
 UPDATE = _route(CommonReply, _UPDATED, 404, 413, 422, 503, body=(PeerMessage, _MESSAGE | {"nodes": _NODES}))
 FLOWS = _route(FlowsReply, _PAGE, 422)
+FLOWS["responses"][200]["content"]["text/html"] = {"schema": {"type": "string"}, "example": "<table>...</table>"}
 COUNTS = _route(CountsReply, _COUNTS)
 MAP = _route(MapReply, _CACHED | {"connection": {}})
 CACHE = _route(CacheReply, _CACHED, 404)

@@ -7,6 +7,7 @@ from itertools import combinations
 
 import pytest
 
+from kodo.core.registry import Profile
 from kodo.models import Key
 from tests.core.world import World
 
@@ -174,3 +175,31 @@ def test_a_large_part_comes_in_pages_and_shows_whole() -> None:
             break
     assert seen == {40, 80}
     assert sum(route == "/update/node" for _, _, route, _ in world.pushed) > 5
+
+
+def test_news_of_a_provider_reaches_whom_it_connected_with() -> None:
+    """A provider offers its nodes when it connects and tells their changes; it integrates none of the others'."""
+    world = World()
+    registry = world.add("r0")
+    world.register(registry, "n0")
+    provider = world.add("p", ["r0"], provider=True)
+    world.run(1)
+    world.register(provider, "n1")
+    world.run(1)
+    world.settle()
+    assert [row["node"] for row in world.listing(registry)] == ["http://n0:1", "http://n1:1"]
+    assert [row["node"] for row in world.listing(provider)] == ["http://n1:1"]
+
+
+def test_a_registry_brings_its_nodes_when_it_connects() -> None:
+    """The first `/connect` carries what the registry has, readable for services that know no deltas."""
+    world = World()
+    first = world.add("r0")
+    second = world.add("r1")
+    world.register(second, "n1")
+    world.sites[second].profile = Profile("http://r1:1", connect=("http://r0:1",))
+    world.restart(second)
+    (message,) = [body for _, _, route, body in world.pushed if route == "/connect"]
+    assert list(message["nodes"]) == ["http://n1:1"]
+    world.run(0.011)
+    assert len(world.listing(first)) == 1

@@ -217,7 +217,12 @@ class World:
     def answer(self, key: Key, reply: Reply) -> bytes:
         """The JSON of an answer, as far as registries read it."""
         site = self.sites[key]
-        answer: dict[str, Any] = {"url": site.profile.url, "message": reply.message}
+        answer: dict[str, Any] = {
+            "url": site.profile.url,
+            "registry": True,
+            "provider": site.profile.provider,
+            "message": reply.message,
+        }
         if reply.marks is not None:
             answer |= {"marks": dict(reply.marks), "handshake": reply.handshake}
         if reply.offer is not None and reply.to is not None:

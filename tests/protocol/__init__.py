@@ -1,0 +1,1 @@
+"""The wire contract of PROTOCOL.md, line by line."""
