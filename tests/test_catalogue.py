@@ -200,3 +200,23 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("no database at all, but a text of some length" * 50)
     with pytest.raises(CacheError, match="expected a catalogue"):
         Catalogue(URL, tmp_path / "text.db")
+
+
+def test_a_registration_costs_what_it_brings(catalogue: Catalogue) -> None:
+    """Writing a node takes no more steps of SQLite's machine at 20 times the flows."""
+    taken = 0
+
+    def count() -> int:
+        nonlocal taken
+        taken += 10
+        return 0
+
+    costs = []
+    for number in (100, 2000):
+        write(catalogue, *(entry(at, [flow(f"f{at}", tags=[f"t{at % 9}"])], at) for at in range(number // 20, number)))
+        taken = 0
+        catalogue._writer.set_progress_handler(count, 10)
+        write(catalogue, entry(5000 + number, [flow("new", tags=["t1", "new"])], number))
+        catalogue._writer.set_progress_handler(None, 0)
+        costs.append(taken)
+    assert costs[1] < costs[0] * 2 + 200

@@ -1,7 +1,7 @@
 """`run_service`: the one place that wires a service together, runs it, and ends it.
 
-The order matters. The port is bound first, so that a port in use is an error that touches nothing; then the cache is
-opened, under its lock; then the loader is asked for flows; then the new epoch is made durable; and only then is the
+The order matters. The port is bound first, so that a port in use is an error that touches nothing; then the loader is asked and the cache is
+opened, under its lock; then the new epoch is made durable; and only then is the
 first request answered. A service ends within a few seconds, whatever is in flight: what was acknowledged is on disk.
 """
 
@@ -46,7 +46,7 @@ LAST_WORD = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A service that is about to answer: its own url, with the real port in it, and how to end it from any thread."""
+    """A service that answers: its own url, with the real port in it, and how to end it from any thread."""
 
     url: str
     end: Callable[[], None]
@@ -98,6 +98,7 @@ def bind(options: Options) -> socket.socket:
 
 def _run_on(listener: socket.socket, options: Options, ready: Ready | None) -> None:
     log.info("%s startup", options.kind)
+    own = _own_node(options)
     config = uvicorn.Config(
         app=_nothing,
         log_config=None,
@@ -109,14 +110,19 @@ def _run_on(listener: socket.socket, options: Options, ready: Ready | None) -> N
         server_header=False,
     )
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(_serve(listener, options, config, ready))
+        runner.run(_serve(listener, config, own, options, ready))
 
 
-async def _serve(listener: socket.socket, options: Options, config: uvicorn.Config, ready: Ready | None) -> None:
-    flows = load_flows(options.loader) if options.node else []
-    own = None
-    if options.node:
-        own = Node(url=options.url, organization=options.organization, flows={flow.url: flow for flow in flows})
+def _own_node(options: Options) -> Node | None:
+    """This service as a node; its loader is asked before there is an event loop, for it may run one of its own."""
+    if not options.node:
+        return None
+    return Node(url=options.url, organization=options.organization, flows=load_flows(options.loader))
+
+
+async def _serve(
+    listener: socket.socket, config: uvicorn.Config, own: Node | None, options: Options, ready: Ready | None
+) -> None:
     cache = Cache(
         Owner(options.url, options.organization, options.feed),
         options.cache_path if options.registry else None,
@@ -126,12 +132,8 @@ async def _serve(listener: socket.socket, options: Options, config: uvicorn.Conf
     try:
         await runtime.start(own)
         config.app = create_app(runtime, cache, Limits(body=options.body_limit, peer_body=options.peer_body_limit))
-        server = _Server(config)
+        server = _Server(config, options, ready)
         runtime.failure.add_done_callback(lambda _: server.end())
-        log.info("successfully started %s", options.kind)
-        if ready is not None:
-            loop = asyncio.get_running_loop()
-            ready(Running(options.url, partial(_call, loop, server.end)))
         await server.serve(sockets=[listener])
     finally:
         await runtime.stop()
@@ -146,16 +148,28 @@ def _assembled(options: Options, cache: Cache) -> Runtime:
     return Runtime(identity, registry, cache, Transport())
 
 
-def _call(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:
-    loop.call_soon_threadsafe(what)
-
-
 async def _nothing(scope: Any, receive: Any, send: Any) -> None:
     """Stands in the configuration until the application is there."""
 
 
+def _soon(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:
+    loop.call_soon_threadsafe(what)
+
+
 class _Server(uvicorn.Server):
     """uvicorn, but the end of the service is ours: a signal ends it once, and is not raised again."""
+
+    def __init__(self, config: uvicorn.Config, options: Options, ready: Ready | None) -> None:
+        super().__init__(config)
+        self._options = options
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        log.info("successfully started %s", self._options.kind)
+        if self._ready is not None:
+            loop = asyncio.get_running_loop()
+            self._ready(Running(self._options.url, partial(_soon, loop, self.end)))
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

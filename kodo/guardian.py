@@ -1,0 +1,372 @@
+"""The guardian of a lab: forks its members, reaps them, and ends them when the lab's own process is gone.
+
+`python -m kodo.guardian PARENT [FOLDER]` is started by `kodo.lab`, one a lab, in a session of its own. It has preloaded
+the service and starts a member by forking, which takes a tenth of what a fresh interpreter does. It is spoken to in
+lines of JSON, one order a line, and reports the same way:
+
+```
+ stdin   {"start": NAME, "options": {...}, "loader": BASE64 or null, "log": PATH, "folder": PATH, "path": [...]}
+         {"signal": "TERM" | "KILL" | "STOP" | "CONT", "name": NAME}
+         {"end": true}
+ stdout  {"started": NAME, "pid": 7, "url": URL}     by the member's own word, when it is about to answer
+         {"exited": NAME, "pid": 7, "code": CODE}    minus the signal's number when one ended it
+         {"refused": NAME, "reason": TEXT}           nothing was done
+```
+
+- When PARENT ends, when stdin closes, when it is told to (`end`, SIGTERM, SIGHUP), or when it fails itself: every
+  member is told to end and woken if it is paused, gets 3 seconds, and is killed. Then FOLDER, the lab's scratch folder,
+  is removed. Should the guardian be killed, the kernel kills its members (Linux).
+- It touches no process that it did not start: it signals children that it has not reaped, nothing else.
+- It has no threads, and starts no event loop: both would be lost, or torn, in a fork. It imports neither numpy nor
+  pandas, which start threads. What a member needs of these it imports itself.
+- It waits in one place, for a report, an order or a signal, and never looks at the clock to see what happened, but for
+  its parent where the system has no pidfd.
+- It never blocks in writing: a lab that reads nothing must still be watched.
+- File descriptors here are plain numbers. A file object that a member inherits would close its number when it is
+  collected, and by then the number may be the member's own socket.
+"""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+import gc
+import json
+import os
+import selectors
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+from kodo.errors import KodoError, LabError, OptionError
+from kodo.options import load_options
+from kodo.service.node import Running, run
+
+if not hasattr(os, "fork"):
+    raise LabError("a lab needs os.fork, which this system does not have; run it on Linux, macOS or WSL")
+
+GRACE = 3.0
+"""Seconds that members get to end in, once the lab is over."""
+LOOK = 0.5
+"""Seconds between looks at the parent, where the system cannot tell when it ends."""
+CHUNK = 2**16
+REPORT = 3
+"""The number of the pipe to the guardian in a member, the one after stdin, stdout and stderr."""
+SIGNALS = {"TERM": signal.SIGTERM, "KILL": signal.SIGKILL, "STOP": signal.SIGSTOP, "CONT": signal.SIGCONT}
+ENDING = (signal.SIGTERM, signal.SIGHUP)
+PRELOADED = ("uvicorn.protocols.http.httptools_impl", "uvicorn.loops.uvloop", "uvloop", "httptools", "cloudpickle")
+"""What a service would import when it starts, and can do without."""
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(slots=True)
+class Member:
+    """A child that was not reaped yet, and the pipe on which it reports its url."""
+
+    name: str
+    report: int | None
+
+
+class Guardian:
+    """Orders in, reports out, members beneath; `run` returns when all of them are gone."""
+
+    def __init__(self, parent: int) -> None:
+        self._parent = parent
+        self._members: dict[int, Member] = {}
+        self._orders = bytearray()
+        self._reports = bytearray()
+        self._ending = False
+        self._look: float | None = None
+        # It keeps no descriptor of its own, as epoll would.
+        self._selector = selectors.PollSelector()
+        self._woken, self._wake = os.pipe()
+
+    def run(self) -> None:
+        """Serve until the lab is over, then end every member."""
+        self._watch()
+        try:
+            while not self._ending:
+                self._turn(self._look)
+        finally:
+            self._end()
+
+    # -- waiting -------------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        for descriptor in (self._woken, self._wake, sys.stdout.fileno()):
+            os.set_blocking(descriptor, False)
+        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in (signal.SIGCHLD, *ENDING):
+            # What matters is the byte that it leaves in the pipe.
+            signal.signal(number, lambda *_: None)
+        self._on_input(self._woken, self._signalled)
+        self._on_input(sys.stdin.fileno(), self._ordered)
+        self._watch_parent()
+
+    def _watch_parent(self) -> None:
+        try:
+            self._on_input(os.pidfd_open(self._parent), self._over)
+        except ProcessLookupError:
+            self._over()
+        except (AttributeError, OSError):
+            self._look = LOOK
+        self._check_parent()
+
+    def _check_parent(self) -> None:
+        # A pidfd that was opened too late may be that of another process with the same number.
+        if os.getppid() != self._parent:
+            self._over()
+
+    def _on_input(self, descriptor: int, then: Callable[[], None]) -> None:
+        self._selector.register(descriptor, selectors.EVENT_READ, then)
+
+    def _turn(self, timeout: float | None) -> None:
+        for key, _ in self._selector.select(timeout):
+            key.data()
+        if self._look is not None:
+            self._check_parent()
+
+    def _over(self) -> None:
+        self._ending = True
+
+    def _signalled(self) -> None:
+        if any(number in ENDING for number in os.read(self._woken, CHUNK)):
+            self._over()
+        for pid in list(self._members):
+            reaped, status = os.waitpid(pid, os.WNOHANG)
+            if reaped:
+                self._bury(pid, os.waitstatus_to_exitcode(status))
+
+    # -- orders --------------------------------------------------------------------------------------------
+
+    def _ordered(self) -> None:
+        piece = os.read(sys.stdin.fileno(), CHUNK)
+        if not piece:
+            self._over()
+        self._orders += piece
+        *lines, self._orders = self._orders.split(b"\n")
+        for line in lines:
+            self._obey(json.loads(line))
+
+    def _obey(self, order: dict[str, Any]) -> None:
+        match order:
+            case {"start": str(name)}:
+                self._start(name, order)
+            case {"signal": str(word), "name": str(name)}:
+                self._signal(name, SIGNALS[word])
+            case {"end": True}:
+                self._over()
+            case _:
+                raise LabError(f"expected an order to start, signal or end, not one of {sorted(order)}")
+
+    def _start(self, name: str, order: dict[str, Any]) -> None:
+        if self._pid(name) is not None:
+            self._say(refused=name, reason="a member of this name is running; terminate it first")
+            return
+        guardian, (report, told) = os.getpid(), os.pipe()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            os.close(report)
+            self._say(refused=name, reason=f"no process could be started: {error}")
+        else:
+            if pid == 0:
+                become_member(order, told, guardian)
+            os.set_blocking(report, False)
+            self._members[pid] = Member(name, report)
+            self._on_input(report, partial(self._hear, pid))
+        finally:
+            os.close(told)
+
+    def _signal(self, name: str, number: signal.Signals) -> None:
+        pid = self._pid(name)
+        if pid is None:
+            self._say(refused=name, reason="no member of this name is running")
+        else:
+            os.kill(pid, number)
+
+    def _pid(self, name: str) -> int | None:
+        return next((pid for pid, member in self._members.items() if member.name == name), None)
+
+    # -- members -------------------------------------------------------------------------------------------
+
+    def _hear(self, pid: int) -> None:
+        """Read what a member reports: one line, or nothing when it ends before. It may be buried by now."""
+        member = self._members.get(pid)
+        if member is None or member.report is None:
+            return
+        try:
+            piece = os.read(member.report, CHUNK)
+        except BlockingIOError:
+            return
+        self._hang_up(member)
+        if piece:
+            self._say(started=member.name, pid=pid, url=piece.decode())
+
+    def _hang_up(self, member: Member) -> None:
+        if member.report is not None:
+            self._selector.unregister(member.report)
+            os.close(member.report)
+            member.report = None
+
+    def _bury(self, pid: int, code: int) -> None:
+        self._hear(pid)
+        member = self._members.pop(pid)
+        self._hang_up(member)
+        self._say(exited=member.name, pid=pid, code=code)
+
+    def _end(self) -> None:
+        self._forget_the_lab()
+        for number in (signal.SIGTERM, signal.SIGCONT):
+            self._tell_all(number)
+        self._wait_for_members(GRACE)
+        self._tell_all(signal.SIGKILL)
+        self._wait_for_members(GRACE)
+
+    def _forget_the_lab(self) -> None:
+        """Wait for members alone: what has ended would wake us again and again."""
+        kept = {self._woken, *(member.report for member in self._members.values())}
+        for descriptor in set(self._selector.get_map()) - kept:
+            self._selector.unregister(descriptor)
+        self._look = None
+
+    def _tell_all(self, number: signal.Signals) -> None:
+        for pid in self._members:
+            os.kill(pid, number)
+
+    def _wait_for_members(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while self._members and (left := deadline - time.monotonic()) > 0:
+            self._turn(left)
+
+    # -- reports -------------------------------------------------------------------------------------------
+
+    def _say(self, **report: Any) -> None:
+        self._reports += json.dumps(report).encode() + b"\n"
+        self._report()
+
+    def _report(self) -> None:
+        """Write what the pipe takes. What is left waits until it takes more, and for nothing when nobody reads."""
+        out = sys.stdout.fileno()
+        try:
+            del self._reports[: os.write(out, self._reports)]
+        except BlockingIOError:
+            pass
+        except BrokenPipeError:
+            self._reports.clear()
+        waiting = out in self._selector.get_map()
+        if self._reports and not waiting and not self._ending:
+            self._selector.register(out, selectors.EVENT_WRITE, self._report)
+        elif not self._reports and waiting:
+            self._selector.unregister(out)
+
+
+# -- in the member -----------------------------------------------------------------------------------------
+
+
+def become_member(order: dict[str, Any], told: int, guardian: int) -> NoReturn:
+    """Turn this forked child into a service. It returns to nobody: the stack beneath is the guardian's."""
+    code = 1
+    try:
+        _leave(order, told, guardian)
+        _serve(order)
+        code = 0
+    except KodoError as error:
+        if error.__cause__ is not None:
+            traceback.print_exception(error.__cause__)
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+    except BaseException:  # noqa: BLE001, whatever a loader raises belongs into the log
+        traceback.print_exc()
+    finally:
+        with suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _leave(order: dict[str, Any], told: int, guardian: int) -> None:
+    """Let go of all that is the guardian's: its signals, its session, its pipes."""
+    signal.set_wakeup_fd(-1)
+    for handled in (signal.SIGCHLD, *ENDING):
+        signal.signal(handled, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.setsid()
+    _die_with(guardian)
+    log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for source, number in ((os.open(os.devnull, os.O_RDONLY), 0), (log, 1), (log, 2), (told, REPORT)):
+        os.dup2(source, number, inheritable=number < REPORT)
+    for entry in list(Path("/dev/fd").iterdir()):
+        if int(entry.name) > REPORT:
+            with suppress(OSError):  # that of the listing itself
+                os.close(int(entry.name))
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+
+
+def _die_with(guardian: int) -> None:
+    """Have the kernel kill this process when the guardian is killed. That works, for the guardian has one thread."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != guardian:
+            os._exit(1)
+
+
+def _serve(order: dict[str, Any]) -> None:
+    """Run the service, with imports and relative paths as they are in the lab's own process."""
+    os.chdir(order["folder"])
+    sys.path[:] = order["path"]
+    options = load_options(**order["options"], loader=_opened(order["loader"]))
+    if options.reload:
+        raise OptionError("reload: expected false in a lab; restart the member when its code has changed")
+    run(options, _report)
+
+
+def _opened(loader: str | None) -> Any:
+    if loader is None:
+        return None
+    return import_module("cloudpickle").loads(base64.b64decode(loader))
+
+
+def _report(running: Running) -> None:
+    os.write(REPORT, running.url.encode())
+    os.close(REPORT)
+
+
+# -- the process -------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _scratch(folder: str | None) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def main(parent: str, folder: str | None = None) -> None:
+    """Guard the lab whose own process is `parent`, the one that started this."""
+    with _scratch(folder):
+        for name in PRELOADED:
+            with suppress(ImportError):
+                import_module(name)
+        # What is loaded by now stays as it is: members share its memory as long as no collection walks over it.
+        gc.collect()
+        gc.freeze()
+        Guardian(int(parent)).run()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) not in (2, 3):
+        sys.exit("usage: python -m kodo.guardian PARENT [FOLDER]; it is kodo.lab that starts it")
+    main(*sys.argv[1:])

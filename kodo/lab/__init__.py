@@ -1,0 +1,31 @@
+"""The lab: a mesh of real services that a notebook starts, watches, breaks and heals.
+
+```python
+from kodo.lab import MeshLab
+
+with MeshLab() as lab:
+    registry = lab.add_registry()
+    lab.add_node(connect=registry, flows=["my test"])
+    lab.settle()
+    lab.flows()
+```
+
+- `mesh.py` holds the lab, `member.py` the handle of one service, `processes.py` the processes beneath.
+- `flows.py`, `topology.py` and `settling.py` hold what is seen: pure functions over what members answered, and a view.
+- The lab starts `python -m kodo.guardian` as a process and speaks HTTP to its members; it imports neither the service
+  nor the guardian.
+- Every view has a constant one-line or tabular `text/plain`, without port, pid, time or measure.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+_missing = [name for name in ("cloudpickle", "ipywidgets", "matplotlib", "networkx") if find_spec(name) is None]
+if _missing:
+    raise ImportError(f"kodo.lab needs {', '.join(_missing)}, which are not installed: pip install 'kodo[lab]'")
+
+from kodo.lab.member import Member  # noqa: E402, after the check, which says what to do
+from kodo.lab.mesh import MeshLab  # noqa: E402
+
+__all__ = ["Member", "MeshLab"]

@@ -1,0 +1,158 @@
+"""The table of flows: what members list, of one of them or united over the mesh.
+
+- What is shown is plain and the same every time: members stand by their names, rows are sorted by what is shown, and
+  columns that are empty throughout, or hold times that nobody asked for, are left out.
+- What is known stays one attribute away: `frame` has every column, and urls as they came.
+- Flows, nodes and organizations are named by users: all of it is escaped. Styles stand inline and name no colour but
+  a translucent grey, so that a saved notebook reads well in a light and in a dark theme.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from kodo.client import Client
+from kodo.lab.naming import Names, numbered
+from kodo.models import MISSING_AUTHOR, MISSING_DESCRIPTION
+from kodo.query import parse_order
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+Row = dict[str, Any]
+
+PAGE = 1000
+MOST = 200
+"""Rows that are shown; `frame` has all."""
+WIDEST = 48
+"""Characters of a cell of plain text."""
+SHOWN = ("node", "name", "url", "organization", "author", "description", "tags", "registries")
+TIMES = ("created", "modified", "heartbeat")
+_EMPTY: tuple[Any, ...] = (None, "", [], (), MISSING_AUTHOR, MISSING_DESCRIPTION)
+_GREY = "rgba(128,128,128,0.28)"
+_CELL = f"padding:4px 14px 4px 0;text-align:left;vertical-align:top;border-bottom:1px solid {_GREY}"
+_WORD = f"background:{_GREY};border-radius:8px;padding:1px 7px;margin-right:4px;white-space:nowrap"
+
+
+class FlowTable:
+    """Rows of flows, as a table to read and as a DataFrame to go on with."""
+
+    def __init__(self, rows: Sequence[Row], names: Names, *, by: str | None = None, times: bool = False) -> None:
+        """`by` sorts, as in PROTOCOL.md, but by what is shown; `times` shows when a node came and was last heard of."""
+        self._shown = sorted_rows([_named(row, names) for row in rows], by)
+        self.rows = [row["row"] for row in self._shown]
+        self._times = times
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def frame(self) -> DataFrame:
+        """All rows with all columns, urls as they are."""
+        from kodo.frames import flow_frame  # noqa: PLC0415, pandas is imported when the first frame is asked for
+
+        frame = flow_frame(self.rows)
+        if not any("registries" in row for row in self.rows):
+            return frame
+        return frame.drop(columns="registry").assign(registries=[row["registries"] for row in self.rows])
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that are shown."""
+        candidates = [*SHOWN, *(TIMES if self._times else ())]
+        return [name for name in candidates if any(row.get(name) not in _EMPTY for row in self._shown)]
+
+    def __repr__(self) -> str:
+        if not self.rows:
+            return "no flows"
+        columns = self.columns
+        lines = [columns, *([_cut(_text(row.get(name))) for name in columns] for row in self._shown[:MOST])]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        table = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+        return "\n".join([*table, self._count])
+
+    def _repr_html_(self) -> str:
+        if not self.rows:
+            return "<div><i>no flows</i></div>"
+        columns = self.columns
+        head = "".join(f'<th style="{_CELL};font-weight:600">{name}</th>' for name in columns)
+        lines = (
+            "".join(f'<td style="{_CELL}">{_html(name, row.get(name))}</td>' for name in columns)
+            for row in self._shown[:MOST]
+        )
+        body = "".join(f'<tr style="background:transparent">{line}</tr>' for line in lines)
+        return (
+            '<div style="overflow-x:auto"><table style="border-collapse:collapse;color:inherit;margin:0">'
+            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+            f'<div style="padding:6px 0;opacity:0.7">{self._count}</div></div>'
+        )
+
+    @property
+    def _count(self) -> str:
+        if len(self.rows) <= MOST:
+            return numbered(len(self.rows), "flow")
+        return f"the first {MOST} of {len(self.rows)} flows; .frame has all"
+
+
+def all_flows(client: Client, q: str | None = None, by: str | None = None) -> list[Row]:
+    """Every row of a service's listing, page by page."""
+    rows: list[Row] = []
+    while True:
+        page = client.flows(q=q, by=by, p=len(rows) // PAGE, pp=PAGE)
+        rows += page["items"]
+        if len(page["items"]) < PAGE:
+            return rows
+
+
+def united(listings: Mapping[str, Iterable[Row]]) -> list[Row]:
+    """The listings of several registries as one: a row a flow, with the registries that list it in this form.
+
+    Times are left out of the comparison, and shown as the latest: a registry that is a beat behind lists the same.
+    """
+    rows: dict[str, Row] = {}
+    for registry, listing in listings.items():
+        for row in listing:
+            same = repr([row[column] for column in SHOWN if column in row])
+            known = rows.setdefault(same, {**row, "registries": []})
+            known["registries"].append(registry)
+            known.update({time: max(known[time] or "", row[time] or "") or None for time in TIMES})
+    return list(rows.values())
+
+
+def sorted_rows(rows: list[Row], by: str | None) -> list[Row]:
+    """Rows in the order that `by` asks for, ties by node and url. Raises `InvalidMessageError` as a service does."""
+    asked = [item.partition(":") for item in parse_order(by or "").shown.split(", ")]
+    keys = [(column, direction.startswith("d")) for column, _, direction in asked]
+    reverse = all(descends for _, descends in keys)
+    for column, descends in reversed([*keys, ("node", reverse), ("url", reverse)]):
+        rows = sorted(rows, key=lambda row: _rank(row.get(column)), reverse=descends)
+    return rows
+
+
+def _named(row: Row, names: Names) -> Row:
+    """A row as it is shown, and in it the row as it came."""
+    return {**row, "node": names[row["node"]], "registry": names[row["registry"]], "row": row}
+
+
+def _rank(value: Any) -> tuple[bool, str]:
+    return value is not None, ", ".join(sorted(value)) if isinstance(value, list) else value or ""
+
+
+def _text(value: Any) -> str:
+    if value in _EMPTY:
+        return ""
+    # On one line, whatever is in it.
+    return " ".join((", ".join(value) if isinstance(value, list) else str(value)).split())
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= WIDEST else text[: WIDEST - 1] + "…"
+
+
+def _html(column: str, value: Any) -> str:
+    if column == "tags" and value:
+        return "".join(f'<span style="{_WORD}">{escape(word)}</span>' for word in value)
+    return escape(_text(value))

@@ -1,0 +1,210 @@
+"""The handle of one member of a lab: ask it, end it, start it again, read its log.
+
+A handle stands for the member, not for one process: `restart` gives it a new one, at the same url and on the same
+cache. It keeps its lab alive. What a handle cannot do is a `LabError` that names the member, what was expected, and
+what to do; what the service refuses is the error that the client raises.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import cloudpickle  # type: ignore[import-untyped]
+
+from kodo.client import Client, Status, View
+from kodo.errors import LabError
+from kodo.lab.flows import FlowTable, all_flows
+from kodo.lab.processes import tail_of
+
+if TYPE_CHECKING:
+    from kodo.lab.mesh import MeshLab
+
+TAIL = 12
+"""Lines of a member's log that an error shows."""
+ENDS = {None: "terminated", 0: "terminated", -15: "terminated", -9: "killed"}
+"""What became of a member, by the code of its process; one that is told to end before it answers gets -15."""
+
+
+@dataclass(slots=True)
+class Setup:
+    """How a member is to be started: options of `kodo.options`, and where a node's flows come from."""
+
+    options: dict[str, Any]
+    loader: Any = None
+
+
+class Log(str):
+    """Lines of a log, which a notebook shows as they are."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+class Member:
+    """A registry, a provider or a node of a lab."""
+
+    def __init__(self, lab: MeshLab, name: str, kind: str, setup: Setup) -> None:
+        """Made by `MeshLab.add_registry` and `MeshLab.add_node`; nothing is started yet."""
+        self.lab = lab
+        self.name = name
+        self.kind = kind
+        self.setup = setup
+        self.url: str = setup.options["url"]
+        self._log = lab.folder / f"{quote(name, safe=' ')}.log"
+        self._client = Client(self.url, lab.timeout)
+
+    def __repr__(self) -> str:
+        return f"<{self.kind.title()} {self.name}: {self.state}>"
+
+    # -- what it is doing ----------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        """Whether its process is there."""
+        return self.lab.processes.running(self.name)
+
+    @property
+    def state(self) -> str:
+        """`running`, `terminated`, `killed`, or how it ended by itself."""
+        if self.running:
+            return "running"
+        code = self.lab.processes.life(self.name).code
+        return ENDS.get(code, f"ended with code {code}")
+
+    @property
+    def pid(self) -> int | None:
+        """The number of its process, while there is one."""
+        return self.lab.processes.life(self.name).pid if self.running else None
+
+    @property
+    def connect(self) -> list[str]:
+        """The urls that it was told to connect with."""
+        return list(self.setup.options["connect"])
+
+    def logs(self, tail: int | None = None) -> Log:
+        """The lines of its log, of all its processes so far; only the last ones with `tail`."""
+        try:
+            return Log(tail_of(self._log, tail))
+        except OSError as error:
+            raise LabError(
+                f"expected the log of {self.name}, but it is gone with its lab; give the lab a folder= to keep logs"
+            ) from error
+
+    # -- asking it -----------------------------------------------------------------------------------------
+
+    def get(self, path: str = "/", **params: Any) -> Any:
+        """Its answer to a GET."""
+        return self._client.get(path, **params)
+
+    def post(self, path: str, body: Any = None) -> Any:
+        """Its answer to a POST."""
+        return self._client.post(path, body)
+
+    def status(self) -> Status:
+        """Who it is, what it is connected with, and whether all is said."""
+        return self._client.status()
+
+    def map(self) -> View:
+        """What it knows of the mesh."""
+        return self._client.map()
+
+    def flows(self, q: str | None = None, by: str | None = None, times: bool = False) -> FlowTable:
+        """The flows that it lists: those that `q` selects, in the order `by`."""
+        return FlowTable(all_flows(self._client, q, by), self.lab.names, by=by, times=times)
+
+    # -- its life ------------------------------------------------------------------------------------------
+
+    def terminate(self, timeout: float | None = None) -> None:
+        """Tell it to end, and wait until it has. One that has ended stays as it is."""
+        self._end_by("TERM", timeout)
+
+    def kill(self, timeout: float | None = None) -> None:
+        """End it at once, as a crash would, and wait until it is gone."""
+        self._end_by("KILL", timeout)
+
+    def restart(self, timeout: float | None = None, **changes: Any) -> None:
+        """End it if it runs, and start it again: the same url, the same cache, the options changed as given.
+
+        `flows`, `loader` and `connect` are taken as `add_node` takes them. Should the new one not start, the handle
+        stays, and can be restarted with other changes.
+        """
+        if fixed := {"url", "name"} & changes.keys():
+            raise LabError(f"{self.name}: a restart keeps its {fixed.pop()}; add another member instead")
+        setup = self.lab.changed_setup(self.setup, changes)
+        self.terminate(timeout)
+        self.start(setup, timeout)
+
+    def start(self, setup: Setup, timeout: float | None = None) -> None:
+        """Start its process and wait until it is about to answer. Raises `LabError` when it does not come to that."""
+        limit = self.lab.timeout if timeout is None else timeout
+        order = self._order(setup)
+        self.setup = setup
+        try:
+            life = self.lab.processes.start(self.name, order, limit)
+        except BaseException:
+            self.lab.processes.signal(self.name, "KILL")
+            raise
+        if life.url is not None and self.running:
+            return
+        reason = life.refused or f"it did not answer within {limit:g} s; give it a longer timeout="
+        if life.code is not None:
+            reason = f"it ended with code {life.code} before it answered; correct what its log says"
+        self.kill()
+        raise LabError(f"expected {self.name} to start, but {reason}{self.last_words()}")
+
+    def last_words(self) -> str:
+        """The end of its log, for errors."""
+        try:
+            said = self.logs(TAIL)
+        except LabError:
+            return ""
+        return f"\nthe log of {self.name} ends with\n{said}" if said else f"\nthe log of {self.name} is empty"
+
+    def _order(self, setup: Setup) -> dict[str, Any]:
+        plain = {name: str(value) if isinstance(value, Path) else value for name, value in setup.options.items()}
+        return {
+            "options": plain,
+            "loader": None if setup.loader is None else _pickled(self.name, setup.loader),
+            "log": str(self._log),
+            "folder": str(Path.cwd()),
+            "path": sys.path,
+        }
+
+    def _end_by(self, word: str, timeout: float | None) -> None:
+        limit = self.lab.timeout if timeout is None else timeout
+        self.lab.processes.signal(self.name, "KILL" if word == "KILL" else "TERM")
+        # A paused process does not notice that it is told to end.
+        self.lab.processes.signal(self.name, "CONT")
+        if not self.lab.processes.wait_for_end(self.name, limit):
+            raise LabError(
+                f"expected {self.name} to end within {limit:g} s; use kill(), or give it a longer timeout="
+                f"{self.last_words()}"
+            )
+
+
+def _pickled(name: str, loader: Any) -> str:
+    try:
+        return base64.b64encode(cloudpickle.dumps(loader)).decode()
+    except Exception as error:
+        raise LabError(
+            f"{name}: expected a loader that can travel to another process, but {error}; "
+            "let it open files, locks and connections when it is called"
+        ) from error
+
+
+def flow_source(flows: Any, loader: Any) -> Any:
+    """One source of flows: `flows` are names or dicts, `loader` a callable, `"module:function"`, or a YAML file."""
+    if flows is not None and loader is not None:
+        raise LabError("expected flows= or loader=, not both; let the loader add the flows")
+    if flows is None:
+        return os.fspath(loader) if isinstance(loader, os.PathLike) else loader
+    return [flows] if isinstance(flows, str | Mapping) else list(flows) if isinstance(flows, Iterable) else flows

@@ -1,0 +1,33 @@
+"""Words for people: members by their names in place of their urls, and how many of each kind there are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from kodo.models import Key, canonical
+
+PLURALS = {"registry": "registries", "provider": "providers", "node": "nodes"}
+"""The kinds of member, in the order in which they are counted."""
+
+
+class Names:
+    """The names of members by their urls; who is no member goes by the url."""
+
+    def __init__(self, urls: Mapping[str, str]) -> None:
+        self._names: dict[Key, str] = {canonical(url): name for name, url in urls.items()}
+
+    def __getitem__(self, url: str) -> str:
+        return self._names.get(canonical(url), url)
+
+
+def tally(kinds: Iterable[str]) -> str:
+    """How many there are of each kind: `2 registries, 1 node`."""
+    counts = Counter(kinds)
+    present = [numbered(counts[kind], kind, plural) for kind, plural in PLURALS.items() if counts[kind]]
+    return ", ".join(present) or "no members"
+
+
+def numbered(number: int, one: str, more: str | None = None) -> str:
+    """A number with its noun: `1 flow`, `2 flows`."""
+    return f"{number} {one if number == 1 else more or one + 's'}"

@@ -1,0 +1,206 @@
+"""The processes of a lab: the guardian, what it was told, and what it reports of the members.
+
+A lab starts one guardian (`kodo.guardian`, whose module says what the two say to each other) and asks it for members.
+One thread reads its reports into `Life`, one for each name, and wakes who waits. It holds no lab, so that a lab that
+nobody uses any more can be collected.
+
+- Nothing outlives `end`, which may be called twice, at any moment, from any thread. A process that was forked from the
+  lab's own does not end the lab when it ends itself.
+- The members' settings are those that the lab gives: `KODO_` variables of the environment do not reach them.
+- What processes write goes to files in the lab's folder, never to pipes that nobody reads.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from kodo.errors import LabError
+
+LAST = 10.0
+"""Seconds that the guardian gets to end in, before it is killed, and with it (on Linux) the members."""
+GUARDIAN_LOG = "guardian.log"
+
+Word = Literal["TERM", "KILL", "STOP", "CONT"]
+
+
+@dataclass(slots=True)
+class Life:
+    """What is known of a member's process, from its start on."""
+
+    pid: int | None = None
+    url: str | None = None
+    code: int | None = None
+    refused: str | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether the member runs no more, or never did."""
+        return self.code is not None or self.refused is not None
+
+
+class Processes:
+    """The guardian of one lab, and the members it started, by name."""
+
+    def __init__(self, folder: Path, *, scratch: bool) -> None:
+        """Start the guardian; `scratch` says that the folder goes when it ends."""
+        self.folder = folder
+        self._scratch = scratch
+        self._owner = os.getpid()
+        self._lives: dict[str, Life] = {}
+        self._changed = threading.Condition()
+        self._gone = False
+        self._process = self._start_guardian()
+        reader = threading.Thread(target=self._listen, args=(self._process.stdout,), name="kodo-lab", daemon=True)
+        reader.start()
+
+    def _start_guardian(self) -> subprocess.Popen[bytes]:
+        order = [sys.executable, "-m", "kodo.guardian", str(self._owner), *([str(self.folder)] * self._scratch)]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("KODO_")}
+        with (self.folder / GUARDIAN_LOG).open("ab") as log:
+            return subprocess.Popen(
+                order,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+            )
+
+    # -- what a lab asks -----------------------------------------------------------------------------------
+
+    def start(self, name: str, order: dict[str, Any], timeout: float) -> Life:
+        """Start a member and wait until it is about to answer, has ended, was refused, or the time is over."""
+        life = Life()
+        with self._changed:
+            self._lives[name] = life
+        self._tell(start=name, **order)
+        self._wait(lambda: life.url is not None or life.over, timeout)
+        return life
+
+    def signal(self, name: str, word: Word) -> None:
+        """Send a signal to a running member; to others it is not sent."""
+        if self.running(name):
+            self._tell(signal=word, name=name)
+
+    def wait_for_end(self, name: str, timeout: float) -> bool:
+        """Wait until a member has ended. Whether it has."""
+        return self._wait(lambda: not self.running(name), timeout)
+
+    def running(self, name: str) -> bool:
+        """Whether a member's process was started and has not ended."""
+        life = self._lives.get(name)
+        return life is not None and not life.over and not self._gone
+
+    def life(self, name: str) -> Life:
+        """What is known of a member's process; of an unknown one nothing."""
+        return self._lives.get(name) or Life()
+
+    def end(self) -> None:
+        """End every member and the guardian, and remove the folder if it is scratch."""
+        if os.getpid() != self._owner:
+            return
+        with suppress(LabError):
+            self._tell(end=True)
+        with suppress(OSError):
+            self._input.close()
+        try:
+            self._process.wait(LAST)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._scratch:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    # -- speaking with the guardian ------------------------------------------------------------------------
+
+    @property
+    def _input(self) -> IO[bytes]:
+        assert self._process.stdin is not None
+        return self._process.stdin
+
+    def _tell(self, **order: Any) -> None:
+        try:
+            with self._changed:
+                self._input.write(json.dumps(order).encode() + b"\n")
+                self._input.flush()
+        except (OSError, ValueError) as error:  # ValueError: the pipe was closed by `end`
+            raise LabError(f"the lab has ended{self._guardians_words()}; start a new one") from error
+
+    def _guardians_words(self) -> str:
+        with suppress(OSError):
+            if said := tail_of(self.folder / GUARDIAN_LOG, 5):
+                return f", its guardian's last words are\n{said}\n"
+        return ""
+
+    def _wait(self, holds: Callable[[], bool], timeout: float) -> bool:
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            self._changed.wait_for(lambda: holds() or self._gone, max(0.0, deadline - time.monotonic()))
+            return holds()
+
+    def _listen(self, reports: IO[bytes]) -> None:
+        """On the reader thread: take reports until the guardian ends."""
+        with reports:
+            for line in reports:
+                self._take(json.loads(line))
+        with self._changed:
+            self._gone = True
+            self._changed.notify_all()
+
+    def _take(self, report: dict[str, Any]) -> None:
+        with self._changed:
+            match report:
+                case {"started": name, "pid": pid, "url": url}:
+                    self._lives[name].pid, self._lives[name].url = pid, url
+                case {"exited": name, "pid": pid, "code": code}:
+                    self._lives[name].pid, self._lives[name].code = pid, code
+                case {"refused": name, "reason": reason} if self._lives[name].pid is None:
+                    self._lives[name].refused = reason
+            self._changed.notify_all()
+
+
+class Ports:
+    """Ports of this machine that are a lab's for as long as it lives.
+
+    A socket that is bound and does not listen keeps a port: a member can listen there, whoever calls a member that has
+    ended is refused, and no other program is given the port until it comes back. Only Linux lets two sockets share
+    a port in this way; elsewhere a port is one that was free a moment ago.
+    """
+
+    def __init__(self) -> None:
+        self._held: list[socket.socket] = []
+
+    def take(self) -> int:
+        """A port that is free, and from now on this lab's."""
+        holder = socket.socket()
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        port: int = holder.getsockname()[1]
+        if sys.platform == "linux":
+            self._held.append(holder)
+        else:
+            holder.close()
+        return port
+
+    def release(self) -> None:
+        """Give all of them back."""
+        while self._held:
+            self._held.pop().close()
+
+
+def tail_of(path: Path, lines: int | None = None) -> str:
+    """The last lines of a file, or all of it."""
+    found = path.read_text(errors="replace").splitlines()
+    return "\n".join(found if lines is None else found[max(0, len(found) - lines) :])

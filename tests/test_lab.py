@@ -1,0 +1,689 @@
+"""The lab, as its users hold it: real services, started, asked, broken, restarted, ended."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import gc
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import networkx as nx  # type: ignore[import-untyped]
+import pytest
+
+from kodo.client import Client
+from kodo.errors import InvalidMessageError, LabError, UnavailableError
+from kodo.lab import MeshLab
+from kodo.lab.flows import FlowTable, united
+from kodo.lab.naming import Names
+from kodo.lab.topology import MERMAID, Seen, Topology, box_of, graph_of, place
+from kodo.loader import Loader
+from tests.conftest import Start
+from tests.test_guardian import alive, gone
+from tests.waiting import until
+
+MEASURED = re.compile(r"\d{4,}|127\.0\.0\.1|\d:\d\d")
+"""Ports, pids, addresses and times: what no constant text has in it."""
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[MeshLab]:
+    with MeshLab() as lab:
+        yield lab
+
+
+@pytest.fixture
+def lab(shared: MeshLab) -> Iterator[MeshLab]:
+    """A lab without members, for a test that adds some: the same one each time, to start fewer guardians."""
+    yield shared
+    for member in shared:
+        member.kill()
+    shared._members.clear()
+    shared._positions.clear()
+    for file in shared.folder.iterdir():
+        file.unlink()
+
+
+@pytest.fixture
+def mortal() -> Iterator[MeshLab]:
+    """A lab of its own, for a test that ends it."""
+    with MeshLab() as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Iterator[MeshLab]:
+    """A settled mesh of two registries and two nodes, for tests that only look."""
+    with MeshLab() as lab:
+        first = lab.add_registry()
+        second = lab.add_registry(connect=first)
+        lab.add_node(connect=first, flows=["my test", {"name": "<i>x</i>", "tags": ["b & c", "a"], "author": "me"}])
+        lab.add_node(connect=second, loader=lambda: [{"name": "my test", "description": "another"}])
+        lab.settle()
+        yield lab
+
+
+# -- members -----------------------------------------------------------------------------------------------
+
+
+def test_the_handles_and_the_lab_read_the_same_every_time(mesh: MeshLab) -> None:
+    """One line without port, pid, time or address."""
+    assert repr(mesh) == "<MeshLab 2 registries, 2 nodes: running>"
+    assert [repr(member) for member in mesh] == [
+        "<Registry registry1: running>",
+        "<Registry registry2: running>",
+        "<Node node1: running>",
+        "<Node node2: running>",
+    ]
+
+
+def test_members_are_found_by_name(mesh: MeshLab) -> None:
+    """`lab[name]`, iteration, `in`, `len` and completion; an unknown name is an error that knows a near one."""
+    names = ["registry1", "registry2", "node1", "node2"]
+    assert [member.name for member in mesh] == mesh._ipython_key_completions_() == names
+    assert len(mesh) == 4
+    assert "node1" in mesh
+    assert mesh["node1"] in mesh
+    assert "node3" not in mesh
+    with pytest.raises(LabError, match="did you mean 'registry1'"):
+        mesh["regitsry1"]
+    with pytest.raises(LabError, match="it has registry1, registry2, node1, node2"):
+        mesh["zzz"]
+
+
+def test_a_member_answers_get_post_status_and_map(mesh: MeshLab) -> None:
+    """The organization of a member is its name."""
+    registry = mesh["registry1"]
+    assert registry.get()["organization"] == registry.status()["organization"] == "registry1"
+    assert registry.map()["nodes"].keys() == {mesh["node1"].url}
+    assert registry.get("/counts")["total"] == 3
+    with pytest.raises(InvalidMessageError):
+        registry.post("/register", {})
+
+
+def test_connect_takes_a_handle_a_name_a_url_and_a_list_of_these(lab: MeshLab) -> None:
+    """All of them are the same three registries."""
+    first, second, third = (lab.add_registry() for _ in range(3))
+    node = lab.add_node(connect=[first, "registry2", third.url])
+    assert node.connect == [first.url, second.url, third.url]
+    assert lab.add_node(connect="registry2").connect == [second.url]
+    assert lab.add_node().connect == []
+    with pytest.raises(LabError, match="not 'nobody'; it has registry1"):
+        lab.add_node(connect="nobody")
+    with pytest.raises(LabError, match="node1 is a node; connect the node instead"):
+        lab.add_registry(connect=node)
+    assert len(lab) == 6
+
+
+def test_a_name_is_taken_once_and_must_be_one(lab: MeshLab) -> None:
+    """A double name says what to do; a name in another alphabet, with spaces, is a name."""
+    lab.add_registry("größe 1")
+    assert lab["größe 1"].status()["organization"] == "größe 1"
+    with pytest.raises(LabError, match=r"has a member 'größe 1'; use lab\['größe 1'\].restart"):
+        lab.add_node("größe 1")
+    for name in ("", "a/b", "a\nb"):
+        with pytest.raises(LabError, match="expected a name of printable characters"):
+            lab.add_node(name)
+
+
+def test_flows_come_from_names_dicts_callables_and_modules(lab: MeshLab, tmp_path: Path) -> None:
+    """Also from a closure, a YAML file, a `Loader` and a module beside the notebook."""
+    names = ["from", "a", "closure"]
+
+    def fill(loader: Loader) -> None:
+        for name in names:
+            loader.add_flow(name=name)
+
+    (tmp_path / "flows.yaml").write_text("flows: [from a file]")
+    listed = [
+        lab.add_node(**given).flows().frame["name"].tolist()
+        for given in (
+            {"flows": ["one", {"name": "two"}]},
+            {"flows": "three"},
+            {"loader": fill},
+            {"loader": tmp_path / "flows.yaml"},
+            {"loader": "tests.test_lab:module_flows"},
+        )
+    ]
+    assert listed == [["one", "two"], ["three"], ["a", "closure", "from"], ["from a file"], ["of a module"]]
+
+
+def module_flows() -> list[str]:
+    return ["of a module"]
+
+
+def test_a_member_that_does_not_start_says_why_and_leaves_the_lab_as_it_was(lab: MeshLab) -> None:
+    """Errors hold the end of its log: a loader that raises, an unknown option, a port in use, a lock in a closure."""
+
+    def broken() -> None:
+        raise ZeroDivisionError("in the cell")
+
+    with pytest.raises(LabError, match=r"(?s)expected node1 to start, but it ended with code 1.*in the cell"):
+        lab.add_node(loader=broken)
+    with pytest.raises(LabError, match=r"(?s)the log of registry1 ends with.*unknown option 'nonsense'"):
+        lab.add_registry(nonsense=1)
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(LabError, match="choose another url"):
+        lab.add_registry(url=f"http://127.0.0.1:{taken.getsockname()[1]}")
+    lock = threading.Lock()
+    with pytest.raises(LabError, match="node1: expected a loader that can travel"):
+        lab.add_node(loader=lambda: [lock])
+    with pytest.raises(LabError, match="expected flows= or loader=, not both"):
+        lab.add_node(flows=["a"], loader=broken)
+    assert repr(lab) == "<MeshLab no members: running>"
+    assert lab.add_node().name == "node1"
+
+
+def test_a_member_that_takes_too_long_to_start_is_killed(lab: MeshLab) -> None:
+    """The time-out is named, and no process is left."""
+
+    def slow() -> None:
+        import os  # noqa: PLC0415
+        import time  # noqa: PLC0415
+
+        print("pid", os.getpid(), flush=True)  # noqa: T201
+        time.sleep(60)
+
+    lab.add_registry()
+    with pytest.raises(LabError, match=r"it did not answer within 0\.5 s; give it a longer timeout") as caught:
+        lab.add_node(loader=slow, timeout=0.5)
+    found = re.search(r"pid (\d+)", str(caught.value))
+    assert found is not None
+    gone([int(found[1])])
+    assert len(lab) == 1
+
+
+def test_terminate_and_kill_end_a_member_and_may_be_repeated(lab: MeshLab) -> None:
+    """Who asks it then is told that nobody is there; a paused member ends too."""
+    one, two = lab.add_registry(), lab.add_registry()
+    pid = two.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    for _ in range(2):
+        one.kill()
+        two.terminate()
+    assert not alive(pid)
+    assert (one.pid, two.pid) == (None, None)
+    assert [repr(one), repr(two)] == ["<Registry registry1: killed>", "<Registry registry2: terminated>"]
+    assert repr(lab) == "<MeshLab 2 registries: 0 of 2 running>"
+    with pytest.raises(UnavailableError, match="check that a service runs at this url"):
+        one.status()
+
+
+def test_a_member_that_ended_by_itself_is_seen_to_have_ended(lab: MeshLab) -> None:
+    """Nobody told the lab."""
+    node = lab.add_node()
+    assert node.pid is not None
+    os.kill(node.pid, signal.SIGABRT)
+    until(lambda: not node.running, "the end to be seen")
+    assert repr(node) == "<Node node1: ended with code -6>"
+
+
+def test_a_restart_keeps_url_and_cache_and_changes_what_is_given(lab: MeshLab) -> None:
+    """A registry comes back with what it listed, a node with its new flows, everywhere."""
+    first = lab.add_registry()
+    second = lab.add_registry(connect=first)
+    node = lab.add_node(connect=first, flows=["old"])
+    lab.settle()
+    url, created = first.url, first.flows().frame["created"].tolist()
+    first.kill()
+    first.restart()
+    assert (first.url, first.flows().frame["created"].tolist()) == (url, created)
+    node.restart(loader=lambda: ["new", "newer"])
+    lab.settle()
+    assert second.flows().frame["name"].tolist() == ["new", "newer"]
+    node.restart(connect=second)
+    assert node.flows().frame["name"].tolist() == ["new", "newer"]
+    node.restart(flows=["last"])
+    lab.settle()
+    assert first.flows().frame["name"].tolist() == ["last"]
+
+
+def test_a_restart_that_fails_can_be_repeated(lab: MeshLab) -> None:
+    """The handle stays. The url and the name cannot be changed."""
+    node = lab.add_node(flows=["one"])
+    with pytest.raises(LabError, match="a restart keeps its url"):
+        node.restart(url="http://127.0.0.1:1")
+    with pytest.raises(LabError, match="expected node1 to start"):
+        node.restart(loader="nowhere:at_all")
+    assert not node.running
+    node.restart(flows=["two"])
+    assert node.flows().frame["name"].tolist() == ["two"]
+
+
+def test_the_port_of_a_member_that_ended_is_nobody_elses(lab: MeshLab) -> None:
+    """Neither a server nor a caller that asks for any port gets it, so that a restart finds it free."""
+    node = lab.add_node()
+    port = int(node.url.rpartition(":")[2])
+    node.kill()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", port))
+    node.restart()
+    assert node.status()["idle"]
+
+
+def test_logs_are_the_members_own_lines(lab: MeshLab) -> None:
+    """All of them, or the last ones; they read as lines in a notebook. (A lab that has ended: see below.)"""
+    node = lab.add_node()
+    assert "successfully started node" in node.logs()
+    assert node.logs(tail=1) == node.logs().splitlines()[-1]
+    assert node.logs(tail=0) == ""
+    assert repr(node.logs()) == str(node.logs())
+
+
+def test_the_environment_does_not_reach_members(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lab's members are what the lab says, whatever `KODO_` variables a cluster has set."""
+    monkeypatch.setenv("KODO_CONNECT", "http://127.0.0.1:9")
+    monkeypatch.setenv("KODO_NONSENSE", "1")
+    with MeshLab() as lab:
+        assert lab.add_registry().status()["connection"] == {}
+
+
+# -- settling ----------------------------------------------------------------------------------------------
+
+
+def test_settle_waits_until_the_registries_agree(mesh: MeshLab) -> None:
+    """What it found are attributes; its text is constant."""
+    settled = mesh.settle()
+    assert repr(settled) == "<Settled: 2 registries agree>"
+    assert (settled.registries, settled.flows) == (2, 3)
+    assert 0 < settled.seconds < 30
+
+
+def test_settle_names_the_connection_that_does_not_stand_and_who_is_not_running(lab: MeshLab) -> None:
+    """And shows the log of the culprit alone."""
+    registry = lab.add_registry()
+    registry.kill()
+    lab.add_node(connect=registry)
+    with pytest.raises(LabError) as caught:
+        lab.settle(timeout=0.3)
+    text = str(caught.value)
+    assert "expected the mesh to settle within 0.3 s" in text
+    assert "- the connection node1 -> registry1 does not stand" in text
+    assert "- registry1 is not running (killed)" in text
+    assert "the log of registry1 ends with" in text
+    assert "the log of node1" not in text
+
+
+def test_settle_names_who_lacks_which_flow(lab: MeshLab) -> None:
+    """Registries that are connected over one that is gone still belong together."""
+    first = lab.add_registry()
+    middle = lab.add_registry(connect=first)
+    lab.add_registry(connect=middle)
+    lab.settle()
+    middle.kill()
+    lab.add_node(connect=first, flows=["late"])
+    with pytest.raises(LabError, match="- registry3 does not list /late of node1"):
+        lab.settle(timeout=0.5)
+    middle.restart()
+    assert repr(lab.settle()) == "<Settled: 3 registries agree>"
+
+
+def test_settle_names_who_does_not_answer(lab: MeshLab) -> None:
+    """A member that is paused runs, and says nothing."""
+    registry = lab.add_registry()
+    assert registry.pid is not None
+    os.kill(registry.pid, signal.SIGSTOP)
+    with pytest.raises(LabError, match="- registry1 does not answer"):
+        lab.settle(timeout=0.3)
+
+
+def test_registries_that_nothing_connects_need_not_agree(lab: MeshLab) -> None:
+    """Two islands settle each by itself, and so does a lab without members."""
+    assert lab.settle().registries == 0
+    lab.add_node(connect=lab.add_registry(), flows=["here"])
+    lab.add_registry()
+    assert lab.settle().flows == 1
+
+
+def test_a_provider_is_not_blamed_for_what_it_does_not_take(lab: MeshLab) -> None:
+    """It gives, so the registry lists what it lists; it takes nothing."""
+    registry = lab.add_registry()
+    lab.add_node(connect=registry, flows=["not for the provider"])
+    provider = lab.add_registry(provider=True, connect=registry)
+    assert repr(lab.settle()) == "<Settled: 2 registries agree>"
+    assert len(provider.flows()) == 0
+    assert repr(provider) == "<Provider provider1: running>"
+
+
+# -- flows -------------------------------------------------------------------------------------------------
+
+
+def test_the_flows_of_the_mesh_are_one_table(mesh: MeshLab) -> None:
+    """A row a flow, who lists it, members by name; columns that are empty throughout and times are left out."""
+    assert repr(mesh.flows()).splitlines() == [
+        "node   name      url        organization  author  description  tags      registries",
+        "node1  <i>x</i>  /<i>x</i>  node1         me                   b & c, a  registry1, registry2",
+        "node1  my test   /my-test   node1                                        registry1, registry2",
+        "node2  my test   /my-test   node2                 another                registry1, registry2",
+        "3 flows",
+    ]
+    assert not MEASURED.search(repr(mesh.flows()))
+
+
+def test_q_and_by_select_and_sort_as_everywhere(mesh: MeshLab) -> None:
+    """Sorted is what is shown, so that ports decide nothing."""
+    table = mesh.flows(q='name ~ "test"', by="node:d")
+    assert [mesh.names[row["node"]] for row in table.rows] == ["node2", "node1"]
+    assert len(mesh["registry1"].flows(q="another")) == 1
+    assert repr(mesh.flows(q="zebra")) == "no flows"
+    with pytest.raises(InvalidMessageError, match="expected columns"):
+        mesh.flows(by="nonsense")
+
+
+def test_a_members_own_listing_has_the_same_form(mesh: MeshLab) -> None:
+    """Without the column of registries, for it is that member's."""
+    assert repr(mesh["node2"].flows()).splitlines() == [
+        "node   name     url       organization  description",
+        "node2  my test  /my-test  node2         another",
+        "1 flow",
+    ]
+
+
+def test_times_are_shown_when_they_are_asked_for(mesh: MeshLab) -> None:
+    """And only then."""
+    shown = mesh.flows(times=True)
+    assert shown.columns[-3:] == ["created", "modified", "heartbeat"]
+    assert "created" not in mesh.flows().columns
+
+
+def test_the_frame_has_everything(mesh: MeshLab) -> None:
+    """All columns, urls as they are, and who lists a flow."""
+    frame = mesh.flows().frame
+    assert list(frame.columns)[:2] == ["node", "organization"]
+    assert frame["registries"].tolist() == [["registry1", "registry2"]] * 3
+    assert set(frame["node"]) == {mesh["node1"].url, mesh["node2"].url}
+    assert mesh["registry1"].flows().frame.columns[0] == "registry"
+
+
+def test_the_html_is_escaped_and_constant(mesh: MeshLab) -> None:
+    """No tag of a user, no url of a member, no colour that hides the text of a theme."""
+    html = mesh.flows()._repr_html_()
+    assert "<i>x</i>" not in html
+    assert "&lt;i&gt;x&lt;/i&gt;" in html
+    assert "b &amp; c</span>" in html
+    assert "127.0.0.1" not in html
+    assert html == mesh.flows()._repr_html_()
+    assert not re.search(r"[^-]color:(?!inherit)|#[0-9a-f]{3}|<style|class=", html)
+    assert mesh.flows(q="zebra")._repr_html_() == "<div><i>no flows</i></div>"
+
+
+def test_a_long_table_says_what_it_leaves_out() -> None:
+    """Nobody reads a thousand rows, and a line break of a user breaks no line."""
+    rows = [{"node": "http://n:1", "registry": "http://r:1", "url": f"/{i}", "name": "a\nb" * 50} for i in range(300)]
+    lines = repr(FlowTable(rows, Names({}))).splitlines()
+    assert len(lines) == 202
+    assert lines[-1] == "the first 200 of 300 flows; .frame has all"
+    assert max(map(len, lines)) < 100
+
+
+def test_what_registries_list_differently_stands_in_rows_of_its_own() -> None:
+    """A disagreement is seen; times alone are none, and the latest is shown."""
+    row = {"node": "http://n:1", "url": "/a", "name": "a", "created": "1", "modified": "1", "heartbeat": None}
+    newer = {**row, "modified": "2"}
+    merged = united({"r1": [row], "r2": [newer], "r3": [{**row, "name": "b"}]})
+    assert [(found["registries"], found["modified"]) for found in merged] == [(["r1", "r2"], "2"), (["r3"], "1")]
+
+
+# -- topology ----------------------------------------------------------------------------------------------
+
+
+def test_the_topology_is_what_members_answer(mesh: MeshLab) -> None:
+    """Kinds on members and links, and a constant text."""
+    topology = mesh.topology()
+    assert repr(topology) == "<Topology: 2 registries, 2 nodes, 3 links>"
+    assert dict(topology.graph.nodes(data="kind")) == {
+        "registry1": "registry",
+        "registry2": "registry",
+        "node1": "node",
+        "node2": "node",
+    }
+    assert sorted(topology.graph.edges(data="kind")) == [
+        ("node1", "registry1", "register"),
+        ("node2", "registry2", "register"),
+        ("registry2", "registry1", "connect"),
+    ]
+
+
+def test_the_topology_shows_as_a_picture_beside_its_text(mesh: MeshLab) -> None:
+    """PNG with the size to show it in, the one line, and Mermaid that is the same every time."""
+    data, metadata = mesh.topology()._repr_mimebundle_()
+    assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
+    assert metadata["image/png"]["width"] > 200
+    assert data["text/plain"] == "<Topology: 2 registries, 2 nodes, 3 links>"
+    assert data[MERMAID].split("\n") == [
+        "graph LR",
+        '    node1(["node1"])',
+        '    node2(["node2"])',
+        '    registry1["registry1"]',
+        '    registry2["registry2"]',
+        "    node1 --> registry1",
+        "    node2 --> registry2",
+        "    registry1 --- registry2",
+        "",
+    ]
+
+
+def test_a_topology_is_saved_as_what_its_name_says(mesh: MeshLab, tmp_path: Path) -> None:
+    """PNG, SVG, PDF and Mermaid; another ending is an error that names these."""
+    begins = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF", "mmd": b"graph LR"}
+    for suffix, magic in begins.items():
+        mesh.topology().save(tmp_path / f"mesh.{suffix}")
+        assert (tmp_path / f"mesh.{suffix}").read_bytes().startswith(magic)
+    with pytest.raises(LabError, match=r"one of \.png, \.svg, \.pdf, \.mmd"):
+        mesh.topology().save(tmp_path / "mesh.gif")
+
+
+def test_what_someone_connected_behind_the_labs_back_shows_up(lab: MeshLab, serve: Start) -> None:
+    """A registry and a node from elsewhere, under their urls."""
+    mine = lab.add_registry()
+    other = serve(organization="other", node=False, connect=mine.url)
+    node = serve(organization="node", registry=False, connect=other.url, loader=["its"])
+    until(lambda: len(mine.flows()) == 1, "the stranger's flow to be listed")
+    graph = lab.topology().graph
+    assert dict(graph.nodes(data="kind")) == {"registry1": "registry", other.url: "registry", node.url: "node"}
+    assert sorted(graph.edges) == sorted([(other.url, "registry1"), (node.url, other.url)])
+
+
+def test_who_does_not_answer_and_what_does_not_stand_is_marked(lab: MeshLab) -> None:
+    """Stopped members stay in the picture, and so does a connection that was never made."""
+    first, second = lab.add_registry(), lab.add_registry()
+    first.kill()
+    lab.add_node(connect=[first, second])
+    until(lambda: lab["node1"].status()["connection"][second.url], "the node to be registered")
+    graph = lab.topology().graph
+    assert dict(graph.nodes(data="answers")) == {"registry1": False, "registry2": True, "node1": True}
+    assert sorted(graph.edges(data="stands")) == [("node1", "registry1", False), ("node1", "registry2", True)]
+    text = lab.topology().mermaid()
+    assert '    registry1["registry1"]:::gone\n' in text
+    assert "    node1 -.-> registry1\n" in text
+
+
+def seen(registries: int, nodes: int) -> list[Seen]:
+    """Members as they would answer: registries in a chain, nodes spread over them."""
+    names = [f"registry{i}" for i in range(registries)] + [f"a rather long name {i}" for i in range(nodes)]
+    urls = {name: f"http://127.0.0.1:{1000 + i}" for i, name in enumerate(names)}
+    found = []
+    for i, name in enumerate(names):
+        to = names[i - 1] if 0 < i < registries else names[i % registries]
+        connection: Any = {urls[to]: "now"} if i else {}
+        view: Any = {"url": urls[name], "feed": True, "nodes": {}, "providers": {}, "connection": connection}
+        found.append(Seen(name, urls[name], "registry" if i < registries else "node", view))
+    return found
+
+
+@pytest.mark.parametrize(("registries", "nodes"), [(2, 2), (3, 5), (6, 14), (1, 19)])
+def test_labels_do_not_overlap(registries: int, nodes: int) -> None:
+    """Whatever the shape, up to twenty members: no label or marker covers another."""
+    graph = graph_of(seen(registries, nodes))
+    places = place(graph, {})
+    boxes = {name: box_of(name, kind) for name, kind in graph.nodes(data="kind")}
+    for one, other in combinations(sorted(places), 2):
+        assert min(boxes[one].overlap(places[one], boxes[other], places[other])) < 1e-6, (one, other)
+
+
+def test_who_comes_moves_nobody_much_and_the_same_mesh_has_the_same_places() -> None:
+    """Places are kept; a new one is put where there is room."""
+    before = place(graph_of(seen(3, 5)), {})
+    assert place(graph_of(seen(3, 5)), {}) == before
+    after = place(graph_of(seen(3, 9)), before)
+    assert max(abs(after[name] - before[name]) for name in before) < 0.3
+    assert len(after) == 12
+
+
+def test_a_picture_holds_whatever_a_name_is() -> None:
+    """Dollar signs, quotes, words of Mermaid, and a mesh of nobody."""
+    names = ["$x$", 'a"b', "end", "a b", "a_b"]
+    graph = nx.DiGraph()
+    for name in names:
+        graph.add_node(name, kind="node", answers=True)
+    topology = Topology(graph, place(graph, {}))
+    assert topology.png.startswith(b"\x89PNG")
+    assert topology.mermaid().split("\n    ")[1:] == [
+        '_x_(["#36;x#36;"])',
+        'a_b(["a b"])',
+        'a_b_(["a#34;b"])',
+        'a_b__(["a_b"])',
+        'end_(["end"])\n',
+    ]
+    empty = Topology(nx.DiGraph(), {})
+    assert empty.png.startswith(b"\x89PNG")
+    assert repr(empty) == "<Topology: no members, 0 links>"
+
+
+# -- lifetime ----------------------------------------------------------------------------------------------
+
+
+def ends(lab: MeshLab) -> tuple[list[int], Path]:
+    """What must be gone when the lab is."""
+    pids = [member.pid for member in lab if member.pid is not None]
+    return [*pids, lab.processes._process.pid], lab.folder
+
+
+def test_terminate_ends_everything_and_may_be_repeated() -> None:
+    """Members, guardian and folder are gone; what is asked then says so."""
+    lab = MeshLab("demo")
+    node = lab.add_node(connect=lab.add_registry())
+    pids, folder = ends(lab)
+    lab.terminate()
+    lab.terminate()
+    assert not any(map(alive, pids))
+    assert not folder.exists()
+    assert repr(lab) == "<MeshLab demo, 1 registry, 1 node: terminated>"
+    assert repr(node) == "<Node node1: terminated>"
+    for ask in (lab.add_registry, lab.settle):
+        with pytest.raises(LabError, match="this lab was terminated; start a new one"):
+            ask()
+    with pytest.raises(LabError, match="the lab has ended"):
+        node.restart()
+    with pytest.raises(LabError, match="give the lab a folder= to keep logs"):
+        node.logs()
+
+
+def test_an_exception_in_the_middle_ends_everything_and_no_neighbour(mesh: MeshLab) -> None:
+    """The exception comes through as it was."""
+    left = []
+
+    def fail() -> None:
+        with MeshLab() as lab:
+            lab.add_registry()
+            left.append(ends(lab))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    pids, folder = left[0]
+    assert not any(map(alive, pids))
+    assert not folder.exists()
+    assert repr(mesh) == "<MeshLab 2 registries, 2 nodes: running>"
+    assert mesh["registry1"].status()["idle"]
+
+
+def test_a_handle_keeps_its_lab_and_the_last_one_takes_it_along() -> None:
+    """`MeshLab().add_registry()` in one line works, and leaves nothing when it is forgotten."""
+    registry = MeshLab().add_registry()
+    pids, folder = ends(registry.lab)
+    gc.collect()
+    assert registry.status()["registry"]
+    del registry
+    gc.collect()
+    assert not any(map(alive, pids))
+    assert not folder.exists()
+
+
+def test_a_given_folder_is_kept(tmp_path: Path) -> None:
+    """With the members' logs and caches in it."""
+    with MeshLab(folder=tmp_path / "kept") as lab:
+        registry = lab.add_registry()
+        lab.add_node(connect=registry, flows=["a"])
+        lab.settle()
+    assert "shutdown now" in registry.logs()
+    assert (tmp_path / "kept" / "registry1.json").exists()
+
+
+def test_a_guardian_that_is_gone_is_said_to_be_gone(mortal: MeshLab) -> None:
+    """What it last said is shown, no member is taken for running, and the lab still ends."""
+    registry = mortal.add_registry()
+    mortal.processes._process.kill()
+    until(lambda: not registry.running, "the guardian's end to be seen")
+    with pytest.raises(LabError, match="the lab has ended"):
+        mortal.add_registry()
+
+
+def test_plain_methods_work_inside_a_running_event_loop(lab: MeshLab) -> None:
+    """As in a notebook, whose cells run inside one."""
+
+    async def cell() -> str:
+        lab.add_node(connect=lab.add_registry(), flows=["a"])
+        lab.settle()
+        return repr(lab.flows()).splitlines()[-1]
+
+    assert asyncio.run(cell()) == "1 flow"
+
+
+def test_an_interrupt_while_a_member_starts_leaves_the_lab_without_it(lab: MeshLab) -> None:
+    """The process that was starting is killed."""
+    lab.add_registry()
+    main = threading.main_thread().ident
+    assert main is not None
+    log = lab.folder / "node1.log"
+
+    def interrupt() -> None:
+        until(lambda: log.exists() and "node startup" in log.read_text(), "the node to be starting")
+        signal.pthread_kill(main, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        lab.add_node(loader=lambda: __import__("time").sleep(60))
+    thread.join()
+    assert [member.name for member in lab] == ["registry1"]
+    until(lambda: not lab.processes.running("node1"), "the node to be gone")
+    assert lab.add_node().name == "node1"
+
+
+def test_without_the_extra_the_import_says_what_to_install() -> None:
+    """Before anything else fails."""
+    code = (
+        "import sys, importlib.util as u; f = u.find_spec\nu.find_spec = lambda n: n != 'networkx' and f(n) or None\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code + "import kodo.lab"], capture_output=True, text=True, check=False
+    )
+    assert "kodo.lab needs networkx, which are not installed: pip install 'kodo[lab]'" in ended.stderr
+
+
+def test_a_client_reaches_a_member_like_any_service(mesh: MeshLab) -> None:
+    """A member is a service: its url is all that anyone needs."""
+    with Client(mesh["registry1"].url) as client:
+        assert client.counts()["total"] == 3
