@@ -1,8 +1,8 @@
 """`run_service`: the one place that wires a service together, runs it, and ends it.
 
-The order matters. The port is bound first, so that a port in use is an error that touches nothing; then the loader is asked and the cache is
-opened, under its lock; then the new epoch is made durable; and only then is the
-first request answered. A service ends within a few seconds, whatever is in flight: what was acknowledged is on disk.
+The order matters. The port is bound first, so that a port in use is an error that touches nothing; then the loader is
+asked for flows and the cache is opened, under its lock; then the new epoch is made durable; and only then is the first
+request answered. A service ends within a few seconds, whatever is in flight: what was acknowledged is on disk.
 """
 
 from __future__ import annotations
