@@ -31,7 +31,7 @@ from kodo.catalogue import Catalogue
 from kodo.core.instructions import Entry, Save
 from kodo.core.parts import Part
 from kodo.core.peers import PeerState
-from kodo.errors import CacheError, InUseError
+from kodo.errors import CacheError, DamagedCacheError, InUseError
 from kodo.models import (
     Count,
     Key,
@@ -70,9 +70,15 @@ class Cache:
         self.path = path
         self._lazy: dict[Key, PeerState] = {}
         self._lock: FileLock | None = None
+        self._failed = False
         try:
             self._lock = _lock(path) if path is not None else None
             self.catalogue = self._open(reset=reset)
+        except (OSError, sqlite3.Error) as error:
+            self._unlock()
+            raise CacheError(
+                f"expected to open the cache {path}, but {error}; check its path, its rights and the disk"
+            ) from error
         except BaseException:
             self._unlock()
             raise
@@ -89,15 +95,9 @@ class Cache:
         opened = self._open_json if path.suffix == ".json" else self._open_database
         try:
             return opened(path)
-        except CacheError as error:
-            if not present:
-                raise
+        except DamagedCacheError as error:
             log.error("set aside cache %s as %s: %s", path, _set_aside(path), error)
             return opened(path)
-        except (OSError, sqlite3.Error) as error:
-            raise CacheError(
-                f"expected to open the cache {path}, but {error}; check the path and its rights"
-            ) from error
 
     def _open_database(self, path: Path) -> Catalogue:
         return Catalogue(self.owner.url, path)
@@ -126,23 +126,32 @@ class Cache:
         try:
             self.catalogue.commit()
             if self.path is not None and self.path.suffix == ".json":
-                write_document(self.path, self.document() | self.catalogue.document())
+                write_document(self.path, self._owner() | self.catalogue.document())
         except (OSError, sqlite3.Error) as error:
             raise CacheError(f"expected to write the cache {self.path}, but {error}") from error
 
     def document(self, *, brief: bool = False) -> dict[str, Any]:
         """What `/_cache` shows: the five keys of PROTOCOL.md."""
-        owner = {"url": self.owner.url, "organization": self.owner.organization, "feed": self.owner.feed}
-        return owner | self.catalogue.tree(brief=brief)
+        return self._owner() | self.catalogue.tree(brief=brief)
+
+    def _owner(self) -> dict[str, Any]:
+        return {"url": self.owner.url, "organization": self.owner.organization, "feed": self.owner.feed}
+
+    def rollback(self) -> None:
+        """Forget what was not committed, for good: what is in memory is then no longer what is durable."""
+        self._failed = True
+        self.catalogue.rollback()
 
     def close(self) -> None:
         """Write what waited, close, and let go of the lock."""
-        with suppress(CacheError), self.catalogue.writing():
-            if self._lazy:
-                self.catalogue.write(Save(peers=tuple(self._lazy.values())))
-                self.commit()
-        self.catalogue.close()
-        self._unlock()
+        try:
+            if self._lazy and not self._failed:
+                with self.catalogue.writing():
+                    self.write(Save())
+                    self.commit()
+        finally:
+            self.catalogue.close()
+            self._unlock()
 
     def _unlock(self) -> None:
         if self._lock is not None:
@@ -227,20 +236,20 @@ class Document(Model):
 
 
 def read_document(path: Path, url: str) -> Save:
-    """The state in the `.json` cache of the registry `url`, as one Save. Raises `CacheError` for what is none."""
+    """The state in the `.json` cache of the registry `url`, as one Save. Raises `DamagedCacheError` if it is none."""
     try:
         raw = orjson.loads(path.read_bytes())
         if not isinstance(raw, dict):
-            raise CacheError("expected the JSON of a registry's state, but it is no object")
+            raise DamagedCacheError("expected the JSON of a registry's state, but it is no object")
         checksum = raw.pop("checksum", None)
         if checksum is not None and checksum != _checksum(orjson.dumps(raw)):
-            raise CacheError("its checksum does not fit its content (remove the checksum to have it read all the same)")
+            raise DamagedCacheError("its checksum does not fit its content (without a checksum it is read as it is)")
         document = Document.model_validate(raw)
     except ValueError as error:
         reason = f"{error.error_count()} fields are not" if isinstance(error, ValidationError) else error
-        raise CacheError(f"expected the JSON of a registry's state, but {reason}") from error
+        raise DamagedCacheError(f"expected the JSON of a registry's state, but {reason}") from error
     if canonical(document.url) != canonical(url):
-        raise CacheError(f"it belongs to {document.url}")
+        raise DamagedCacheError(f"it belongs to {document.url}")
     return _state(document) if document.parts is not None else _older_state(document)
 
 
@@ -288,7 +297,7 @@ def _key(url: str | None) -> Key | None:
 def _entry(origin: Key, url: str, record: StoredRecord, bodies: dict[Key, Node]) -> Entry:
     node = record.node or bodies.get(canonical(url))
     if node is None:
-        raise CacheError("a record has no node")
+        raise DamagedCacheError("a record has no node")
     via = _key(record.via)
     flows = digest(node.flows or {})
     return Entry(origin, node.key, node, record.seq, record.flows_seq, flows, via, record.gone)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,14 +33,16 @@ from kodo.core.events import Carried
 from kodo.core.instructions import Entry, Parcel, Range, Save, Settle
 from kodo.core.parts import Part, Row, listed
 from kodo.core.peers import PeerState
-from kodo.errors import BusyError, CacheError
-from kodo.models import MISSING_AUTHOR, MISSING_DESCRIPTION, Key, canonical, flows_json
+from kodo.errors import BusyError, DamagedCacheError
+from kodo.models import MISSING_AUTHOR, MISSING_DESCRIPTION, NOTHING, Key, canonical, flows_json
 from kodo.query import Filter, Order
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x6B6F646F  # "kodo"
-BRIEF_STEPS = 20_000
-"""Steps of SQLite's machine that a brief read may take, about a millisecond."""
+BRIEF, LONGEST = 0.002, 5.0
+"""Seconds that a brief read may take, and any read."""
+STEPS = 500
+"""Steps of SQLite's machine between looks at the clock."""
 
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
@@ -56,10 +59,10 @@ CREATE INDEX record_created ON record (created, url) WHERE listed;
 CREATE INDEX record_modified ON record (modified, url) WHERE listed;
 CREATE INDEX record_heartbeat ON record (heartbeat, url) WHERE listed;
 CREATE TABLE staged (
-  origin TEXT NOT NULL, key TEXT NOT NULL, url TEXT NOT NULL, organization TEXT,
+  peer TEXT NOT NULL, origin TEXT NOT NULL, key TEXT NOT NULL, url TEXT NOT NULL, organization TEXT,
   created TEXT, modified TEXT, heartbeat TEXT, status TEXT NOT NULL,
   seq INTEGER NOT NULL, flows_seq INTEGER NOT NULL, digest TEXT, flows TEXT, size INTEGER,
-  via TEXT, gone INTEGER NOT NULL, PRIMARY KEY (origin, key)) WITHOUT ROWID;
+  via TEXT, gone INTEGER NOT NULL, PRIMARY KEY (origin, peer, key)) WITHOUT ROWID;
 CREATE TABLE flow (
   id INTEGER PRIMARY KEY, record INTEGER NOT NULL, node TEXT NOT NULL, url TEXT NOT NULL, name TEXT NOT NULL,
   author TEXT NOT NULL, description TEXT NOT NULL, tags TEXT NOT NULL, tag_key TEXT NOT NULL);
@@ -106,7 +109,8 @@ class Content:
 class Catalogue:
     """The listing of the service `url`, in the SQLite file `path`, or in memory.
 
-    Raises `CacheError` when the file is no catalogue of this service.
+    Raises `DamagedCacheError` when the file is no intact catalogue of this service, `sqlite3.Error` when it cannot be
+    opened for another reason.
     """
 
     def __init__(self, url: str, path: Path | None = None) -> None:
@@ -115,16 +119,19 @@ class Catalogue:
         self.path = path
         self._lock = threading.RLock()
         self._local = threading.local()
+        self._ending = False
         self._readers: list[sqlite3.Connection] = []
         if path is not None and path.exists() and _beginning(path) != _MAGIC:
             # SQLite would take a short or empty file for a new database, and overwrite it.
-            raise CacheError(f"expected a catalogue of kodo in {path}, but it is no database")
+            raise DamagedCacheError(f"expected a catalogue of kodo in {path}, but it is no database")
         self._writer = _connect(path)
         try:
             self._prepare()
         except sqlite3.DatabaseError as error:
             self.close()
-            raise CacheError(f"expected a catalogue of kodo in {path}, but {error}") from error
+            if _is_damage(error):
+                raise DamagedCacheError(f"expected a catalogue of kodo in {path}, but {error}") from error
+            raise
         except BaseException:
             self.close()
             raise
@@ -147,17 +154,19 @@ class Catalogue:
         """Refuse, before anything is changed, what is not an intact catalogue of this service."""
         form = [self._writer.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
         if form != [APPLICATION_ID, SCHEMA_VERSION]:
-            raise CacheError(f"expected a catalogue of kodo in {self.path}, of version {SCHEMA_VERSION}")
+            raise DamagedCacheError(f"expected a catalogue of kodo in {self.path}, of version {SCHEMA_VERSION}")
         faults = [row[0] for row in self._writer.execute("PRAGMA quick_check(1)")]
         if faults != ["ok"]:
-            raise CacheError(f"expected an intact catalogue in {self.path}, but {faults[0]}")
+            raise DamagedCacheError(f"expected an intact catalogue in {self.path}, but {faults[0]}")
         owner = self._writer.execute("SELECT value FROM meta WHERE name = 'url'").fetchone()
         if owner is None or canonical(owner[0]) != self.key:
-            raise CacheError(f"expected the cache of {self.url} in {self.path}, but it belongs to another service")
+            raise DamagedCacheError(f"expected the cache of {self.url} in {self.path}, but it is another service's")
+        self._check_content()
 
     def interrupt(self) -> None:
         """End the reads that are under way, with an error each."""
-        for db in self._readers:
+        self._ending = True
+        for db in self._readers if self.path is not None else [self._writer]:
             db.interrupt()
 
     def close(self) -> None:
@@ -167,6 +176,15 @@ class Catalogue:
                 db.close()
             self._readers.clear()
 
+    def _check_content(self) -> None:
+        """Refuse what was damaged inside a row, where SQLite's own check does not look."""
+        try:
+            self.parts(), self.peers()
+        except ValueError as error:
+            raise DamagedCacheError(f"expected an intact catalogue in {self.path}, but a row is damaged") from error
+        if self._writer.execute("SELECT 1 FROM record WHERE NOT json_valid(flows) LIMIT 1").fetchone():
+            raise DamagedCacheError(f"expected an intact catalogue in {self.path}, but a row is damaged")
+
     # -- writing -------------------------------------------------------------------------------------------
 
     def write(self, save: Save) -> None:
@@ -174,10 +192,10 @@ class Catalogue:
         db = self._writer
         if not db.in_transaction:
             db.execute("BEGIN IMMEDIATE")
-        for origin in save.unstage:
-            db.execute("DELETE FROM staged WHERE origin = ?", (origin,))
-        for entry in save.staged:
-            self._stage(entry)
+        for stage in save.unstage:
+            db.execute("DELETE FROM staged WHERE origin = ? AND peer = ?", (stage.origin, stage.peer))
+        for stage, entry in save.staged:
+            self._stage(stage.peer, entry)
         for settle in save.settled:
             self._settle(settle)
         for entry in save.entries:
@@ -206,37 +224,38 @@ class Catalogue:
             with self._lock:
                 yield
 
-    def _stage(self, entry: Entry) -> None:
+    def _stage(self, peer: Key, entry: Entry) -> None:
         flows = None if entry.node.flows is None else flows_json(entry.node.flows).decode()
         size = None if entry.node.flows is None else len(entry.node.flows)
         self._writer.execute(
-            f"INSERT INTO staged ({_STORED}, digest, flows, size) VALUES ({_marks(15)}) ON CONFLICT DO UPDATE SET"
+            f"INSERT INTO staged ({_STORED}, digest, flows, size, peer) VALUES ({_marks(16)}) ON CONFLICT DO UPDATE SET"
             " url = excluded.url, organization = excluded.organization, created = excluded.created,"
             " modified = excluded.modified, heartbeat = excluded.heartbeat, status = excluded.status,"
             " seq = excluded.seq, gone = excluded.gone,"
             " flows_seq = iif(excluded.flows IS NULL, flows_seq, excluded.flows_seq),"
             " digest = iif(excluded.flows IS NULL, digest, excluded.digest),"
             " flows = coalesce(excluded.flows, flows), size = coalesce(excluded.size, size)",
-            (*_columns(entry), entry.digest, flows, size),
+            (*_columns(entry), entry.digest, flows, size, peer),
         )
 
     def _settle(self, settle: Settle) -> None:
-        db = self._writer
+        db, stage = self._writer, (settle.stage.origin, settle.stage.peer)
         if settle.whole:
             left = db.execute(
-                "SELECT id, key FROM record WHERE origin = ? AND key NOT IN (SELECT key FROM staged WHERE origin = ?)",
-                (settle.origin, settle.origin),
+                "SELECT id, key FROM record WHERE origin = ?1 AND key NOT IN"
+                " (SELECT key FROM staged WHERE origin = ?1 AND peer = ?2)",
+                stage,
             ).fetchall()
             for number, key in left:
                 self._unlist(number)
                 db.execute("DELETE FROM record WHERE id = ?", (number,))
                 self._relist(key, rewritten=False)
         staged = db.execute(
-            f"SELECT {_STORED}, digest, flows, size FROM staged WHERE origin = ?", (settle.origin,)
+            f"SELECT {_STORED}, digest, flows, size FROM staged WHERE origin = ? AND peer = ?", stage
         ).fetchall()
         for row in staged:
             self._store(row)
-        db.execute("DELETE FROM staged WHERE origin = ?", (settle.origin,))
+        db.execute("DELETE FROM staged WHERE origin = ?", (settle.stage.origin,))
 
     def _put(self, entry: Entry) -> None:
         if entry.node.flows is None:
@@ -371,16 +390,31 @@ class Catalogue:
         Raises `BusyError` when `brief` and it would take longer than an event loop can be held, or have to wait.
         """
         if self.path is not None:
-            with _snapshot(self._reader(), brief=brief) as db:
+            with self._snapshot(self._reader(), brief=brief) as db:
                 yield db
             return
         if not self._lock.acquire(blocking=not brief):
             raise BusyError
         try:
-            with _snapshot(self._writer, brief=brief) as db:
+            with self._snapshot(self._writer, brief=brief) as db:
                 yield db
         finally:
             self._lock.release()
+
+    @contextmanager
+    def _snapshot(self, db: sqlite3.Connection, *, brief: bool) -> Iterator[sqlite3.Connection]:
+        end = time.monotonic() + (BRIEF if brief else LONGEST)
+        db.set_progress_handler(lambda: self._ending or time.monotonic() > end, STEPS)
+        db.execute("BEGIN")
+        try:
+            yield db
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
+                raise BusyError(f"this takes longer than {LONGEST:g} s to answer; ask for less") from error
+            raise
+        finally:
+            db.set_progress_handler(None, 0)
+            db.execute("ROLLBACK")
 
     def _reader(self) -> sqlite3.Connection:
         db: sqlite3.Connection | None = getattr(self._local, "db", None)
@@ -496,6 +530,9 @@ class Catalogue:
     def _pack(self, db: sqlite3.Connection, parcel: Parcel, owed: Range, limit: int, content: Content) -> int:
         """Pack the next page of what changed in one origin's part; the bytes it takes."""
         part = _PART.validate_json(db.execute("SELECT state FROM part WHERE origin = ?", (owed.origin,)).fetchone()[0])
+        if not (part.follows(owed.base) and part.follows(owed.since)):
+            # The origin began anew after this was owed: what is there now cannot be told as a difference.
+            owed = Range(owed.origin, NOTHING, NOTHING)
         to, complete, packed, used = part.version, True, {}, 0
         changed = db.execute(
             f"SELECT {_BODY}, key, seq, flows_seq, gone, listed FROM record WHERE origin = ? AND seq > ? ORDER BY seq",
@@ -570,20 +607,10 @@ def _connect(path: Path | None) -> sqlite3.Connection:
     return db
 
 
-@contextmanager
-def _snapshot(db: sqlite3.Connection, *, brief: bool) -> Iterator[sqlite3.Connection]:
-    if brief:
-        db.set_progress_handler(lambda: 1, BRIEF_STEPS)
-    db.execute("BEGIN")
-    try:
-        yield db
-    except sqlite3.OperationalError as error:
-        if brief and error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
-            raise BusyError from error
-        raise
-    finally:
-        db.set_progress_handler(None, 0)
-        db.execute("ROLLBACK")
+def _is_damage(error: sqlite3.Error) -> bool:
+    """Whether the file itself is broken; not that it is locked, cannot be read, or that the disk is full."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_NOTADB) & 0xFF
+    return code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 def _columns(entry: Entry) -> tuple[Any, ...]:

@@ -30,6 +30,10 @@ class CacheError(KodoError):
     status = 503
 
 
+class DamagedCacheError(CacheError):
+    """A cache is truncated, damaged, of another form, or another service's; it is not to be used."""
+
+
 class InUseError(KodoError):
     """A port or a cache belongs to another process that is running."""
 

@@ -248,7 +248,7 @@ class Version(NamedTuple):
 NOTHING = Version()
 """Below every version: nothing of an origin is known."""
 
-Marks = dict[ServiceUrl, Version]
+Marks = Annotated[dict[ServiceUrl, Version], Field(max_length=2**16)]
 """For each origin, the version at which a registry equals it (FEDERATION.md, rule 3)."""
 
 
@@ -277,7 +277,7 @@ class Delta(Model):
     floor: Version = NOTHING
     epochs: tuple[Version, ...] = Field(default=(), max_length=64)
     complete: bool = True
-    records: dict[str, Record] = Field(default_factory=dict)
+    records: dict[ServiceUrl, Record] = Field(default_factory=dict)
 
 
 class PeerMessage(Model):

@@ -35,12 +35,12 @@ from kodo.models import Key, Node, PeerMessage, PeerReply, Registration, now
 
 log = logging.getLogger("kodo")
 
-HANDSHAKE_LIMIT = 8 * 2**20
-"""Bytes of nodes in a handshake: an older service expects all that there is (PROTOCOL.md, Beyond)."""
+PLAIN_LIMIT = 8 * 2**20
+"""Bytes of nodes that an older service is offered at once: it expects all that there is (PROTOCOL.md, Beyond)."""
 PAGE_LIMIT = 2**19
-"""Bytes of nodes in other messages: the time it takes to parse one is a time that the receiver's loop is held."""
-BATCH = 64
-"""Events that share a commit at most, so that the first of them does not wait for too many."""
+"""Bytes of nodes in other messages: parsing and writing one is a time for which all others wait."""
+BATCH, BATCH_TIME = 64, 0.05
+"""Events, and seconds of work, that share a commit at most, so that the first does not wait for too many."""
 READERS = 4
 
 T = TypeVar("T")
@@ -74,6 +74,7 @@ class Store(Protocol):
     def catalogue(self) -> Reader: ...
     def write(self, save: Save) -> None: ...
     def commit(self) -> None: ...
+    def rollback(self) -> None: ...
     def close(self) -> None: ...
 
 
@@ -139,7 +140,9 @@ class Runtime:
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
         self._queue: asyncio.Queue[_Item] = asyncio.Queue()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="kodo-writer")
+        # What people ask has threads of its own, so that their hardest questions hold up no message.
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="kodo-reader")
+        self._helpers = ThreadPoolExecutor(READERS, thread_name_prefix="kodo-helper")
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.Task[None] | None = None
@@ -163,7 +166,8 @@ class Runtime:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self.store.catalogue.interrupt()
-        self._readers.shutdown(wait=True, cancel_futures=True)
+        for threads in (self._readers, self._helpers):
+            threads.shutdown(wait=True, cancel_futures=True)
         self._worker.shutdown(wait=True)
         await self._carrier.close()
         self.store.close()
@@ -181,15 +185,21 @@ class Runtime:
         return await self._ask(partial(ev.Update, message=message))
 
     async def read(self, read: Callable[..., T]) -> T:
-        """Read from the catalogue: at once where that is brief, else on a thread."""
-        try:
-            return read(brief=True)
-        except BusyError:
-            return await self.aside(read)
+        """Read from the catalogue what a person asks: at once where that is brief, else on a thread.
+
+        Raises `BusyError` when it takes too long there as well.
+        """
+        return await self._briefly(read, self._readers)
 
     async def aside(self, work: Callable[..., T]) -> T:
         """Do something that would hold the event loop on a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, work)
+        return await asyncio.get_running_loop().run_in_executor(self._helpers, work)
+
+    async def _briefly(self, read: Callable[..., T], threads: ThreadPoolExecutor) -> T:
+        try:
+            return read(brief=True)
+        except BusyError:
+            return await asyncio.get_running_loop().run_in_executor(threads, read)
 
     # -- the loop ------------------------------------------------------------------------------------------
 
@@ -219,7 +229,13 @@ class Runtime:
             self._give_up(error)
 
     async def _take(self, batch: list[_Item]) -> None:
-        steps = await asyncio.get_running_loop().run_in_executor(self._worker, self._process, batch)
+        while batch:
+            steps = await asyncio.get_running_loop().run_in_executor(self._worker, self._process, batch)
+            batch = batch[len(steps) :]
+            self._follow(steps)
+
+    def _follow(self, steps: list[_Step]) -> None:
+        """Back on the loop, after the commit: answer, send, wait."""
         for step in steps:
             if step.error is not None:
                 self._settle(step.ticket, step.error)
@@ -227,11 +243,18 @@ class Runtime:
                 self._carry_out(instruction)
 
     def _process(self, batch: list[_Item]) -> list[_Step]:
-        """On the worker thread: step each event, write what is to be saved, and make it durable together."""
+        """On the worker thread: step the first events, write what is to be saved, and make it durable together."""
+        end = time.monotonic() + BATCH_TIME
+        steps: list[_Step] = []
         with self.store.catalogue.writing():
-            steps = [self._step(item) for item in batch]
-            if any(isinstance(done, Save) and not done.lazy for step in steps for done in step.instructions):
-                self.store.commit()
+            try:
+                while len(steps) < len(batch) and (not steps or time.monotonic() < end):
+                    steps.append(self._step(batch[len(steps)]))
+                if any(isinstance(done, Save) and not done.lazy for step in steps for done in step.instructions):
+                    self.store.commit()
+            except BaseException:
+                self.store.rollback()
+                raise
             self.standing = self._registry.standing()
         return steps
 
@@ -299,7 +322,7 @@ class Runtime:
     async def _offer(self, reply: Reply, offer: Parcel) -> None:
         carried: Mapping[Key, ev.Carried] = {}
         try:
-            content = await self.read(partial(self.store.catalogue.content, offer, HANDSHAKE_LIMIT))
+            content = await self._content(offer)
             self._settle(reply.ticket, Answer(reply, content))
             carried = content.carried
         except Exception:
@@ -326,15 +349,19 @@ class Runtime:
     async def _post(self, send: Send) -> Callable[[ev.Instant], ev.Event]:
         """Write the message from what is committed now, and send it."""
         if send.parcel is None:
-            reply = await self._carrier.post(send, await self.read(self.store.catalogue.own_node))
-            return partial(ev.Delivered, peer=send.peer, carried={}, reply=reply)
-        limit = HANDSHAKE_LIMIT if send.route == "/connect" else PAGE_LIMIT
-        content = await self.read(partial(self.store.catalogue.content, send.parcel, limit))
+            own = await self._briefly(self.store.catalogue.own_node, self._helpers)
+            reply = await self._carrier.post(send, own)
+            return partial(ev.Delivered, peer=send.peer, greeting=False, carried={}, reply=reply)
+        content = await self._content(send.parcel)
         if send.route == "/update/node" and not (content.nodes or content.deltas):
-            # All of it came from that peer: there is nothing to say.
-            return partial(ev.Delivered, peer=send.peer, carried=content.carried, reply=PeerReply())
+            return partial(ev.Unsaid, peer=send.peer, carried=content.carried)
         reply = await self._carrier.post(send, self._message(send, content))
-        return partial(ev.Delivered, peer=send.peer, carried=content.carried, reply=reply)
+        greeting = send.route == "/connect"
+        return partial(ev.Delivered, peer=send.peer, greeting=greeting, carried=content.carried, reply=reply)
+
+    async def _content(self, parcel: Parcel) -> Content:
+        limit = PLAIN_LIMIT if parcel.form == "plain" else PAGE_LIMIT
+        return await self._briefly(partial(self.store.catalogue.content, parcel, limit), self._helpers)
 
     def _message(self, send: Send, content: Content) -> dict[str, Any]:
         message: dict[str, Any] = {

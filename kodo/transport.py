@@ -18,8 +18,10 @@ from kodo.core.instructions import Send
 from kodo.errors import RejectedError, UnavailableError
 from kodo.models import PeerReply
 
-ANSWER_LIMIT = 64 * 2**20
-"""Bytes that an answer may have, as many as a registry takes itself."""
+OFFER_LIMIT, ANSWER_LIMIT = 64 * 2**20, 2**22
+"""Bytes that the answer to a handshake may have (an older registry puts all it has into it), and any other."""
+AT_ONCE = 2**16
+"""Bytes up to which an answer is parsed on the event loop."""
 _LOOPBACK = ("all://localhost", "all://127.0.0.1", "all://[::1]")
 
 
@@ -40,20 +42,22 @@ class Transport:
         body = orjson.dumps(message, default=list)
         try:
             async with asyncio.timeout(send.deadline):
-                status, answer = await self._exchange(send.address.rstrip("/") + send.route, body)
+                status, answer = await self._exchange(send, body)
         except TimeoutError as error:
             raise UnavailableError(f"no answer within {send.deadline:g} s") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise UnavailableError(f"{type(error).__name__}: {error}") from error
-        return _read(status, answer)
+        return _read(status, answer) if len(answer) <= AT_ONCE else await asyncio.to_thread(_read, status, answer)
 
-    async def _exchange(self, url: str, body: bytes) -> tuple[int, bytes]:
+    async def _exchange(self, send: Send, body: bytes) -> tuple[int, bytes]:
+        url = send.address.rstrip("/") + send.route
+        limit = OFFER_LIMIT if send.route == "/connect" else ANSWER_LIMIT
         async with self._client.stream("POST", url, content=body) as response:
             answer = bytearray()
             async for chunk in response.aiter_bytes():
                 answer += chunk
-                if len(answer) > ANSWER_LIMIT:
-                    raise RejectedError(f"expected an answer of at most {ANSWER_LIMIT} bytes")
+                if len(answer) > limit:
+                    raise RejectedError(f"expected an answer of at most {limit} bytes")
             return response.status_code, bytes(answer)
 
     async def close(self) -> None:

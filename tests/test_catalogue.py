@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kodo.catalogue import Catalogue, _selection
-from kodo.core.instructions import Entry, Save, Settle
+from kodo.core.instructions import Entry, Save, Settle, Stage
 from kodo.errors import BusyError, CacheError
 from kodo.models import COLUMNS, Flow, Node, canonical, digest
 from kodo.query import compile_filter, parse, parse_order
@@ -124,9 +124,11 @@ def test_an_organization_that_changes(catalogue: Catalogue) -> None:
 def test_pages_and_staging(catalogue: Catalogue) -> None:
     """Staged records are not listed before their origin is settled; a whole settles to exactly them."""
     write(catalogue, entry(1, [flow("kept")], 1, origin=PEER), entry(2, [flow("dropped")], 1, origin=PEER))
-    write(catalogue, staged=(entry(1, None, 5, origin=PEER), entry(3, [flow("new")], 6, origin=PEER)))
+    stage, other = Stage(PEER, canonical("http://a:1")), Stage(PEER, canonical("http://b:1"))
+    write(catalogue, staged=((stage, entry(1, None, 5, origin=PEER)), (other, entry(2, None, 5, origin=PEER))))
+    write(catalogue, staged=((stage, entry(3, [flow("new")], 6, origin=PEER)),))
     assert names(catalogue) == ["dropped", "kept"]
-    write(catalogue, settled=(Settle(PEER, whole=True),))
+    write(catalogue, settled=(Settle(stage, whole=True),))
     assert names(catalogue) == ["kept", "new"]
 
 
@@ -194,7 +196,7 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.db"
     Catalogue("http://other:1", path).close()
     before = path.read_bytes()
-    with pytest.raises(CacheError, match="another service"):
+    with pytest.raises(CacheError, match="another service's"):
         Catalogue(URL, path)
     assert path.read_bytes() == before
     (tmp_path / "text.db").write_text("no database at all, but a text of some length" * 50)

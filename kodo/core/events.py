@@ -113,9 +113,10 @@ class Carried:
 
 @dataclass(frozen=True, slots=True)
 class Delivered(Concerning):
-    """A Send was answered with success by `peer`."""
+    """A Send was answered with success by `peer`; `greeting`: it was a handshake."""
 
     peer: Key
+    greeting: bool
     carried: Mapping[Key, Carried]
     reply: PeerReply
 
@@ -127,6 +128,14 @@ class Delivered(Concerning):
 @dataclass(frozen=True, slots=True)
 class Answered(Event):
     """The Reply to a `/connect` of `peer` was written, carrying this. Should it be lost, the peer asks again."""
+
+    peer: Key
+    carried: Mapping[Key, Carried]
+
+
+@dataclass(frozen=True, slots=True)
+class Unsaid(Event):
+    """A Send turned out to have nothing to say to `peer`: all of it came from there. Nothing left."""
 
     peer: Key
     carried: Mapping[Key, Carried]

@@ -36,10 +36,18 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Settle:
-    """The staged entries of an origin become its records; if `whole`, its other records go."""
+class Stage:
+    """Where pages of an origin's part are kept aside: for each peer that sends them, since none continues another's."""
 
     origin: Key
+    peer: Key
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """The entries staged there become the origin's records; if `whole`, its other records go."""
+
+    stage: Stage
     whole: bool
 
 
@@ -47,13 +55,13 @@ class Settle:
 class Save(Instruction):
     """Changes to the durable state, to be written together.
 
-    `staged` entries are kept aside, until a `settled` names their origin. `unstage` drops what is kept aside of an
-    origin first. A `lazy` Save may wait for the next one that is not: losing it costs a repeated message.
+    `staged` entries are kept aside, until a `settled` names where. `unstage` drops what is kept aside there first. A
+    `lazy` Save may wait for the next one that is not: losing it costs a repeated message.
     """
 
     entries: tuple[Entry, ...] = ()
-    unstage: tuple[Key, ...] = ()
-    staged: tuple[Entry, ...] = ()
+    unstage: tuple[Stage, ...] = ()
+    staged: tuple[tuple[Stage, Entry], ...] = ()
     settled: tuple[Settle, ...] = ()
     parts: tuple[Part, ...] = ()
     peers: tuple[PeerState, ...] = ()

@@ -84,8 +84,7 @@ def on_history(mark: Version, version: Version, epochs: Iterable[Version]) -> bo
 
 @dataclass(frozen=True, slots=True)
 class Staging:
-    """The pages of a delta that have come so far, from one peer, up to `reached`; `whole` if a snapshot."""
+    """The pages of a delta that have come so far, up to `reached`; `whole` if a snapshot."""
 
-    peer: Key
     reached: Version
     whole: bool

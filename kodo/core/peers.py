@@ -94,7 +94,8 @@ class Peer:
     @property
     def quiet(self) -> bool:
         """Whether all is said; a first contact that was never answered does not count."""
-        return self.first_contact or not (self.wants or self.sending)
+        never_answered = self.first_contact and not self.state.connected
+        return never_answered or not (self.wants or self.sending)
 
     def durable(self) -> PeerState:
         """The state to save."""
@@ -113,11 +114,11 @@ class Peer:
             self.failures = 0
             self.not_before = clock
 
-    def pause(self, clock: float, chance: float) -> None:
-        """Wait before the next try: growing, with jitter; a first contact at most 1.5 s (rule 9)."""
+    def pause(self, clock: float, chance: float, *, refused: bool = False) -> None:
+        """Wait before the next try: growing, with jitter; a first contact at most 1.5 s, unless refused (rule 9)."""
         grown = 2.0 ** min(self.failures, 10)
         self.failures += 1
-        if self.configured and self.first_contact:
+        if self.configured and self.first_contact and not refused:
             delay = (0.5 + chance / 2) * min(FIRST_LIMIT, FIRST_PAUSE * grown)
         else:
             delay = chance * min(PAUSE_LIMIT, PAUSE * grown)

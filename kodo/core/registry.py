@@ -32,6 +32,7 @@ from kodo.core.instructions import (
     Save,
     Send,
     Settle,
+    Stage,
     Standing,
     Wake,
 )
@@ -81,8 +82,8 @@ class _Change:
     """What a step changes; turned into one Save."""
 
     entries: list[Entry] = field(default_factory=list)
-    unstage: list[Key] = field(default_factory=list)
-    staged: list[Entry] = field(default_factory=list)
+    unstage: list[Stage] = field(default_factory=list)
+    staged: list[tuple[Stage, Entry]] = field(default_factory=list)
     settled: list[Settle] = field(default_factory=list)
     parts: dict[Key, Part] = field(default_factory=dict)
     peers: dict[Key, PeerState] = field(default_factory=dict)
@@ -107,7 +108,7 @@ class Registry:
         self.key = canonical(profile.url)
         self.parts = {part.origin: part for part in parts}
         self.peers = {state.key: Peer.restored(state) for state in peers}
-        self.staging: dict[Key, Staging] = {}
+        self.staging: dict[Stage, Staging] = {}
         # Which peer answers at an address in `connect`: known once it has told its own url.
         self.configured: dict[str, Key] = {}
 
@@ -131,6 +132,8 @@ class Registry:
                 done = self._delivered(event)
             case ev.Answered():
                 done = self._answered(event)
+            case ev.Unsaid():
+                done = self._unsaid(event)
             case ev.Refused():
                 done = self._failed(event.peer, event.at, refused=True)
             case ev.Lost():
@@ -275,13 +278,12 @@ class Registry:
             url=peer.state.url, nodes=offer.nodes if offer else {}, deltas=reply.deltas, marks=reply.marks
         )
         self._check(news, event.at)
-        greeted = peer.greet
+        greeted = event.greeting
         peer.sending = False
-        peer.failures = 0
         peer.stands = True
         peer.last = event.at.utc
         if not self.profile.registry:
-            peer.greet = False
+            peer.greet, peer.failures = False, 0
             return []
         change = _Change()
         if greeted:
@@ -292,6 +294,12 @@ class Registry:
         elif reply.handshake or (reply.marks is None) == bool(peer.state.deltas):
             peer.greet = True
         self._acknowledged(peer, event.carried, reply.marks, greeted=greeted)
+        if _stuck(event.carried, reply.marks):
+            # Answered, and not taken: the two disagree, and asking again at once would go on for ever.
+            peer.greet = True
+            peer.pause(event.at.clock, event.at.chance, refused=True)
+        else:
+            peer.failures = 0
         saves = change.saves()
         saves.append(Save(peers=(peer.durable(),), lazy=not greeted))
         return saves
@@ -337,6 +345,12 @@ class Registry:
         self._acknowledged(peer, event.carried, None)
         return [Save(peers=(peer.durable(),), lazy=True)]
 
+    def _unsaid(self, event: ev.Unsaid) -> list[Instruction]:
+        peer = self.peers[event.peer]
+        peer.sending = False
+        self._acknowledged(peer, event.carried, None)
+        return [Save(peers=(peer.durable(),), lazy=True)]
+
     def _acknowledged(
         self,
         peer: Peer,
@@ -353,7 +367,7 @@ class Registry:
         if greeted and marks is not None:
             peer.acked = {}
         for origin, part in carried.items():
-            if not part.complete and peer.state.deltas:
+            if not part.complete and peer.state.deltas and not self._up_to_date(origin, told):
                 peer.pages[origin] = (part.base, part.to)
                 continue
             peer.pages.pop(origin, None)
@@ -365,13 +379,17 @@ class Registry:
                 peer.acked[origin] = max(mark, peer.acked.get(origin, NOTHING))
         self._measure(peer)
 
+    def _up_to_date(self, origin: Key, told: dict[Key, Version]) -> bool:
+        """Whether the peer has, by another way, all that pages would bring it."""
+        return told.get(origin, NOTHING) >= self.parts[origin].version
+
     def _failed(self, key: Key, at: ev.Instant, *, refused: bool) -> list[Instruction]:
         peer = self.peers[key]
         peer.sending = False
         peer.pages.clear()
         # A refusal means that the two disagree about each other: they start again with a handshake.
         peer.greet = peer.greet or refused
-        peer.pause(at.clock, at.chance)
+        peer.pause(at.clock, at.chance, refused=refused)
         return []
 
     # -- taking in the news of others ----------------------------------------------------------------------
@@ -436,7 +454,8 @@ class Registry:
         part = self.parts.get(origin, Part(origin))
         if delta.to <= part.version:
             return False
-        staging = self._staging(sender, origin, delta, part)
+        stage = Stage(origin, sender)
+        staging = self._staging(stage, delta)
         if staging is None and not _applies(delta, part):
             return False
         entries = [_replica(origin, canonical(url), record, bodies) for url, record in sorted(delta.records.items())]
@@ -444,24 +463,23 @@ class Registry:
             change.entries += entries
         else:
             if staging is None or delta.since == NOTHING:
-                change.unstage.append(origin)
-            change.staged += entries
+                change.unstage.append(stage)
+            change.staged += [(stage, entry) for entry in entries]
             whole = delta.since == NOTHING or (staging is not None and staging.whole)
             if not delta.complete:
-                self.staging[origin] = Staging(sender, delta.to, whole)
+                self.staging[stage] = Staging(delta.to, whole)
                 return False
-            change.settled.append(Settle(origin, whole))
-            self.staging.pop(origin, None)
+            change.settled.append(Settle(stage, whole))
+            self.staging = {other: pages for other, pages in self.staging.items() if other.origin != origin}
         self.parts[origin] = change.parts[origin] = Part(origin, delta.to, delta.floor, delta.epochs, sender)
         return True
 
-    def _staging(self, sender: Key, origin: Key, delta: Delta, part: Part) -> Staging | None:
+    def _staging(self, stage: Stage, delta: Delta) -> Staging | None:
         """The pages that this delta continues, or opens when it is a snapshot."""
         if delta.since == NOTHING:
-            return Staging(sender, NOTHING, whole=True)
-        staging = self.staging.get(origin)
-        continues = staging is not None and staging.peer == sender and staging.reached == delta.since
-        return staging if continues else None
+            return Staging(NOTHING, whole=True)
+        staging = self.staging.get(stage)
+        return staging if staging is not None and staging.reached == delta.since else None
 
     # -- writing the own part, and what is owed ------------------------------------------------------------
 
@@ -577,6 +595,14 @@ def _spaced(time: str) -> str:
 
 def _marks(marks: dict[str, Version] | None) -> dict[Key, Version]:
     return {canonical(origin): version for origin, version in (marks or {}).items()}
+
+
+def _stuck(carried: Mapping[Key, ev.Carried], marks: dict[str, Version] | None) -> bool:
+    """Whether a peer that speaks deltas is no further than before, for anything that the message completed."""
+    told = _marks(marks)
+    return marks is not None and any(
+        part.complete and told.get(origin, NOTHING) <= part.base < part.to for origin, part in carried.items()
+    )
 
 
 def _check_delta(index: int, delta: Delta, bodies: dict[Key, PlainNode]) -> None:

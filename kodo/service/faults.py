@@ -55,14 +55,10 @@ def _relevant(found: list[Any]) -> list[Any]:
         if fault["type"] not in _WRONG_BRANCH or not place or not _is_branch(place[-1]):
             return False
         beside = any(len(other) > len(place) - 1 and other[: len(place) - 1] == place[:-1] for other in inside)
-        return beside or _is_list_of_both(place, found)
+        # Of the two faults 'no object' and 'no list' at one place, the first stands for both.
+        return beside or place[-1].startswith("list[")
 
     return [fault for fault in found if not other_branch(fault)]
-
-
-def _is_list_of_both(place: tuple[Any, ...], found: list[Any]) -> bool:
-    """Of the two faults 'no object' and 'no list' at one place, the first stands for both."""
-    return str(place[-1]).startswith("list[")
 
 
 def _is_branch(part: int | str) -> bool:

@@ -129,14 +129,17 @@ async def _serve(
         reset=options.reset,
     )
     runtime = _assembled(options, cache)
+    last_word = threading.Timer(LAST_WORD, os._exit, [1])
+    last_word.daemon = True
     try:
         await runtime.start(own)
         config.app = create_app(runtime, cache, Limits(body=options.body_limit, peer_body=options.peer_body_limit))
-        server = _Server(config, options, ready)
+        server = _Server(config, options, ready, last_word)
         runtime.failure.add_done_callback(lambda _: server.end())
         await server.serve(sockets=[listener])
     finally:
         await runtime.stop()
+        last_word.cancel()
     if runtime.failure.done():
         raise runtime.failure.result()
 
@@ -159,8 +162,11 @@ def _soon(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:
 class _Server(uvicorn.Server):
     """uvicorn, but the end of the service is ours: a signal ends it once, and is not raised again."""
 
-    def __init__(self, config: uvicorn.Config, options: Options, ready: Ready | None) -> None:
+    def __init__(
+        self, config: uvicorn.Config, options: Options, ready: Ready | None, last_word: threading.Timer
+    ) -> None:
         super().__init__(config)
+        self._last_word = last_word
         self._options = options
         self._ready = ready
 
@@ -195,9 +201,7 @@ class _Server(uvicorn.Server):
         if not self.should_exit:
             self.should_exit = True
             if threading.current_thread() is threading.main_thread():
-                last = threading.Timer(LAST_WORD, os._exit, [1])
-                last.daemon = True
-                last.start()
+                self._last_word.start()
 
 
 @dataclass(frozen=True, slots=True)

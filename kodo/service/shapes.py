@@ -167,13 +167,13 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
         404: (Refusal, "the service does not have the role for this"),
         413: (Refusal, "the body is above the limit"),
         422: (Faults, "the request is not of the form that the route takes"),
-        503: (Refusal, "the change could not be made durable, or the service is ending"),
+        503: (Refusal, "the change could not be made durable, the answer takes too long, or the service is ending"),
     }
     return {status: {"model": words[status][0], "description": words[status][1]} for status in statuses}
 
 
 def _route(
-    model: type[BaseModel], example: dict[str, Any], *statuses: int, body: tuple[type[BaseModel], Any] | None = None
+    model: Any, example: dict[str, Any], *statuses: int, body: tuple[type[BaseModel], Any] | None = None
 ) -> dict[str, Any]:
     success: dict[str, Any] = {"model": model, "content": {"application/json": {"example": example}}}
     route: dict[str, Any] = {"response_model": None, "responses": {200: success, **_errors(*statuses)}}
@@ -191,10 +191,10 @@ BODIES: tuple[type[BaseModel], ...] = (Registration, PeerMessage)
 _TO_REGISTER = {"url": _NODE["url"], "organization": "node1", "flows": {"/mytest": _FLOW}}
 COMMON = _route(CommonReply, _COMMON)
 REGISTER = _route(CommonReply, _REGISTERED, 404, 413, 422, 503, body=(Registration, _TO_REGISTER))
-CONNECT = _route(ConnectReply, _CONNECTED, 404, 413, 422, 503, body=(PeerMessage, _MESSAGE))
+CONNECT = _route(ConnectReply | CommonReply, _CONNECTED, 404, 413, 422, 503, body=(PeerMessage, _MESSAGE))
 UPDATE = _route(CommonReply, _UPDATED, 404, 413, 422, 503, body=(PeerMessage, _MESSAGE | {"nodes": _NODES}))
-FLOWS = _route(FlowsReply, _PAGE, 422)
+FLOWS = _route(FlowsReply, _PAGE, 422, 503)
 FLOWS["responses"][200]["content"]["text/html"] = {"schema": {"type": "string"}, "example": "<table>...</table>"}
-COUNTS = _route(CountsReply, _COUNTS)
-MAP = _route(MapReply, _CACHED | {"connection": {}})
-CACHE = _route(CacheReply, _CACHED, 404)
+COUNTS = _route(CountsReply, _COUNTS, 503)
+MAP = _route(MapReply, _CACHED | {"connection": {}}, 503)
+CACHE = _route(CacheReply, _CACHED, 404, 503)

@@ -161,7 +161,7 @@ class TestFeedForward:
         assert len(sends(registry.step(register_at))) == 1
         assert sends(registry.step(replace(register_at, at=at(10.01)))) == []
         carried = {SELF: ev.Carried(Version(), registry.own.version.at(1))}
-        done = registry.step(ev.Delivered(at(10.02), peer=PEER, carried=carried, reply=PeerReply()))
+        done = registry.step(ev.Delivered(at(10.02), peer=PEER, greeting=False, carried=carried, reply=PeerReply()))
         assert [type(step) for step in done] == [Save, Wake]
         assert done[1] == Wake(10.1)
         assert len(sends(registry.step(ev.Tick(at(10.1))))) == 1
@@ -240,7 +240,7 @@ class TestConnect:
             "to": [5, "cd", 1],
             "records": {"http://node:1": record},
         }
-        assert saved(connect(registry, deltas=[delta], marks={})).staged[0].node.modified == ahead["modified"]
+        assert saved(connect(registry, deltas=[delta], marks={})).staged[0][1].node.modified == ahead["modified"]
 
     def test_a_provider_takes_nothing(self) -> None:
         """What is offered to a provider is answered and not taken, in `/connect` and in `/update/node`."""
@@ -370,10 +370,10 @@ class TestSending:
         """`connection` holds the time of the last message that succeeded."""
         registry, _ = self.configured()
         greeted = PeerReply.model_validate({"providers": {"url": "http://peer:1", "feed": True}})
-        registry.step(ev.Delivered(at(1, NOW), peer=PEER, carried={}, reply=greeted))
+        registry.step(ev.Delivered(at(1, NOW), peer=PEER, greeting=True, carried={}, reply=greeted))
         assert registry.standing().connection == (("http://peer:1", NOW),)
         register(registry, utc=LATER)
-        registry.step(ev.Delivered(at(3, LATER), peer=PEER, carried={}, reply=PeerReply()))
+        registry.step(ev.Delivered(at(3, LATER), peer=PEER, greeting=False, carried={}, reply=PeerReply()))
         assert registry.standing().connection == (("http://peer:1", LATER),)
 
     def test_a_peer_by_another_name_is_one_peer(self) -> None:
@@ -381,7 +381,7 @@ class TestSending:
         registry, _ = started(Profile("http://self:1", connect=("http://alias:1",)))
         connect(registry)
         greeted = PeerReply.model_validate({"providers": {"url": "http://peer:1", "feed": True}})
-        registry.step(ev.Delivered(at(1), peer=canonical("http://alias:1"), carried={}, reply=greeted))
+        registry.step(ev.Delivered(at(1), peer=canonical("http://alias:1"), greeting=True, carried={}, reply=greeted))
         assert list(registry.peers) == [PEER]
         assert registry.peers[PEER].state.address == "http://alias:1"
         assert registry.standing().connection == (("http://alias:1", NOW),)

@@ -176,7 +176,7 @@ class World:
         site = self.sites[source]
         content = site.store.content(send.parcel, limit)
         if send.route == "/update/node" and not (content.nodes or content.deltas):
-            self._later(0, ("delivered", source, site.registry, send, content.carried, b"{}"))
+            self._later(0, ("unsaid", source, site.registry, send, content.carried))
             return
         message = {
             "url": site.profile.url,
@@ -238,7 +238,12 @@ class World:
         if self.sites[source].registry is sender and sender.peers[send.peer].sending:
             reply = PeerReply.model_validate_json(answer)
             at = self._instant(source)
-            self.step(source, ev.Delivered(at, peer=send.peer, carried=carried, reply=reply))
+            greeting = send.route == "/connect"
+            self.step(source, ev.Delivered(at, peer=send.peer, greeting=greeting, carried=carried, reply=reply))
+
+    def _unsaid(self, source: Key, sender: Registry, send: Send, carried: Any) -> None:
+        if self.sites[source].registry is sender:
+            self.step(source, ev.Unsaid(self._instant(source), peer=send.peer, carried=carried))
 
     def _fail(self, source: Key, sender: Registry, send: Send, kind: type[ev.Lost | ev.Refused]) -> None:
         if self.sites[source].registry is sender and self.sites[source].up and sender.peers[send.peer].sending:
