@@ -27,7 +27,7 @@ import orjson
 from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError
 
-from kodo.catalogue import Catalogue
+from kodo.catalogue import Catalogue, is_catalogue
 from kodo.core.instructions import Entry, Save
 from kodo.core.parts import Part
 from kodo.core.peers import PeerState
@@ -67,13 +67,15 @@ class Cache:
     def __init__(self, owner: Owner, path: Path | None = None, *, reset: bool = False) -> None:
         """Open the durable state at `path`, or none. Raises `InUseError`, or `CacheError` when it cannot be opened."""
         self.owner = owner
-        self.path = path
+        self.path = path = path.resolve() if path is not None else None
         self._lazy: dict[Key, PeerState] = {}
         self._lock: FileLock | None = None
         self._failed = False
+        self._file: tuple[int, int] | None = None
         try:
             self._lock = _lock(path) if path is not None else None
             self.catalogue = self._open(reset=reset)
+            self._file = _identity(self.catalogue.path)
         except (OSError, sqlite3.Error) as error:
             self._unlock()
             raise CacheError(
@@ -89,9 +91,10 @@ class Cache:
             return Catalogue(self.owner.url)
         present = path.exists()
         log.info("%s cache %s", "loading from" if present and not reset else "ignore", path)
-        if reset:
-            for file in _files(path):
-                file.unlink(missing_ok=True)
+        if present and not path.is_file():
+            raise CacheError(f"expected a file as the cache, but {path} is none; choose another path")
+        if reset and present:
+            _remove(path)
         opened = self._open_json if path.suffix == ".json" else self._open_database
         try:
             return opened(path)
@@ -124,6 +127,8 @@ class Cache:
     def commit(self) -> None:
         """Make what was written durable. Raises `CacheError`: then nothing of it may be acknowledged."""
         try:
+            if self._file is not None and self._file != _identity(self.path):
+                raise CacheError(f"the cache {self.path} was removed or replaced while the service was running")
             self.catalogue.commit()
             if self.path is not None and self.path.suffix == ".json":
                 write_document(self.path, self._owner() | self.catalogue.document())
@@ -173,6 +178,26 @@ def _lock(path: Path) -> FileLock:
 def _files(path: Path) -> list[Path]:
     """The cache and what SQLite keeps beside it."""
     return [path, *(path.with_name(path.name + tail) for tail in ("-wal", "-shm"))]
+
+
+def _identity(path: Path | None) -> tuple[int, int] | None:
+    """Which file stands at the path: another one may have taken its place."""
+    try:
+        found = path.stat() if path is not None else None
+    except FileNotFoundError:
+        return None
+    return found and (found.st_dev, found.st_ino)
+
+
+def _remove(path: Path) -> None:
+    """Remove a cache that is to be replaced; a file that is no cache of kodo was named by mistake, and is kept."""
+    with path.open("rb") as file:
+        beginning = file.read(4096)
+    ours = b'"url"' in beginning if path.suffix == ".json" else is_catalogue(beginning)
+    if not ours:
+        log.warning("%s is no cache of kodo; kept as %s", path, _set_aside(path))
+    for file_name in _files(path):
+        file_name.unlink(missing_ok=True)
 
 
 def _set_aside(path: Path) -> Path:

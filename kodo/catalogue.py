@@ -33,7 +33,7 @@ from kodo.core.events import Carried
 from kodo.core.instructions import Entry, Parcel, Range, Save, Settle
 from kodo.core.parts import Part, Row, listed
 from kodo.core.peers import PeerState
-from kodo.errors import BusyError, DamagedCacheError
+from kodo.errors import BusyError, CacheError, DamagedCacheError
 from kodo.models import MISSING_AUTHOR, MISSING_DESCRIPTION, NOTHING, Key, canonical, flows_json
 from kodo.query import Filter, Order
 
@@ -408,10 +408,10 @@ class Catalogue:
         db.execute("BEGIN")
         try:
             yield db
-        except sqlite3.OperationalError as error:
+        except sqlite3.Error as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
                 raise BusyError(f"this takes longer than {LONGEST:g} s to answer; ask for less") from error
-            raise
+            raise CacheError(f"what is listed could not be read: {error}") from error
         finally:
             db.set_progress_handler(None, 0)
             db.execute("ROLLBACK")
@@ -419,7 +419,7 @@ class Catalogue:
     def _reader(self) -> sqlite3.Connection:
         db: sqlite3.Connection | None = getattr(self._local, "db", None)
         if db is None:
-            db = self._local.db = _connect(self.path)
+            db = self._local.db = _connect(self.path, create=False)
             self._readers.append(db)
         return db
 
@@ -596,13 +596,19 @@ def _selection(select: Filter | None, order: Order) -> tuple[str, str]:
     return "flow f JOIN record n ON n.id = f.record", order.sql
 
 
+def is_catalogue(beginning: bytes) -> bool:
+    """Whether a file that begins like this is a catalogue of kodo (its header: https://sqlite.org/fileformat2.html)."""
+    return beginning.startswith(_MAGIC) and beginning[68:72] == APPLICATION_ID.to_bytes(4, "big")
+
+
 def _beginning(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(len(_MAGIC))
 
 
-def _connect(path: Path | None) -> sqlite3.Connection:
-    db = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False, timeout=10)
+def _connect(path: Path | None, *, create: bool = True) -> sqlite3.Connection:
+    where = f"{path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}" if path is not None else ":memory:"
+    db = sqlite3.connect(where, uri=True, isolation_level=None, check_same_thread=False, timeout=10)
     db.create_function("casefold", 1, lambda text: None if text is None else str(text).casefold(), deterministic=True)
     return db
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from hashlib import blake2b
+from ipaddress import ip_address
 from typing import Annotated, Any, NamedTuple, NewType
 from urllib.parse import urlsplit
 
@@ -55,11 +56,20 @@ def canonical(url: str) -> Key:
     except ValueError:
         raise ValueError("expected an http or https url with a host and a port below 65536") from None
     scheme = parts.scheme.lower()
+    if "@" in parts.netloc or "?" in url or "#" in url:
+        raise ValueError("expected a url of scheme, host, port and path: no user, no ? and no #")
     if scheme not in DEFAULT_PORTS or not parts.hostname or any(c.isspace() or ord(c) < 32 for c in url):
         raise ValueError("expected an http or https url with a host, such as http://localhost:3366")
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    host = f"[{_compressed(parts.hostname)}]" if ":" in parts.hostname else parts.hostname
     port = DEFAULT_PORTS[scheme] if port is None else port
     return Key(f"{scheme}://{host}:{port}{parts.path.rstrip('/')}")
+
+
+def _compressed(host: str) -> str:
+    try:
+        return ip_address(host).compressed
+    except ValueError:
+        raise ValueError("expected an IPv6 address between the brackets") from None
 
 
 def format_time(moment: datetime) -> str:
@@ -232,7 +242,7 @@ class Version(NamedTuple):
     The epoch is `seconds` with a random `nonce`, new at every start of the origin. Versions compare as tuples.
     """
 
-    seconds: Count = 0
+    seconds: Annotated[int, Field(ge=0, lt=2**40)] = 0
     nonce: Annotated[str, Field(pattern=r"^[0-9a-f]{0,16}$")] = ""
     seq: Count = 0
 

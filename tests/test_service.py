@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
 from tests.conftest import Start
 from tests.waiting import until
 
@@ -14,3 +20,61 @@ def test_a_nodes_flows_are_listed_at_every_registry(serve: Start) -> None:
     for registry in (first, second):
         until(lambda at=registry: at.flows(), "the flow to be listed")  # type: ignore[misc]
         assert [(row["node"], row["url"]) for row in registry.flows()] == [(node.url, "/my-test")]
+
+
+def test_a_bad_key_in_a_delta_is_refused(serve: Start) -> None:
+    """A record under a key that is no url is refused like any other bad input, and the service goes on."""
+    registry = serve(node=False)
+    delta = {"origin": "http://x:1", "since": [0, "", 0], "to": [1, "", 1], "records": {"bad": {"seq": 1}}}
+    body = {"url": "http://x:1", "marks": {}, "deltas": [delta]}
+    for route in ("/connect", "/update/node"):
+        assert registry.client.post(route, json=body).status_code == 422
+    assert registry.get()["idle"]
+
+
+def test_a_million_faults_are_told_as_a_few(serve: Start) -> None:
+    """However many faults a body has, the answer names the first of them."""
+    registry = serve(node=False)
+    nodes = [{"url": f"http://n{number}:1", "flows": 1} for number in range(5000)]
+    answer = registry.client.post("/connect", json={"url": "http://x:1", "nodes": nodes})
+    assert answer.status_code == 422
+    detail = answer.json()["detail"]
+    assert 1 <= len(detail) <= 20
+    assert detail[0]["loc"] == ["body", "nodes", 0, "flows"]
+
+
+@pytest.mark.parametrize(
+    ("accept", "html"),
+    [
+        ("", False),
+        ("*/*", False),
+        ("application/json", False),
+        ("text/html", True),
+        ("text/*", True),
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", True),
+        ("text/html;q=0.1, */*", False),
+        ("application/*;q=0.9,text/html;q=0.3", False),
+        ("application/json, text/html", False),
+    ],
+)
+def test_accept(serve: Start, accept: str, html: bool) -> None:
+    """HTML is answered when, and only when, the header weighs it above JSON."""
+    answer = serve().client.get("/flows", headers={"Accept": accept})
+    assert answer.headers["content-type"].startswith("text/html" if html else "application/json")
+
+
+def test_a_service_ends_and_its_caller_goes_on(tmp_path: Path) -> None:
+    """`run_service` returns to its caller when it is told to end, and does nothing to it afterwards."""
+    script = (
+        "import os, signal, sys, threading, time\n"
+        "from kodo.service import node\n"
+        "node.LAST_WORD = 0.5\n"
+        "options = node.load_options(url='http://127.0.0.1:0', cache=sys.argv[1])\n"
+        "node.run(options, lambda running: os.kill(os.getpid(), signal.SIGTERM))\n"
+        "threading.Event().wait(1)\n"
+        "print('still here')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "c.db")], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "still here\n")

@@ -93,9 +93,10 @@ class Peer:
 
     @property
     def quiet(self) -> bool:
-        """Whether all is said; a first contact that was never answered does not count."""
-        never_answered = self.first_contact and not self.state.connected
-        return never_answered or not (self.wants or self.sending)
+        """Whether all is said. News that is owed counts; a first contact that was never answered does not."""
+        if self.first_contact:
+            return not (self.told and self.behind)
+        return not (self.wants or self.sending)
 
     def durable(self) -> PeerState:
         """The state to save."""

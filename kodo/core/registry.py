@@ -45,6 +45,7 @@ from kodo.models import (
     Key,
     Node,
     PeerMessage,
+    PeerReply,
     PlainNode,
     Record,
     Registration,
@@ -168,6 +169,8 @@ class Registry:
         for address in self.profile.connect:
             self._configure(address)
         for peer in self.peers.values():
+            # Who was away may have paused for long: a registry that is back says so to those it knew.
+            peer.greet = peer.greet or bool(self.profile.registry and peer.state.deltas)
             self._measure(peer)
         return change.saves()
 
@@ -274,9 +277,8 @@ class Registry:
         peer = self.peers[event.peer]
         reply = event.reply
         offer = reply.providers
-        news = PeerMessage(
-            url=peer.state.url, nodes=offer.nodes if offer else {}, deltas=reply.deltas, marks=reply.marks
-        )
+        url = (offer.url if offer else reply.url) or peer.state.url
+        news = PeerMessage(url=url, nodes=offer.nodes if offer else {}, deltas=reply.deltas, marks=reply.marks)
         self._check(news, event.at)
         greeted = event.greeting
         peer.sending = False
@@ -287,8 +289,7 @@ class Registry:
             return []
         change = _Change()
         if greeted:
-            peer = self._greeted(peer, event)
-            news = news.model_copy(update={"url": peer.state.url})
+            peer = self._greeted(peer, url, event.reply)
             raised = set() if self.profile.provider else self._take(news, event.rows, event.at, change)
             self._raised(raised, source=peer)
         elif reply.handshake or (reply.marks is None) == bool(peer.state.deltas):
@@ -304,18 +305,17 @@ class Registry:
         saves.append(Save(peers=(peer.durable(),), lazy=not greeted))
         return saves
 
-    def _greeted(self, peer: Peer, event: ev.Delivered) -> Peer:
-        """A handshake that this service opened has been answered."""
-        offer = event.reply.providers
-        url = offer.url if offer else event.reply.url or peer.state.url
+    def _greeted(self, peer: Peer, url: str, reply: PeerReply) -> Peer:
+        """A handshake that this service opened has been answered, by the service `url`."""
+        offer = reply.providers
         peer = self._renamed(peer, url)
         peer.greet = False
         peer.state = replace(
             peer.state,
             url=url,
             organization=offer.organization if offer else peer.state.organization,
-            feed=offer.feed if offer else event.reply.feed,
-            deltas=event.reply.marks is not None,
+            feed=offer.feed if offer else reply.feed,
+            deltas=reply.marks is not None,
             connected=True,
         )
         return peer

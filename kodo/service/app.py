@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from kodo import __version__
@@ -56,11 +57,14 @@ def create_app(runtime: Runtime, cache: Cache, limits: Limits) -> FastAPI:
         version=__version__,
         description="A service of the kodo mesh: nodes offer flows, registries list and share them.",
         openapi_url="/openapi.json",
+        redirect_slashes=False,
     )
     app.include_router(create_routes(runtime, cache, limits))
     app.add_exception_handler(KodoError, _refuse)
     app.add_exception_handler(RequestValidationError, _refuse_parameters)
     app.add_exception_handler(HTTPException, _refuse_route)
+    app.add_exception_handler(ClientDisconnect, _gone)
+    app.add_exception_handler(Exception, _broken)
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]
     return app
 
@@ -83,6 +87,15 @@ async def _refuse_route(_: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         return JSON({"detail": "error"}, status_code=500)
     return JSON({"detail": error.detail}, status_code=error.status_code, headers=error.headers)
+
+
+async def _gone(_: Request, __: Exception) -> Response:
+    """The client went away before its body was whole: nobody reads this."""
+    return JSON({"detail": "expected the whole body"}, status_code=400)
+
+
+async def _broken(_: Request, __: Exception) -> Response:
+    return JSON({"detail": "a fault of the service, which its log tells"}, status_code=500)
 
 
 def _described(app: FastAPI) -> dict[str, Any]:

@@ -6,6 +6,8 @@ nodes, are shown as `*`, since an answer must not carry foreign text.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -21,6 +23,8 @@ _FIELDS = frozenset(
 )
 _PARAMETERS = frozenset({"query", "p", "pp", "by", "q", "format"})
 _WRONG_BRANCH = {"dict_type", "list_type"}
+MOST = 20
+"""Faults that an answer names; a body may have a million."""
 
 
 def faults(error: ValueError) -> list[dict[str, Any]]:
@@ -30,7 +34,7 @@ def faults(error: ValueError) -> list[dict[str, Any]]:
     found = error.errors(include_url=False, include_context=False, include_input=False)
     return [
         {"loc": ["body", *_place(fault["loc"])], "msg": _words(fault["msg"]), "type": fault["type"]}
-        for fault in _relevant(found)
+        for fault in islice(_relevant(found), MOST)
     ]
 
 
@@ -46,19 +50,17 @@ def parameter_faults(error: RequestValidationError) -> list[dict[str, Any]]:
     ]
 
 
-def _relevant(found: list[Any]) -> list[Any]:
+def _relevant(found: list[Any]) -> Iterator[Any]:
     """Where an object or a list may stand, only the faults of the form that came are of interest."""
-    inside = {tuple(fault["loc"][:depth]) for fault in found for depth in range(len(fault["loc"]))}
-
-    def other_branch(fault: Any) -> bool:
-        place = tuple(fault["loc"])
-        if fault["type"] not in _WRONG_BRANCH or not place or not _is_branch(place[-1]):
-            return False
-        beside = any(len(other) > len(place) - 1 and other[: len(place) - 1] == place[:-1] for other in inside)
+    got_further = {
+        fault["loc"][:depth] for fault in found for depth, part in enumerate(fault["loc"][:-1]) if _is_branch(part)
+    }
+    for fault in found:
+        place = fault["loc"]
+        at_branch = fault["type"] in _WRONG_BRANCH and bool(place) and _is_branch(place[-1])
         # Of the two faults 'no object' and 'no list' at one place, the first stands for both.
-        return beside or place[-1].startswith("list[")
-
-    return [fault for fault in found if not other_branch(fault)]
+        if not at_branch or (place[:-1] not in got_further and not place[-1].startswith("list[")):
+            yield fault
 
 
 def _is_branch(part: int | str) -> bool:

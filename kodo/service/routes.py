@@ -174,6 +174,9 @@ async def _message(request: Request, model: type[M], limit: int, runtime: Runtim
 
 async def _body(request: Request, limit: int) -> bytes:
     """The body, read only as far as its limit allows."""
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        fault = {"loc": ["header", "content-encoding"], "msg": "expected a body without one", "type": "value_error"}
+        raise InvalidMessageError([fault])
     stated = request.headers.get("content-length", "")
     if stated.isdecimal() and int(stated) > limit:
         raise TooLargeError(f"expected a body of at most {limit} bytes")
@@ -193,14 +196,19 @@ def _parse(model: type[M], body: bytes) -> M:
 
 
 def _prefers_html(accept: str) -> bool:
-    """Whether an `Accept` header (RFC 9110, 12.5.1) names text/html with a higher weight than JSON."""
-    weights = {"text/html": -1.0, "application/json": 0.0}
-    for item in accept.lower().split(","):
-        media, *parameters = (part.strip() for part in item.split(";"))
-        weight = next((parameter[2:] for parameter in parameters if parameter.startswith("q=")), "1")
-        if media in weights:
-            weights[media] = float(weight) if weight.replace(".", "", 1).isdecimal() else 0.0
-    return weights["text/html"] > max(0.0, weights["application/json"])
+    """Whether an `Accept` header weighs text/html above JSON; the most specific range counts (RFC 9110, 12.5.1)."""
+    ranges = dict(_weighted(item) for item in accept.lower().split(","))
+
+    def weight(*names: str) -> float:
+        return next((ranges[name] for name in names if name in ranges), 0.0)
+
+    return weight("text/html", "text/*", "*/*") > weight("application/json", "application/*", "*/*")
+
+
+def _weighted(item: str) -> tuple[str, float]:
+    media, *parameters = (part.strip() for part in item.split(";"))
+    weight = next((parameter[2:] for parameter in parameters if parameter.startswith("q=")), "1")
+    return media, float(weight) if weight.replace(".", "", 1).isdecimal() else 0.0
 
 
 def _table(page: Page) -> str:

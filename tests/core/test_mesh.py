@@ -8,7 +8,7 @@ from itertools import combinations
 import pytest
 
 from kodo.core.registry import Profile
-from kodo.models import Key
+from kodo.models import Key, canonical
 from tests.core.world import World
 
 TOPOLOGIES: dict[str, list[tuple[int, int]]] = {
@@ -203,3 +203,59 @@ def test_a_registry_brings_its_nodes_when_it_connects() -> None:
     assert list(message["nodes"]) == ["http://n1:1"]
     world.run(0.011)
     assert len(world.listing(first)) == 1
+
+
+def test_a_peer_that_does_not_take_is_not_asked_in_a_hurry() -> None:
+    """A peer that answers and takes nothing, since it became a provider, is greeted, believed, and told no more."""
+    world, keys = mesh(TOPOLOGIES["pair"])
+    world.sites[keys[1]].profile = Profile("http://r1:1", provider=True)
+    world.restart(keys[1])
+    world.run(5)
+    world.sent.clear()
+    world.register(keys[0], "n0")
+    world.run(120)
+    assert world.sent.total() <= 4
+    world.settle()
+
+
+def test_two_neighbours_page_the_same_part_without_harm() -> None:
+    """Two peers that send pages of the same origin at once do not undo each other's."""
+    world = World(3, page=2000)
+    world.links.latency = (0.01, 0.3)
+    first = world.add("r0")
+    for at in range(60):
+        world.register(first, f"n{at:02}", ["x"] * 3)
+    second = world.add("r1", ["r0"])
+    world.run(60)
+    third = world.add("r2", ["r0", "r1"])
+    world.run(60)
+    assert len(world.listing(third)) == len(world.listing(second)) == 60
+    assert world.settle() < 1
+
+
+def test_one_peer_under_two_names_is_told_once_and_all() -> None:
+    """A peer that is configured under two names is one peer, and nothing of what it says is lost."""
+    world = World()
+    other = world.add("r0")
+    world.register(other, "early")
+    world.sites[canonical("http://alias:1")] = world.sites[other]
+    one = world.add("r1", ["r0", "alias"])
+    world.register(other, "late")
+    world.run(5)
+    del world.sites[canonical("http://alias:1")]
+    world.settle()
+    assert [row["node"] for row in world.listing(one)] == ["http://early:1", "http://late:1"]
+
+
+def test_a_registry_that_is_back_is_told_at_once() -> None:
+    """A registry that was away for long greets those it knew, and need not wait for their pauses to end."""
+    world = World()
+    taker = world.add("r0")
+    provider = world.add("p", ["r0"], provider=True)
+    world.run(1)
+    world.sites[taker].up = False
+    world.register(provider, "n1")
+    world.run(600)
+    world.restart(taker)
+    world.run(2)
+    assert [row["node"] for row in world.listing(taker)] == ["http://n1:1"]

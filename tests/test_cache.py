@@ -1,0 +1,162 @@
+"""The durable state: what is kept, what is set aside, and what is left alone."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from kodo.cache import Cache, Owner
+from kodo.core.instructions import Entry, Save
+from kodo.core.parts import Part
+from kodo.core.peers import PeerState
+from kodo.errors import CacheError, InUseError
+from kodo.models import Flow, Node, Version, canonical, digest
+from kodo.query import parse_order
+
+OWNER = Owner("http://self:1", "me", True)
+OWN, PEER = canonical(OWNER.url), canonical("http://peer:1")
+TIME = "2024-12-25T18:03:12.989989"
+FORMS = pytest.mark.parametrize("name", ["c.db", "c.json"])
+
+
+def entry(number: int) -> Entry:
+    flows = {"/a": Flow(url="/a", name=f"flow {number}")}
+    node = Node(url=f"http://n{number}:1", flows=flows, created=TIME, modified=TIME, heartbeat=TIME)
+    return Entry(OWN, node.key, node, number, number, digest(flows))
+
+
+def save(*numbers: int) -> Save:
+    part = Part(OWN, Version(1, "ab", max(numbers)))
+    peer = PeerState(PEER, "http://peer:1", "http://peer:1", feed=True, connected=True)
+    return Save(entries=tuple(entry(number) for number in numbers), parts=(part,), peers=(peer,))
+
+
+def written(path: Path, *numbers: int) -> None:
+    cache = Cache(OWNER, path)
+    with cache.catalogue.writing():
+        cache.write(save(*numbers))
+        cache.commit()
+    cache.close()
+
+
+def listed(cache: Cache) -> list[str]:
+    return [item["name"] for item in cache.catalogue.page(None, parse_order(""), 0, 100).items]
+
+
+@FORMS
+def test_what_was_committed_is_there_again(tmp_path: Path, name: str) -> None:
+    """Records, parts and peers are the same after the service is gone and back."""
+    written(tmp_path / name, 1, 2)
+    cache = Cache(OWNER, tmp_path / name)
+    assert listed(cache) == ["flow 1", "flow 2"]
+    assert cache.catalogue.parts() == list(save(1, 2).parts)
+    assert cache.catalogue.peers() == list(save(1).peers)
+    cache.close()
+
+
+@FORMS
+def test_a_lazy_save_is_written_at_the_end(tmp_path: Path, name: str) -> None:
+    """What may wait is written with the next commit, or when the cache is closed."""
+    written(tmp_path / name, 1)
+    cache = Cache(OWNER, tmp_path / name)
+    lazy = PeerState(PEER, "http://peer:1", "http://peer:1", acked=((OWN, Version(1, "ab", 1)),))
+    cache.write(Save(peers=(lazy,), lazy=True))
+    cache.close()
+    cache = Cache(OWNER, tmp_path / name)
+    assert cache.catalogue.peers() == [lazy]
+    cache.close()
+
+
+@FORMS
+def test_a_failed_step_leaves_nothing(tmp_path: Path, name: str) -> None:
+    """What failed before its commit is not written at the end either."""
+    written(tmp_path / name, 1)
+    cache = Cache(OWNER, tmp_path / name)
+    with cache.catalogue.writing():
+        cache.write(Save(peers=(PeerState(PEER, "x", "x"),), lazy=True))
+        cache.write(save(2))
+        cache.rollback()
+    cache.close()
+    cache = Cache(OWNER, tmp_path / name)
+    assert listed(cache) == ["flow 1"]
+    assert cache.catalogue.peers() == list(save(1).peers)
+    cache.close()
+
+
+@FORMS
+def test_a_cache_in_use(tmp_path: Path, name: str) -> None:
+    """A cache that another service holds is an error that touches nothing."""
+    cache = Cache(OWNER, tmp_path / name)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(InUseError, match="in use"):
+        Cache(OWNER, tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    cache.close()
+
+
+def test_a_locked_database_is_not_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An intact cache that cannot be opened for another reason is left where it is."""
+    written(tmp_path / "c.db", 1)
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *args, **kwargs: connect(*args, **{**kwargs, "timeout": 0}))
+    holder = connect(tmp_path / "c.db", isolation_level=None)
+    holder.execute("PRAGMA locking_mode = EXCLUSIVE")
+    holder.execute("BEGIN IMMEDIATE")
+    holder.execute("INSERT INTO meta VALUES ('x', 'y')")
+    with pytest.raises(CacheError, match="locked"):
+        Cache(OWNER, tmp_path / "c.db")
+    holder.close()
+    assert not list(tmp_path.glob("*set-aside*"))
+
+
+def test_a_cache_that_is_removed_while_running(tmp_path: Path) -> None:
+    """Nothing is acknowledged that went into a file which is no longer there."""
+    cache = Cache(OWNER, tmp_path / "c.db")
+    (tmp_path / "c.db").unlink()
+    with cache.catalogue.writing():
+        cache.write(save(1))
+        with pytest.raises(CacheError, match="removed"):
+            cache.commit()
+        cache.rollback()
+    cache.close()
+
+
+@FORMS
+def test_reset_keeps_what_is_not_ours(tmp_path: Path, name: str) -> None:
+    """`reset` replaces a cache, and sets aside a file that was named by mistake."""
+    (tmp_path / name).write_text("my notes")
+    Cache(OWNER, tmp_path / name, reset=True).close()
+    (kept,) = tmp_path.glob("*set-aside*")
+    assert kept.read_text() == "my notes"
+    written(tmp_path / name, 1)
+    cache = Cache(OWNER, tmp_path / name, reset=True)
+    assert listed(cache) == []
+    cache.close()
+    assert list(tmp_path.glob("*set-aside*")) == [kept]
+
+
+def test_a_path_that_is_no_file(tmp_path: Path) -> None:
+    """A folder as the cache, or a path below a file, is a clear error that touches nothing."""
+    (tmp_path / "folder.db").mkdir()
+    with pytest.raises(CacheError, match="expected a file"):
+        Cache(OWNER, tmp_path / "folder.db")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(CacheError, match="expected to open"):
+        Cache(OWNER, tmp_path / "file" / "c.db")
+    assert (tmp_path / "file").read_text() == "x"
+
+
+@pytest.mark.parametrize("table", ["part", "peer"])
+def test_a_damaged_row_is_noticed(tmp_path: Path, table: str) -> None:
+    """A row that is damaged where SQLite does not look is noticed at the start, and the cache set aside."""
+    written(tmp_path / "c.db", 1)
+    db = sqlite3.connect(tmp_path / "c.db")
+    db.execute(f"UPDATE {table} SET state = replace(state, '\"', '#')")
+    db.commit()
+    db.close()
+    cache = Cache(OWNER, tmp_path / "c.db")
+    assert listed(cache) == []
+    cache.close()
+    assert list(tmp_path.glob("*set-aside*"))
