@@ -450,9 +450,8 @@ def demo(
     """
     if not picture.parent.is_dir():
         raise OptionError(f"picture: expected a path in a folder that exists; create {picture.parent} first")
-    lab_class = _lab_class()
     try:
-        with lab_class() as mesh:
+        with _lab_class()() as mesh:
             _tell(mesh, picture, keep)
     except KeyboardInterrupt:
         _say("", STOPPED)

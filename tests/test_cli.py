@@ -354,7 +354,7 @@ def test_a_kept_demo_can_be_asked_and_ends_with_ctrl_c(tmp_path: Path, run: Run)
 def test_a_demo_that_is_cut_short_leaves_nothing(tmp_path: Path) -> None:
     """Ctrl-C while the mesh starts ends it all; the exit code says that it was cut short."""
     with started("demo", cwd=tmp_path) as demo:
-        until(lambda: len(demo.processes()) > 1, "the first process of the mesh")
+        until(demo.has_guardian, "the first process of the mesh")
         assert demo.interrupt() == 130
 
 
@@ -458,6 +458,11 @@ class Command:
     def processes(self) -> list[int]:
         """The processes that carry the mark: the command, and what it started."""
         return [int(folder.name) for folder in Path("/proc").glob("[0-9]*") if self._marked(folder)]
+
+    def has_guardian(self) -> bool:
+        """Whether the demo has begun to start its mesh."""
+        commands = [Path(f"/proc/{pid}/cmdline") for pid in self.processes()]
+        return any(b"kodo.guardian" in command.read_bytes() for command in commands if command.exists())
 
     def _marked(self, process: Path) -> bool:
         try:

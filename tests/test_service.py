@@ -6,9 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
-from tests.conftest import Start
+from tests.conftest import Start, free_port
 from tests.waiting import until
 
 
@@ -78,3 +79,41 @@ def test_a_service_ends_and_its_caller_goes_on(tmp_path: Path) -> None:
         [sys.executable, "-c", script, str(tmp_path / "c.db")], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (0, "still here\n")
+
+
+def test_reload(tmp_path: Path) -> None:
+    """With `reload` the service starts anew, at the same port, when a file below the working directory changes."""
+    (tmp_path / "mine.py").write_text("def load(loader):\n    loader.add_flow(name='before')\n")
+    url = f"http://127.0.0.1:{free_port()}"
+    command = [
+        sys.executable,
+        "-m",
+        "kodo",
+        "serve",
+        "--reload",
+        "--no-registry",
+        "--url",
+        url,
+        "--loader",
+        "mine:load",
+    ]
+    with (
+        (tmp_path / "log").open("wb") as log,
+        subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log) as service,
+    ):
+        try:
+            until(lambda: names(url) == ["before"], "the service to answer")
+            (tmp_path / "mine.py").write_text("def load(loader):\n    loader.add_flow(name='after the change')\n")
+            until(lambda: names(url) == ["after the change"], "the service to start anew", timeout=40)
+        finally:
+            service.terminate()
+    until(lambda: names(url) is None, "the service to end with its parent")
+
+
+def names(url: str) -> list[str] | None:
+    """The flows that a service lists, None when it does not answer."""
+    try:
+        items = httpx.get(f"{url}/flows", trust_env=False).json()["items"]
+    except httpx.TransportError:
+        return None
+    return [item["name"] for item in items]

@@ -295,7 +295,7 @@ class Registry:
         elif reply.handshake or (reply.marks is None) == bool(peer.state.deltas):
             peer.greet = True
         self._acknowledged(peer, event.carried, reply.marks, greeted=greeted)
-        if _stuck(event.carried, reply.marks):
+        if peer.told and _stuck(event.carried, reply.marks):
             # Answered, and not taken: the two disagree, and asking again at once would go on for ever.
             peer.greet = True
             peer.pause(event.at.clock, event.at.chance, refused=True)

@@ -177,6 +177,21 @@ def test_a_large_part_comes_in_pages_and_shows_whole() -> None:
     assert sum(route == "/update/node" for _, _, route, _ in world.pushed) > 5
 
 
+def test_whoever_connects_with_a_provider_falls_silent() -> None:
+    """A provider takes nothing of what a registry brings along, and neither asks the other for ever."""
+    world = World()
+    world.add("p", provider=True)
+    registry = world.add("r0", ["p"])
+    world.run(5)
+    world.register(registry, "n0")
+    world.restart(registry)
+    world.run(60)
+    sent = world.sent.total()
+    assert world.settle() < 1
+    world.run(600)
+    assert world.sent.total() == sent
+
+
 def test_news_of_a_provider_reaches_whom_it_connected_with() -> None:
     """A provider offers its nodes when it connects and tells their changes; it integrates none of the others'."""
     world = World()
