@@ -355,7 +355,9 @@ def test_a_demo_that_is_cut_short_leaves_nothing(tmp_path: Path) -> None:
     """Ctrl-C while the mesh starts ends it all; the exit code says that it was cut short."""
     with started("demo", cwd=tmp_path) as demo:
         until(demo.has_guardian, "the first process of the mesh")
-        assert demo.interrupt() == 130
+        # CPython ends by the signal itself when it came during an exec, as in the import of a dataclass; shells
+        # show both as 130.
+        assert demo.interrupt() in {130, -signal.SIGINT}
 
 
 def test_the_demo_needs_the_lab(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
