@@ -336,10 +336,10 @@ class Runtime:
         try:
             self._tell(await self._post(send))
         except RejectedError as error:
-            log.warning("%s %s: %s", send.address, send.route, error)
+            log.warning("%s was refused by %s, which will be asked again: %s", send.route, send.address, error)
             self._tell(partial(ev.Refused, peer=send.peer))
         except UnavailableError as error:
-            log.info("%s %s: %s", send.address, send.route, error)
+            log.info("%s to %s will be tried again: %s", send.route, send.address, error)
             self._tell(partial(ev.Lost, peer=send.peer))
         except Exception:
             # A peer whose message had no end would never be told anything again.

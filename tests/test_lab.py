@@ -687,3 +687,17 @@ def test_a_client_reaches_a_member_like_any_service(mesh: MeshLab) -> None:
     """A member is a service: its url is all that anyone needs."""
     with Client(mesh["registry1"].url) as client:
         assert client.counts()["total"] == 3
+
+
+def test_a_mesh_with_a_provider_settles(lab: MeshLab) -> None:
+    """The mesh pictured in the README settles: registries agree with each other, and the provider gives its nodes."""
+    provider = lab.add_registry("shop", provider=True)
+    one = lab.add_registry("one", connect=provider)
+    two = lab.add_registry("two", connect=[one, provider])
+    lab.add_node("samples", connect=provider, flows=["sample"])
+    lab.add_node("press", connect=two, flows=["reader"])
+    lab.settle()
+    assert (
+        [row["name"] for row in one.flows().rows] == [row["name"] for row in two.flows().rows] == ["reader", "sample"]
+    )
+    assert [row["name"] for row in provider.flows().rows] == ["sample"]
