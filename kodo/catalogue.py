@@ -164,7 +164,7 @@ class Catalogue:
         self._check_content()
 
     def interrupt(self) -> None:
-        """End the reads that are under way, with an error each."""
+        """End the reads that are under way, and the writing of records, with an error each."""
         self._ending = True
         for db in self._readers if self.path is not None else [self._writer]:
             db.interrupt()
@@ -195,15 +195,22 @@ class Catalogue:
         for stage in save.unstage:
             db.execute("DELETE FROM staged WHERE origin = ? AND peer = ?", (stage.origin, stage.peer))
         for stage, entry in save.staged:
+            self._go_on()
             self._stage(stage.peer, entry)
         for settle in save.settled:
             self._settle(settle)
         for entry in save.entries:
+            self._go_on()
             self._put(entry)
         for part in save.parts:
             db.execute("INSERT OR REPLACE INTO part VALUES (?, ?)", (part.origin, _dump(part)))
         for peer in save.peers:
             db.execute("INSERT OR REPLACE INTO peer VALUES (?, ?)", (peer.key, _dump(peer)))
+
+    def _go_on(self) -> None:
+        """A large message is given up when the service ends: nothing of it was acknowledged."""
+        if self._ending:
+            raise CacheError("the service is ending")
 
     def commit(self) -> None:
         """Make what was written durable."""

@@ -27,13 +27,13 @@ MOST = 20
 """Faults that an answer names; a body may have a million."""
 
 
-def faults(error: ValueError) -> list[dict[str, Any]]:
-    """The faults that pydantic found in a body, as the `detail` of a 422."""
+def faults(error: ValueError, *place: str | int) -> list[dict[str, Any]]:
+    """The faults that pydantic found in a body, or at a `place` in it, as the `detail` of a 422."""
     if not isinstance(error, ValidationError):
         return [{"loc": ["body"], "msg": "expected JSON", "type": "json_invalid"}]
     found = error.errors(include_url=False, include_context=False, include_input=False)
     return [
-        {"loc": ["body", *_place(fault["loc"])], "msg": _words(fault["msg"]), "type": fault["type"]}
+        {"loc": ["body", *_place((*place, *fault["loc"]))], "msg": _words(fault["msg"]), "type": fault["type"]}
         for fault in islice(_relevant(found), MOST)
     ]
 
