@@ -201,7 +201,7 @@ class Catalogue:
             self._settle(settle)
         for entry in save.entries:
             self._go_on()
-            self._put(entry)
+            self._store((*_columns(entry), *_flows(entry)))
         for part in save.parts:
             db.execute("INSERT OR REPLACE INTO part VALUES (?, ?)", (part.origin, _dump(part)))
         for peer in save.peers:
@@ -232,17 +232,16 @@ class Catalogue:
                 yield
 
     def _stage(self, peer: Key, entry: Entry) -> None:
-        flows = None if entry.node.flows is None else flows_json(entry.node.flows).decode()
-        size = None if entry.node.flows is None else len(entry.node.flows)
         self._writer.execute(
-            f"INSERT INTO staged ({_STORED}, digest, flows, size, peer) VALUES ({_marks(16)}) ON CONFLICT DO UPDATE SET"
+            f"INSERT INTO staged ({_STORED}, digest, flows, size, peer) VALUES ({_placeholders(16)})"
+            " ON CONFLICT DO UPDATE SET"
             " url = excluded.url, organization = excluded.organization, created = excluded.created,"
             " modified = excluded.modified, heartbeat = excluded.heartbeat, status = excluded.status,"
             " seq = excluded.seq, gone = excluded.gone,"
             " flows_seq = iif(excluded.flows IS NULL, flows_seq, excluded.flows_seq),"
             " digest = iif(excluded.flows IS NULL, digest, excluded.digest),"
             " flows = coalesce(excluded.flows, flows), size = coalesce(excluded.size, size)",
-            (*_columns(entry), entry.digest, flows, size, peer),
+            (*_columns(entry), *_flows(entry), peer),
         )
 
     def _settle(self, settle: Settle) -> None:
@@ -264,12 +263,6 @@ class Catalogue:
             self._store(row)
         db.execute("DELETE FROM staged WHERE origin = ?", (settle.stage.origin,))
 
-    def _put(self, entry: Entry) -> None:
-        if entry.node.flows is None:
-            self._store((*_columns(entry), None, None, None))
-            return
-        self._store((*_columns(entry), entry.digest, flows_json(entry.node.flows).decode(), len(entry.node.flows)))
-
     def _store(self, row: Sequence[Any]) -> None:
         """Write one record, and list what follows from it."""
         db = self._writer
@@ -280,7 +273,9 @@ class Catalogue:
         ).fetchone()
         if old is None:
             kept = (fingerprint or "", flows or "{}", size or 0)
-            db.execute(f"INSERT INTO record ({_STORED}, digest, flows, size) VALUES ({_marks(15)})", (*row[:12], *kept))
+            db.execute(
+                f"INSERT INTO record ({_STORED}, digest, flows, size) VALUES ({_placeholders(15)})", (*row[:12], *kept)
+            )
             self._relist(key, rewritten=True)
             return
         gone = bool(row[11])
@@ -316,12 +311,13 @@ class Catalogue:
     def _list(self, number: int) -> None:
         db = self._writer
         db.execute("UPDATE record SET listed = 1 WHERE id = ?", (number,))
-        node, organization, flows = db.execute(
+        node, organization, stored = db.execute(
             "SELECT url, organization, flows FROM record WHERE id = ?", (number,)
         ).fetchone()
+        flows = orjson.loads(stored)
         folded = (organization or "").casefold()
         tags: list[str] = []
-        for flow in orjson.loads(flows).values():
+        for flow in flows.values():
             words = flow["tags"] or []
             author = MISSING_AUTHOR if flow["author"] is None else flow["author"]
             description = MISSING_DESCRIPTION if flow["description"] is None else flow["description"]
@@ -339,7 +335,7 @@ class Catalogue:
             own = set(words)
             db.executemany("INSERT INTO tag VALUES (?, ?)", [(word, added) for word in own])
             tags += own
-        self._tally(len(orjson.loads(flows)), tags, 1)
+        self._tally(len(flows), tags, 1)
 
     def _unlist(self, number: int) -> None:
         db = self._writer
@@ -634,6 +630,12 @@ def _columns(entry: Entry) -> tuple[Any, ...]:
     )
 
 
+def _flows(entry: Entry) -> tuple[str | None, str | None, int | None]:
+    """Digest, JSON and number of an entry's flows; nothing where the stored ones stay."""
+    flows = entry.node.flows
+    return (None, None, None) if flows is None else (entry.digest, flows_json(flows).decode(), len(flows))
+
+
 def _body(row: Sequence[Any]) -> dict[str, Any]:
     url, organization, flows, created, modified, heartbeat, status = row[:7]
     return {
@@ -669,7 +671,7 @@ def _column(db: sqlite3.Connection, sql: str) -> Iterator[str]:
     return (value for (value,) in db.execute(sql))
 
 
-def _marks(count: int) -> str:
+def _placeholders(count: int) -> str:
     return ", ".join("?" * count)
 
 

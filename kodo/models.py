@@ -40,6 +40,9 @@ COLUMNS = (
 )
 """The columns of a listing, in the order in which tables show them."""
 
+AT_ONCE = 2**16
+"""Bytes of JSON up to which a message is checked on an event loop; a larger one is checked on a thread."""
+
 Key = NewType("Key", str)
 """A canonical url: what services and nodes are told apart by."""
 

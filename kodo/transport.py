@@ -16,12 +16,10 @@ from pydantic import ValidationError
 
 from kodo.core.instructions import Send
 from kodo.errors import RejectedError, UnavailableError
-from kodo.models import PeerReply
+from kodo.models import AT_ONCE, PeerReply
 
 OFFER_LIMIT, ANSWER_LIMIT = 64 * 2**20, 2**22
 """Bytes that the answer to a handshake may have (an older registry puts all it has into it), and any other."""
-AT_ONCE = 2**16
-"""Bytes up to which an answer is parsed on the event loop."""
 _LOOPBACK = ("all://localhost", "all://127.0.0.1", "all://[::1]")
 
 

@@ -72,11 +72,6 @@ class Profile:
     provider: bool = False
     connect: tuple[str, ...] = ()
 
-    @property
-    def feed(self) -> bool:
-        """Whether it wants the news of others."""
-        return self.registry and not self.provider
-
 
 @dataclass(slots=True)
 class _Change:
@@ -397,10 +392,10 @@ class Registry:
     def _check(self, message: PeerMessage, at: ev.Instant) -> None:
         """Refuse what must not be taken, before anything changes."""
         self._refuse_own(canonical(message.url))
-        if message.marks is None:
-            for node in nodes_by_key(message.nodes).values():
-                _refuse_ahead(node, at, "nodes")
         bodies = nodes_by_key(message.nodes)
+        if message.marks is None:
+            for node in bodies.values():
+                _refuse_ahead(node, at, "nodes")
         for index, delta in enumerate(message.deltas):
             _check_delta(index, delta, bodies)
 

@@ -19,13 +19,11 @@ from kodo import query
 from kodo.cache import Cache
 from kodo.catalogue import Page
 from kodo.errors import InvalidMessageError, RoleError, TooLargeError
-from kodo.models import Flow, Model, PeerMessage, PlainNode, Registration, now
+from kodo.models import AT_ONCE, Flow, Model, PeerMessage, PlainNode, Registration, now
 from kodo.runtime import Answer, Runtime
 from kodo.service import shapes
 from kodo.service.faults import faults
 
-AT_ONCE = 2**16
-"""Bytes up to which a body is parsed on the event loop; a larger one is parsed on a thread."""
 MAX_PAGE = 2**53 - 1
 
 M = TypeVar("M", bound=Model)

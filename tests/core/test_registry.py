@@ -66,6 +66,18 @@ def sends(done: list[Instruction]) -> list[Send]:
     return [instruction for instruction in done if isinstance(instruction, Send)]
 
 
+def lost_again_and_again(registry: Registry, times: int) -> tuple[list[float], float]:
+    """Lose each message to the peer, and send the next when it is due: the pauses between, and the time it is then."""
+    clock, pauses = 0.0, []
+    for _ in range(times):
+        done = registry.step(ev.Lost(at(clock, chance=0.999), peer=PEER))
+        (wake,) = [step for step in done if isinstance(step, Wake)]
+        pauses.append(wake.at - clock)
+        clock = wake.at
+        assert len(sends(registry.step(ev.Tick(at(clock))))) == 1
+    return pauses, clock
+
+
 def row(modified: str = NOW, origin: Key = SELF, **fields: Any) -> Row:
     flows = Registration.model_validate({"url": "http://node:1", "flows": FLOWS}).flows
     return Row(origin, NODE, fields.pop("created", NOW), modified, 1, 1, digest(flows), **fields)
@@ -335,13 +347,7 @@ class TestSending:
     def test_a_first_contact_is_retried_within_a_second_and_a_half(self) -> None:
         """A first contact is tried again with growing pauses of at most 1.5 s, for ever."""
         registry, _ = self.configured()
-        clock, pauses = 0.0, []
-        for _ in range(50):
-            done = registry.step(ev.Lost(at(clock, chance=0.999), peer=PEER))
-            (wake,) = [step for step in done if isinstance(step, Wake)]
-            pauses.append(wake.at - clock)
-            clock = wake.at
-            assert len(sends(registry.step(ev.Tick(at(clock))))) == 1
+        pauses, _ = lost_again_and_again(registry, 50)
         assert pauses[0] < 0.2
         assert 1.0 < max(pauses) <= 1.5
 
@@ -351,13 +357,7 @@ class TestSending:
         connect(registry)
         answered(registry)
         register(registry)
-        clock, pauses = 0.0, []
-        for _ in range(12):
-            done = registry.step(ev.Lost(at(clock, chance=0.999), peer=PEER))
-            (wake,) = [step for step in done if isinstance(step, Wake)]
-            pauses.append(wake.at - clock)
-            clock = wake.at
-            registry.step(ev.Tick(at(clock)))
+        pauses, clock = lost_again_and_again(registry, 12)
         assert [round(pause) for pause in pauses] == [0, 1, 2, 4, 8, 16, 32, 60, 60, 60, 60, 60]
         assert 50 < pauses[-1] <= 60
         assert not registry.standing().idle

@@ -180,7 +180,7 @@ class World:
             return
         message = {
             "url": site.profile.url,
-            "feed": site.profile.feed and send.route == "/connect",
+            "feed": not site.profile.provider and send.route == "/connect",
             "nodes": content.nodes,
         }
         if send.marks is not None:
@@ -227,7 +227,7 @@ class World:
             answer |= {"marks": dict(reply.marks), "handshake": reply.handshake}
         if reply.offer is not None and reply.to is not None:
             content = site.store.content(reply.offer, LIMIT)
-            answer["providers"] = {"url": site.profile.url, "feed": site.profile.feed, "nodes": content.nodes}
+            answer["providers"] = {"url": site.profile.url, "feed": not site.profile.provider, "nodes": content.nodes}
             if reply.marks is not None:
                 answer["deltas"] = content.deltas
             self.step(key, ev.Answered(self._instant(key), peer=reply.to, carried=content.carried))
