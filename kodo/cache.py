@@ -40,6 +40,7 @@ from kodo.models import (
     Nodes,
     ServiceUrl,
     Text,
+    Time,
     Version,
     canonical,
     digest,
@@ -120,6 +121,8 @@ class Cache:
         """Make the changes of a Save; a lazy one waits for the next that is not."""
         for peer in save.peers:
             self._lazy[peer.key] = peer
+        for key in save.forgotten:
+            self._lazy.pop(key, None)
         if not save.lazy:
             self.catalogue.write(replace(save, peers=tuple(self._lazy.values())))
             self._lazy.clear()
@@ -230,6 +233,7 @@ class StoredPart(Model):
     floor: Version
     epochs: tuple[Version, ...] = ()
     via: ServiceUrl | None = None
+    seen: Time | None = None
     records: dict[str, StoredRecord] = Field(default_factory=dict)
 
 
@@ -309,7 +313,7 @@ def _state(document: Document) -> Save:
         for url, record in part.records.items()
     ]
     parts = [
-        Part(canonical(part.origin), part.version, part.floor, part.epochs, _key(part.via))
+        Part(canonical(part.origin), part.version, part.floor, part.epochs, _key(part.via), seen=part.seen)
         for part in document.parts or ()
     ]
     return Save(entries=tuple(entries), parts=tuple(parts), peers=document.peers)

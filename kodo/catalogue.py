@@ -22,16 +22,15 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 from pydantic import TypeAdapter
 
-from kodo.core.events import Carried
 from kodo.core.instructions import Entry, Parcel, Range, Save, Settle
-from kodo.core.parts import Part, Row, listed
+from kodo.core.parts import Carried, Part, Row, listed
 from kodo.core.peers import PeerState
 from kodo.errors import BusyError, CacheError, DamagedCacheError
 from kodo.models import MISSING_AUTHOR, MISSING_DESCRIPTION, NOTHING, Key, canonical, flows_json
@@ -83,6 +82,7 @@ INSERT INTO tally VALUES ('total', '', 0);
 
 _MAGIC = b"SQLite format 3\0"
 _BODY = "url, organization, flows, created, modified, heartbeat, status"
+_ROW = "origin, key, url, created, modified, seq, flows_seq, digest, organization, heartbeat, status, via, gone"
 _STORED = "origin, key, url, organization, created, modified, heartbeat, status, seq, flows_seq, via, gone"
 _PART = TypeAdapter(Part)
 _PEER = TypeAdapter(PeerState)
@@ -120,6 +120,8 @@ class Catalogue:
         self._lock = threading.RLock()
         self._local = threading.local()
         self._ending = False
+        # Up to where tombstones were cleaned up, since this started.
+        self._floors: dict[Key, int] = {}
         self._readers: list[sqlite3.Connection] = []
         if path is not None and path.exists() and _beginning(path) != _MAGIC:
             # SQLite would take a short or empty file for a new database, and overwrite it.
@@ -179,7 +181,7 @@ class Catalogue:
     def _check_content(self) -> None:
         """Refuse what was damaged inside a row, where SQLite's own check does not look."""
         try:
-            self.parts(), self.peers()
+            self.states(), self.peers()
         except ValueError as error:
             raise DamagedCacheError(f"expected an intact catalogue in {self.path}, but a row is damaged") from error
         if self._writer.execute("SELECT 1 FROM record WHERE NOT json_valid(flows) LIMIT 1").fetchone():
@@ -204,8 +206,36 @@ class Catalogue:
             self._store((*_columns(entry), *_flows(entry)))
         for part in save.parts:
             db.execute("INSERT OR REPLACE INTO part VALUES (?, ?)", (part.origin, _dump(part)))
+            self._clean_up(part.origin, part.floor.seq)
         for peer in save.peers:
             db.execute("INSERT OR REPLACE INTO peer VALUES (?, ?)", (peer.key, _dump(peer)))
+        for origin in save.dropped:
+            self._drop(origin)
+        for key in save.forgotten:
+            db.execute("DELETE FROM peer WHERE key = ?", (key,))
+
+    def _clean_up(self, origin: Key, floor: int) -> None:
+        """Forget the tombstones up to the floor, when it has risen."""
+        if floor <= self._floors.get(origin, 0):
+            return
+        self._floors[origin] = floor
+        gone = "SELECT id, key FROM record WHERE origin = ? AND seq <= ? AND gone"
+        for number, key in self._writer.execute(gone, (origin, floor)).fetchall():
+            self._remove(number, key)
+
+    def _drop(self, origin: Key) -> None:
+        """Forget a part with all its records, and what is kept aside for it."""
+        found = self._writer.execute("SELECT id, key FROM record WHERE origin = ?", (origin,)).fetchall()
+        for number, key in found:
+            self._remove(number, key)
+        self._writer.execute("DELETE FROM staged WHERE origin = ?", (origin,))
+        self._writer.execute("DELETE FROM part WHERE origin = ?", (origin,))
+        self._floors.pop(origin, None)
+
+    def _remove(self, number: int, key: Key) -> None:
+        self._unlist(number)
+        self._writer.execute("DELETE FROM record WHERE id = ?", (number,))
+        self._relist(key, rewritten=False)
 
     def _go_on(self) -> None:
         """A large message is given up when the service ends: nothing of it was acknowledged."""
@@ -253,9 +283,7 @@ class Catalogue:
                 stage,
             ).fetchall()
             for number, key in left:
-                self._unlist(number)
-                db.execute("DELETE FROM record WHERE id = ?", (number,))
-                self._relist(key, rewritten=False)
+                self._remove(number, key)
         staged = db.execute(
             f"SELECT {_STORED}, digest, flows, size FROM staged WHERE origin = ? AND peer = ?", stage
         ).fetchall()
@@ -299,7 +327,7 @@ class Catalogue:
         ).fetchall()
         shown = [row[0] for row in rows if row[4]]
         ranked = {row[1]: row[0] for row in rows}
-        first = listed(Row(row[1], key, None, row[2], 0, 0, "", None, bool(row[3])) for row in rows)
+        first = listed(Row(row[1], key, "", None, row[2], 0, 0, "", gone=bool(row[3])) for row in rows)
         wanted = [] if first is None else [ranked[first.origin]]
         if shown == wanted and not rewritten:
             return
@@ -365,8 +393,21 @@ class Catalogue:
     # -- what the core asks for ----------------------------------------------------------------------------
 
     def parts(self) -> list[Part]:
-        """How far each origin was known when the service stopped."""
+        """The parts for a start: as they were saved, but the content is counted anew, from the records as they are."""
+        contents: dict[Key, int] = {}
+        for columns in self._writer.execute(f"SELECT {_ROW} FROM record WHERE NOT gone"):
+            row = _row(columns)
+            contents[row.origin] = contents.get(row.origin, 0) ^ row.content
+        return [replace(part, content=contents.get(part.origin, 0)) for part in self.states()]
+
+    def states(self) -> list[Part]:
+        """The parts as they were saved."""
         return [_PART.validate_json(state) for (state,) in self._writer.execute("SELECT state FROM part")]
+
+    def own_rows(self) -> list[Row]:
+        """What the core is to know of the own part: nodes with a lease, or on behalf of others, and tombstones."""
+        wanted = f"SELECT {_ROW} FROM record WHERE origin = ? AND (gone OR via IS NOT NULL OR status != 'unknown')"
+        return [_row(columns) for columns in self._writer.execute(wanted, (self.key,))]
 
     def peers(self) -> list[PeerState]:
         """The peers there were when the service stopped."""
@@ -376,10 +417,7 @@ class Catalogue:
         """What every part says of these nodes, changes not yet committed included."""
         found = {}
         for key in keys:
-            rows = self._writer.execute(
-                "SELECT origin, key, created, modified, seq, flows_seq, digest, via, gone FROM record WHERE key = ?",
-                (key,),
-            ).fetchall()
+            rows = self._writer.execute(f"SELECT {_ROW} FROM record WHERE key = ?", (key,)).fetchall()
             if rows:
                 found[key] = tuple(_row(row) for row in rows)
         return found
@@ -494,7 +532,7 @@ class Catalogue:
                 if peer.connected
             }
             for row in db.execute(f"SELECT {_BODY}, origin, via FROM record WHERE listed ORDER BY url"):
-                via = row[8] or (parts[row[7]].via if row[7] != self.key else None)
+                via = row[8] if row[7] == self.key else parts[row[7]].via
                 if via is None:
                     nodes[row[0]] = _body(row)
                     continue
@@ -533,12 +571,13 @@ class Catalogue:
     def _pack(self, db: sqlite3.Connection, parcel: Parcel, owed: Range, limit: int, content: Content) -> int:
         """Pack the next page of what changed in one origin's part; the bytes it takes."""
         part = _PART.validate_json(db.execute("SELECT state FROM part WHERE origin = ?", (owed.origin,)).fetchone()[0])
-        if not (part.follows(owed.base) and part.follows(owed.since)):
+        if not part.goes_on(owed.base, owed.since, owed.floor):
             # The origin began anew after this was owed: what is there now cannot be told as a difference.
-            owed = Range(owed.origin, NOTHING, NOTHING)
+            owed = Range(owed.origin, NOTHING, NOTHING, part.floor, owed.age)
         to, complete, packed, used = part.version, True, {}, 0
         changed = db.execute(
-            f"SELECT {_BODY}, key, seq, flows_seq, gone, listed FROM record WHERE origin = ? AND seq > ? ORDER BY seq",
+            f"SELECT {_BODY}, key, seq, flows_seq, gone, listed, via FROM record"
+            " WHERE origin = ? AND seq > ? ORDER BY seq",
             (owed.origin, owed.since.seq),
         )
         for row in changed:
@@ -553,7 +592,7 @@ class Catalogue:
                 referred = parcel.form == "both" and row[11]
                 packed[row[0]] = _record(row, owed, referred=bool(referred))
         to = part.version if complete else to
-        content.carried[owed.origin] = Carried(owed.base, to, complete)
+        content.carried[owed.origin] = Carried(owed.base, to, complete, owed.floor)
         if parcel.form != "plain":
             content.deltas.append(
                 {
@@ -563,6 +602,7 @@ class Catalogue:
                     "floor": part.floor,
                     "epochs": part.epochs,
                     "complete": complete,
+                    "age": owed.age,
                     "records": packed,
                 }
             )
@@ -576,7 +616,8 @@ class Catalogue:
         shown = (
             row if is_listed else db.execute(f"SELECT {_BODY} FROM record WHERE key = ? AND listed", (key,)).fetchone()
         )
-        shown = shown or (*row[:2], "{}", *row[3:7])
+        # One that lapsed has no time of its own: what is newer elsewhere is not to be hidden by it.
+        shown = shown or (*row[:2], "{}", row[3], row[4] or row[5], *row[5:7])
         if unsaid is not None:
             told = db.execute(
                 "SELECT 1 FROM record WHERE key = ? AND origin = ? AND via = ? AND modified >= ?",
@@ -654,6 +695,8 @@ def _record(row: Sequence[Any], owed: Range, *, referred: bool) -> dict[str, Any
     record: dict[str, Any] = {"seq": row[8]}
     if row[10]:
         record["gone"] = True
+    if row[12] is not None:
+        record["adopted"] = True
     if referred:
         return record
     body = _body(row)
@@ -663,8 +706,9 @@ def _record(row: Sequence[Any], owed: Range, *, referred: bool) -> dict[str, Any
 
 
 def _row(columns: Sequence[Any]) -> Row:
-    origin, node, created, modified, seq, flows_seq, fingerprint, via, gone = columns
-    return Row(origin, node, created, modified, seq, flows_seq, fingerprint, via, bool(gone))
+    *said, gone = columns
+    said.append(bool(gone))
+    return Row(*said)
 
 
 def _column(db: sqlite3.Connection, sql: str) -> Iterator[str]:

@@ -62,6 +62,12 @@ class RoleError(KodoError):
     status = 404
 
 
+class UnknownServiceError(KodoError):
+    """A service speaks of itself that is neither registered nor connected here; it is to register or connect first."""
+
+    status = 404
+
+
 class TooLargeError(KodoError):
     """A body is above the limit of its route; it was not read to its end."""
 
@@ -79,11 +85,21 @@ class RejectedError(KodoError):
 
     status = 502
 
+    def __init__(self, message: str = "", answered: int | None = None) -> None:
+        """`answered` is the status of the answer, if that was the reason."""
+        super().__init__(message)
+        self.answered = answered
+
 
 class UnavailableError(KodoError):
     """A service did not answer: it is not there, or not in time."""
 
     status = 503
+
+    def __init__(self, message: str = "", retry_after: float = 0.0) -> None:
+        """`retry_after`: the seconds for which the service asked to be left alone (RFC 9110, 10.2.3)."""
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class LabError(KodoError):

@@ -43,6 +43,9 @@ COLUMNS = (
 AT_ONCE = 2**16
 """Bytes of JSON up to which a message is checked on an event loop; a larger one is checked on a thread."""
 
+BEATS = "Kodo-Beats"
+"""The header of a `/register` whose node will beat, if the reply names a `lease`; the body stays what is fixed."""
+
 Key = NewType("Key", str)
 """A canonical url: what services and nodes are told apart by."""
 
@@ -130,6 +133,8 @@ FilledText = Annotated[Text, AfterValidator(_not_empty)]
 ServiceUrl = Annotated[Text, AfterValidator(_url)]
 Time = Annotated[str, BeforeValidator(_time)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
+Seconds = Annotated[int, Field(ge=0, lt=2**40)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 
 
 class Model(BaseModel):
@@ -269,11 +274,13 @@ class Record(Model):
     """One node in a delta: `seq` is the count at which the origin last changed it.
 
     `node` absent: its body stands in the message's `nodes`, once for old and new readers. `gone` is a tombstone.
+    `adopted`: the origin wrote it on behalf of an older service (rule 15).
     """
 
     seq: Count
     node: Node | None = None
     gone: bool = False
+    adopted: bool = False
 
 
 class Delta(Model):
@@ -290,13 +297,55 @@ class Delta(Model):
     floor: Version = NOTHING
     epochs: tuple[Version, ...] = Field(default=(), max_length=64)
     complete: bool = True
+    age: Seconds = 0
     records: dict[ServiceUrl, Record] = Field(default_factory=dict)
+
+
+class Beacon(Model):
+    """What registries that are connected tell each other when there is no news (FEDERATION.md, rule 11).
+
+    `vector` stands for the versions and contents of all parts, `origins` for their names alone. `ages` are for each
+    origin, in the order of their canonical urls, the seconds since it was known to be there (rule 12); they are of use
+    to a receiver that knows the same origins.
+    """
+
+    vector: Digest
+    origins: Digest
+    ages: tuple[Seconds, ...] = Field(default=(), max_length=2**16)
+
+
+class Ask(Model):
+    """Asks for a receipt of an origin's part at `version`, within so many seconds (FEDERATION.md, rule 16)."""
+
+    origin: ServiceUrl
+    version: Version
+    within: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
+
+
+class Receipt(Model):
+    """Which registries have an origin's part at `version`, and which were asked and have not said so."""
+
+    origin: ServiceUrl
+    version: Version
+    reached: tuple[ServiceUrl, ...] = Field(default=(), max_length=2**16)
+    missing: tuple[ServiceUrl, ...] = Field(default=(), max_length=2**16)
+
+
+class Farewell(Model):
+    """The body of `POST /heartbeat` and `POST /disconnect`.
+
+    `version` is kodo's own addition: the one at which the part of a registry that leaves is empty.
+    """
+
+    url: ServiceUrl
+    version: Version | None = None
 
 
 class PeerMessage(Model):
     """The body of `POST /connect` and `POST /update/node`.
 
-    `deltas` and `marks` are kodo's own addition: `marks` present says that the sender speaks them.
+    All after `nodes` is kodo's own addition: `marks` present says that the sender speaks deltas. It names in them what
+    it has, in a handshake all of it.
     """
 
     url: ServiceUrl
@@ -305,6 +354,9 @@ class PeerMessage(Model):
     nodes: Nodes = Field(default_factory=dict)
     deltas: tuple[Delta, ...] = ()
     marks: Marks | None = None
+    beacon: Beacon | None = None
+    asks: tuple[Ask, ...] = Field(default=(), max_length=2**10)
+    receipts: tuple[Receipt, ...] = Field(default=(), max_length=2**10)
 
 
 class Offer(Model):
@@ -317,7 +369,11 @@ class Offer(Model):
 
 
 class PeerReply(Model):
-    """What a registry reads in the answer of a peer, whichever of the two shapes it has."""
+    """What a registry reads in the answer of a peer, whichever of the two shapes it has.
+
+    `contents` answers a beacon that did not fit: with them, `marks` are all that the peer has. `lease` answers a node
+    that beats: how many seconds it may be silent.
+    """
 
     url: ServiceUrl | None = None
     registry: bool = False
@@ -325,7 +381,10 @@ class PeerReply(Model):
     providers: Offer | None = None
     deltas: tuple[Delta, ...] = ()
     marks: Marks | None = None
+    contents: dict[ServiceUrl, Digest] | None = None
+    receipts: tuple[Receipt, ...] = Field(default=(), max_length=2**10)
     handshake: bool = False
+    lease: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
     @property
     def feed(self) -> bool:

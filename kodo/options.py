@@ -78,6 +78,7 @@ OwnUrl = Annotated[Text, AfterValidator(_own_url)]
 OtherUrl = Annotated[Text, AfterValidator(_checked_url)]
 FileName = Annotated[Path, AfterValidator(_file_name)]
 Limit = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(ge=0.05, le=10**9, allow_inf_nan=False)]
 
 
 class Options(BaseSettings):
@@ -115,6 +116,18 @@ class Options(BaseSettings):
     body_limit: Limit = Field(16 * MIB, description="largest body of /register, in bytes", examples=["16777216"])
     peer_body_limit: Limit = Field(
         64 * MIB, description="largest body of /connect and /update/node, in bytes", examples=["67108864"]
+    )
+    lease: Seconds = Field(
+        30, description="seconds that a node which beats may be silent before it is shown offline", examples=["30"]
+    )
+    retention: Seconds = Field(
+        86_400, description="seconds that a node may be offline before it is dropped", examples=["86400"]
+    )
+    beacon: Seconds = Field(
+        10, description="seconds between two signs of life to a registry that is connected", examples=["10"]
+    )
+    grace: Seconds = Field(
+        1_209_600, description="seconds after which a registry that nobody hears of is given up", examples=["1209600"]
     )
 
     @field_validator("connect")

@@ -29,9 +29,10 @@ from typing import Any, Protocol, TypeVar
 
 from kodo.core import events as ev
 from kodo.core.instructions import Instruction, Parcel, Reply, Save, Send, Wake
+from kodo.core.parts import Carried, Row
 from kodo.core.registry import Registry
 from kodo.errors import BusyError, CacheError, KodoError, RejectedError, UnavailableError
-from kodo.models import Key, Node, PeerMessage, PeerReply, Registration, now
+from kodo.models import Farewell, Key, Node, PeerMessage, PeerReply, Registration, now
 
 log = logging.getLogger("kodo")
 
@@ -54,7 +55,7 @@ class Content(Protocol):
     @property
     def deltas(self) -> list[dict[str, Any]]: ...
     @property
-    def carried(self) -> Mapping[Key, ev.Carried]: ...
+    def carried(self) -> Mapping[Key, Carried]: ...
 
 
 class Reader(Protocol):
@@ -62,6 +63,7 @@ class Reader(Protocol):
 
     def rows(self, keys: Iterable[Key]) -> ev.Rows: ...
     def content(self, parcel: Parcel, limit: int, *, brief: bool = False) -> Content: ...
+    def own_rows(self) -> list[Row]: ...
     def own_node(self, *, brief: bool = False) -> dict[str, Any]: ...
     def writing(self) -> AbstractContextManager[None]: ...
     def interrupt(self) -> None: ...
@@ -172,9 +174,16 @@ class Runtime:
         await self._carrier.close()
         self.store.close()
 
-    async def register(self, node: Registration) -> Answer:
-        """Step a `/register`; the answer once it is durable. Raises `KodoError` when it is refused."""
-        return await self._ask(partial(ev.Register, node=node))
+    async def register(self, node: Registration, wait: float | None = None, beats: bool = False) -> Answer:
+        """Step a `/register`; the answer once it is durable, or `wait` seconds later at most, once all have it.
+
+        Raises `KodoError` when it is refused.
+        """
+        return await self._ask(partial(ev.Register, node=node, wait=wait, beats=beats))
+
+    async def heartbeat(self, farewell: Farewell) -> Answer:
+        """Step a `/heartbeat`, like `register`."""
+        return await self._ask(partial(ev.Heartbeat, url=farewell.url))
 
     async def connect(self, message: PeerMessage) -> Answer:
         """Step a `/connect`, like `register`."""
@@ -183,6 +192,14 @@ class Runtime:
     async def update(self, message: PeerMessage) -> Answer:
         """Step an `/update/node`, like `register`."""
         return await self._ask(partial(ev.Update, message=message))
+
+    async def disconnect(self, farewell: Farewell) -> Answer:
+        """Step a `/disconnect`, like `register`."""
+        return await self._ask(partial(ev.Disconnect, message=farewell))
+
+    async def leave(self) -> Answer:
+        """Step a `DELETE /connect`: the answer once all that this service is connected with were told."""
+        return await self._ask(ev.Leave)
 
     async def read(self, read: Callable[..., T]) -> T:
         """Read from the catalogue what a person asks: at once where that is brief, else on a thread.
@@ -261,14 +278,14 @@ class Runtime:
     def _step(self, item: _Item) -> _Step:
         event = item.event(ev.Instant(now(), time.monotonic(), random.random()))
         if isinstance(event, ev.Concerning):
-            event = replace(event, rows=self.store.catalogue.rows(event.concerns()))
+            event = replace(event, rows=self.store.catalogue.rows(self._registry.concerns(event)))
         try:
             instructions = self._registry.step(event)
         except KodoError as error:
             if not isinstance(event, ev.Delivered):
                 return _Step(item.ticket, error=error)
             log.warning("the answer of %s breaks the protocol: %s", event.peer, error)
-            instructions = self._registry.step(ev.Refused(event.at, event.peer))
+            instructions = self._registry.step(ev.Refused(event.at, event.peer, event.route))
         for done in instructions:
             if isinstance(done, Save):
                 self.store.write(done)
@@ -320,7 +337,7 @@ class Runtime:
         self._timer = asyncio.get_running_loop().call_later(delay, self._tell, ev.Tick)
 
     async def _offer(self, reply: Reply, offer: Parcel) -> None:
-        carried: Mapping[Key, ev.Carried] = {}
+        carried: Mapping[Key, Carried] = {}
         try:
             content = await self._content(offer)
             self._settle(reply.ticket, Answer(reply, content))
@@ -336,11 +353,11 @@ class Runtime:
         try:
             self._tell(await self._post(send))
         except RejectedError as error:
-            log.warning("%s was refused by %s, which will be asked again: %s", send.route, send.address, error)
-            self._tell(partial(ev.Refused, peer=send.peer))
+            log.warning("%s was refused by %s: %s", send.route, send.address, error)
+            self._tell(partial(ev.Refused, peer=send.peer, route=send.route, status=error.answered))
         except UnavailableError as error:
             log.info("%s to %s will be tried again: %s", send.route, send.address, error)
-            self._tell(partial(ev.Lost, peer=send.peer))
+            self._tell(partial(ev.Lost, peer=send.peer, retry_after=error.retry_after))
         except Exception:
             # A peer whose message had no end would never be told anything again.
             self._tell(partial(ev.Lost, peer=send.peer))
@@ -348,16 +365,19 @@ class Runtime:
 
     async def _post(self, send: Send) -> Callable[[ev.Instant], ev.Event]:
         """Write the message from what is committed now, and send it."""
-        if send.parcel is None:
-            own = await self._briefly(self.store.catalogue.own_node, self._helpers)
-            reply = await self._carrier.post(send, own)
-            return partial(ev.Delivered, peer=send.peer, greeting=False, carried={}, reply=reply)
-        content = await self._content(send.parcel)
-        if send.route == "/update/node" and not (content.nodes or content.deltas):
-            return partial(ev.Unsaid, peer=send.peer, carried=content.carried)
-        reply = await self._carrier.post(send, self._message(send, content))
-        greeting = send.route == "/connect"
-        return partial(ev.Delivered, peer=send.peer, greeting=greeting, carried=content.carried, reply=reply)
+        carried: Mapping[Key, Carried] = {}
+        if send.parcel is not None:
+            content = await self._content(send.parcel)
+            carried = content.carried
+            if send.bare and not (content.nodes or content.deltas):
+                return partial(ev.Unsaid, peer=send.peer, carried=carried)
+            message = self._message(send, content)
+        elif send.route == "/register":
+            message = await self._briefly(self.store.catalogue.own_node, self._helpers)
+        else:
+            message = {"url": self.identity.url, "version": send.version}
+        reply = await self._carrier.post(send, message)
+        return partial(ev.Delivered, peer=send.peer, route=send.route, carried=carried, reply=reply)
 
     async def _content(self, parcel: Parcel) -> Content:
         limit = PLAIN_LIMIT if parcel.form == "plain" else PAGE_LIMIT
@@ -372,4 +392,9 @@ class Runtime:
         }
         if send.marks is not None:
             message |= {"deltas": content.deltas, "marks": dict(send.marks)}
+        if send.beacon is not None:
+            message["beacon"] = send.beacon.model_dump()
+        for name, said in (("asks", send.asks), ("receipts", send.receipts)):
+            if said:
+                message[name] = [one.model_dump() for one in said]
         return message

@@ -16,10 +16,12 @@ from pydantic import ValidationError
 
 from kodo.core.instructions import Send
 from kodo.errors import RejectedError, UnavailableError
-from kodo.models import AT_ONCE, PeerReply
+from kodo.models import AT_ONCE, BEATS, PeerReply
 
 OFFER_LIMIT, ANSWER_LIMIT = 64 * 2**20, 2**22
 """Bytes that the answer to a handshake may have (an older registry puts all it has into it), and any other."""
+LONGEST_PAUSE = 3600.0
+"""Seconds that a service may ask to be left alone."""
 _LOOPBACK = ("all://localhost", "all://127.0.0.1", "all://[::1]")
 
 
@@ -40,34 +42,45 @@ class Transport:
         body = orjson.dumps(message, default=list)
         try:
             async with asyncio.timeout(send.deadline):
-                status, answer = await self._exchange(send, body)
+                response, answer = await self._exchange(send, body)
         except TimeoutError as error:
             raise UnavailableError(f"no answer within {send.deadline:g} s") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise UnavailableError(f"{type(error).__name__}: {error}") from error
-        return _read(status, answer) if len(answer) <= AT_ONCE else await asyncio.to_thread(_read, status, answer)
+        _check(response)
+        return _read(answer) if len(answer) <= AT_ONCE else await asyncio.to_thread(_read, answer)
 
-    async def _exchange(self, send: Send, body: bytes) -> tuple[int, bytes]:
+    async def _exchange(self, send: Send, body: bytes) -> tuple[httpx.Response, bytes]:
         url = send.address.rstrip("/") + send.route
         limit = OFFER_LIMIT if send.route == "/connect" else ANSWER_LIMIT
-        async with self._client.stream("POST", url, content=body) as response:
+        headers = {BEATS: "1"} if send.route == "/register" else None
+        async with self._client.stream("POST", url, content=body, headers=headers) as response:
             answer = bytearray()
             async for chunk in response.aiter_bytes():
                 answer += chunk
                 if len(answer) > limit:
                     raise RejectedError(f"expected an answer of at most {limit} bytes")
-            return response.status_code, bytes(answer)
+            return response, bytes(answer)
 
     async def close(self) -> None:
         """Close every connection."""
         await self._client.aclose()
 
 
-def _read(status: int, answer: bytes) -> PeerReply:
+def _check(response: httpx.Response) -> None:
+    status = response.status_code
     if status >= 500 or status == 429:
-        raise UnavailableError(f"answered {status}")
+        raise UnavailableError(f"answered {status}", _retry_after(response.headers.get("retry-after", "")))
     if status != 200:
-        raise RejectedError(f"expected the answer 200, got {status}")
+        raise RejectedError(f"expected the answer 200, got {status}", status)
+
+
+def _retry_after(value: str) -> float:
+    """The seconds of a `Retry-After`, at most an hour; a date in it is not waited for (RFC 9110, 10.2.3)."""
+    return min(float(value), LONGEST_PAUSE) if value.isascii() and value.isdigit() else 0.0
+
+
+def _read(answer: bytes) -> PeerReply:
     try:
         return PeerReply.model_validate_json(answer)
     except ValidationError as error:

@@ -9,8 +9,9 @@ import pytest
 
 from kodo.catalogue import Catalogue, _selection
 from kodo.core.instructions import Entry, Save, Settle, Stage
+from kodo.core.parts import Part
 from kodo.errors import BusyError, CacheError
-from kodo.models import COLUMNS, Flow, Node, canonical, digest
+from kodo.models import COLUMNS, Flow, Node, Version, canonical, digest
 from kodo.query import compile_filter, parse, parse_order
 
 URL = "http://self:1"
@@ -27,7 +28,7 @@ def entry(number: int, flows: list[dict[str, Any]] | None, at: int = 0, **fields
         organization=fields.pop("organization", None),
         flows=by_url,
         created=time,
-        modified=time,
+        modified=None if fields.pop("lapsed", False) else time,
         heartbeat=time,
     )
     fields = {"origin": OWN, "seq": at + 1, "flows_seq": at + 1, **fields}
@@ -74,14 +75,43 @@ def test_a_tie_goes_by_the_origins_url(catalogue: Catalogue) -> None:
     assert names(catalogue) == ["self"]
 
 
-def test_a_tombstone_uncovers_what_is_below(catalogue: Catalogue) -> None:
-    """When the listed record goes, the next is listed; when none is left, nothing is, and nothing is counted."""
+def test_a_record_that_lapsed_uncovers_what_is_below(catalogue: Catalogue) -> None:
+    """When the listed record lapses, the next is listed; when none is left, nothing is, and nothing is counted."""
     write(catalogue, entry(1, [flow("own", tags=["t"])], 1), entry(1, [flow("peer")], 2, origin=PEER))
-    write(catalogue, entry(1, None, 3, origin=PEER, gone=True))
+    write(catalogue, entry(1, None, 3, origin=PEER, gone=True, lapsed=True))
     assert names(catalogue) == ["own"]
-    write(catalogue, entry(1, None, 4, gone=True))
+    write(catalogue, entry(1, None, 4, gone=True, lapsed=True))
     assert names(catalogue) == []
     assert catalogue.counts() == {"total": 0, "node": {}, "organization": {}, "tags": {}}
+
+
+def test_a_node_that_left_is_gone_whoever_lists_it(catalogue: Catalogue) -> None:
+    """Once a node has left, nothing older of it is listed, come when it may; what registered after it is."""
+    write(catalogue, entry(1, [flow("peer")], 2, origin=PEER))
+    write(catalogue, entry(1, None, 3, gone=True))
+    assert names(catalogue) == []
+    write(catalogue, entry(1, [flow("late")], 1, origin=PEER))
+    assert names(catalogue) == []
+    write(catalogue, entry(1, [flow("again")], 4, origin=PEER))
+    assert names(catalogue) == ["again"]
+
+
+def test_a_floor_forgets_tombstones(catalogue: Catalogue) -> None:
+    """A part that is saved with a higher floor loses its tombstones up to it, and nothing else."""
+    write(catalogue, entry(1, [flow("a")], 1), entry(2, None, 2, gone=True), entry(3, None, 3, gone=True))
+    version = Version(1, "ab", 4)
+    write(catalogue, parts=(Part(OWN, version, floor=version.at(3)),))
+    rows = catalogue.rows([canonical(f"http://n{number:04}:1") for number in (1, 2, 3)])
+    assert sorted(rows) == [canonical("http://n0001:1"), canonical("http://n0003:1")]
+
+
+def test_a_part_that_is_dropped_goes_with_all_its_records(catalogue: Catalogue) -> None:
+    """A part that is given up is listed no more, and the next of each of its nodes is."""
+    write(catalogue, entry(1, [flow("own")], 1), entry(1, [flow("peer")], 2, origin=PEER))
+    write(catalogue, entry(2, [flow("other")], 3, origin=PEER), parts=(Part(PEER, Version(1, "ab", 4)),))
+    write(catalogue, dropped=(PEER,))
+    assert names(catalogue) == ["own"]
+    assert catalogue.parts() == []
 
 
 def test_times_alone_leave_flows(catalogue: Catalogue) -> None:

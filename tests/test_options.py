@@ -43,7 +43,7 @@ def refusal(**kwargs: object) -> str:
 
 
 def test_defaults() -> None:
-    """Without any source the options are those of the protocol's table, and the two limits."""
+    """Without any source the options are those of the protocol's table, the limits and the times."""
     assert load_options().model_dump() == {
         "url": "http://localhost:3366",
         "organization": None,
@@ -56,6 +56,10 @@ def test_defaults() -> None:
         "reset": False,
         "reload": False,
         "log": None,
+        "lease": 30,
+        "retention": 86_400,
+        "beacon": 10,
+        "grace": 14 * 86_400,
         "body_limit": 16 * MIB,
         "peer_body_limit": 64 * MIB,
     }
@@ -75,6 +79,10 @@ def test_every_option_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
         "RESET": "TRUE",
         "RELOAD": "t",
         "LOG": "x/y.log",
+        "LEASE": "1",
+        "RETENTION": "2.5",
+        "BEACON": "0.5",
+        "GRACE": "4",
         "BODY_LIMIT": "1",
         "PEER_BODY_LIMIT": "2",
     }.items():
@@ -91,6 +99,10 @@ def test_every_option_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
         "reset": True,
         "reload": True,
         "log": Path("x/y.log"),
+        "lease": 1,
+        "retention": 2.5,
+        "beacon": 0.5,
+        "grace": 4,
         "body_limit": 1,
         "peer_body_limit": 2,
     }

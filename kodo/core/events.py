@@ -10,16 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from kodo.core.parts import Row
+from kodo.core.instructions import Route
+from kodo.core.parts import Carried, Row
 from kodo.models import (
     Delta,
+    Farewell,
     Key,
     Node,
     PeerMessage,
     PeerReply,
     PlainNode,
     Registration,
-    Version,
     canonical,
     nodes_by_key,
 )
@@ -49,12 +50,9 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Concerning(Event):
-    """An event about nodes: `rows` are what the store holds of those that `concerns` names."""
+    """An event about nodes: `rows` are what the store holds of those that `Registry.concerns` names."""
 
     rows: Rows = field(default_factory=dict, kw_only=True)
-
-    def concerns(self) -> Iterable[Key]:
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +64,19 @@ class Start(Concerning):
     unix: int
     nonce: str
 
-    def concerns(self) -> Iterable[Key]:
-        return (self.self_key,)
-
 
 @dataclass(frozen=True, slots=True)
 class Register(Concerning):
-    """`POST /register`; `ticket` names the request that waits for the Reply."""
+    """`POST /register`; `ticket` names the request that waits for the Reply.
+
+    With `wait` the Reply comes once every connected registry has the registration, or after so many seconds (rule 16).
+    `beats`: the node will beat, and is to be told how long its lease is.
+    """
 
     ticket: int
     node: Registration
-
-    def concerns(self) -> Iterable[Key]:
-        return (canonical(self.node.url),)
+    wait: float | None = None
+    beats: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +86,6 @@ class Connect(Concerning):
     ticket: int
     message: PeerMessage
 
-    def concerns(self) -> Iterable[Key]:
-        return concerned(self.message.nodes, self.message.deltas)
-
 
 @dataclass(frozen=True, slots=True)
 class Update(Connect):
@@ -98,31 +93,41 @@ class Update(Connect):
 
 
 @dataclass(frozen=True, slots=True)
-class Tick(Event):
+class Heartbeat(Concerning):
+    """`POST /heartbeat` of the node `url`."""
+
+    ticket: int
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnect(Concerning):
+    """`POST /disconnect`: a node or a registry leaves."""
+
+    ticket: int
+    message: Farewell
+
+
+@dataclass(frozen=True, slots=True)
+class Leave(Event):
+    """`DELETE /connect`: this service is to leave; the Reply comes once all it was connected with were told."""
+
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tick(Concerning):
     """The time that a Wake asked for has come."""
 
 
 @dataclass(frozen=True, slots=True)
-class Carried:
-    """What a message carried of one origin, on top of `base`: up to `to`; not `complete` when more pages follow."""
-
-    base: Version
-    to: Version
-    complete: bool = True
-
-
-@dataclass(frozen=True, slots=True)
 class Delivered(Concerning):
-    """A Send was answered with success by `peer`; `greeting`: it was a handshake."""
+    """What was sent to `peer` at `route` was answered with success, and carried this."""
 
     peer: Key
-    greeting: bool
+    route: Route
     carried: Mapping[Key, Carried]
     reply: PeerReply
-
-    def concerns(self) -> Iterable[Key]:
-        offered = self.reply.providers.nodes if self.reply.providers else {}
-        return concerned(offered, self.reply.deltas)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,16 +148,22 @@ class Unsaid(Event):
 
 @dataclass(frozen=True, slots=True)
 class Refused(Event):
-    """A Send did not happen and will not: `peer` answered 4xx, or something that is no answer."""
+    """A Send did not happen and will not: `peer` answered with a `status` of 4xx, or something that is no answer."""
 
     peer: Key
+    route: Route = "/update/node"
+    status: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Lost(Event):
-    """A Send to `peer` may or may not have happened: no connection, no answer in time, or a 5xx."""
+    """A Send to `peer` may or may not have happened: no connection, no answer in time, or a 5xx.
+
+    `retry_after`: the seconds that the peer asked to be left alone for (RFC 9110, 10.2.3).
+    """
 
     peer: Key
+    retry_after: float = 0.0
 
 
 def concerned(nodes: dict[str, PlainNode] | list[PlainNode], deltas: Iterable[Delta]) -> set[Key]:

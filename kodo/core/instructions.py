@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from kodo.core.parts import Part
+from kodo.core.parts import Part, fingerprint
 from kodo.core.peers import PeerState
-from kodo.models import Key, Node, Version
+from kodo.models import NOTHING, Ask, Beacon, Key, Node, Receipt, Version
 
-Route = Literal["/register", "/connect", "/update/node"]
+Route = Literal["/register", "/connect", "/update/node", "/heartbeat", "/disconnect"]
 Form = Literal["plain", "delta", "both"]
 
 
@@ -23,7 +23,7 @@ class Instruction:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A record to write; a `node` without flows leaves the stored flows as they are."""
+    """A record to write; a `node` without flows leaves the stored flows as they are, and `digest` stands for those."""
 
     origin: Key
     key: Key
@@ -33,6 +33,15 @@ class Entry:
     digest: str
     via: Key | None = None
     gone: bool = False
+
+    @property
+    def content(self) -> int:
+        """What the record adds to the content of its part: as `Row.content`."""
+        if self.gone:
+            return 0
+        node = self.node
+        times = (node.created, node.modified, node.heartbeat)
+        return fingerprint(self.key, self.seq, node.url, node.organization, *times, node.status, self.digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +65,8 @@ class Save(Instruction):
     """Changes to the durable state, to be written together.
 
     `staged` entries are kept aside, until a `settled` names where. `unstage` drops what is kept aside there first. A
-    `lazy` Save may wait for the next one that is not: losing it costs a repeated message.
+    part that is saved loses its tombstones up to its floor. `dropped` parts go with all their records, `forgotten`
+    peers too. A `lazy` Save of peers may wait for the next one that is not: losing it costs a repeated message.
     """
 
     entries: tuple[Entry, ...] = ()
@@ -65,6 +75,8 @@ class Save(Instruction):
     settled: tuple[Settle, ...] = ()
     parts: tuple[Part, ...] = ()
     peers: tuple[PeerState, ...] = ()
+    dropped: tuple[Key, ...] = ()
+    forgotten: tuple[Key, ...] = ()
     lazy: bool = False
 
 
@@ -73,12 +85,15 @@ class Range:
     """What is owed of one origin: its changes after `base`, all of it when that is nothing.
 
     `since` is where the next page begins. Flows that have not changed after `base` need not be told again, but after
-    `since` is not enough: a node that changed meanwhile was on no page yet.
+    `since` is not enough: a node that changed meanwhile was on no page yet. `floor` is that of the part when the first
+    page was written. `age`: how many seconds ago the origin was known to be there.
     """
 
     origin: Key
     base: Version
     since: Version
+    floor: Version = NOTHING
+    age: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +117,17 @@ class Standing:
     idle: bool
 
 
+Told = tuple[tuple[Key, Version], ...]
+"""Marks, as they are told: by origin, in its order."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reply(Instruction):
     """The answer to the request `ticket`.
 
     With an `offer` it is that of a `/connect` that asked to be fed; without, the common reply. `marks` are told to
-    peers that speak them. `handshake` asks the sender for a `/connect`, since it is no peer here.
+    peers that speak them, with `contents` after a beacon that did not fit. `handshake` asks the sender for a
+    `/connect`, since it is no peer here. `lease` tells a node for how long it may be silent.
     """
 
     ticket: int
@@ -115,20 +135,36 @@ class Reply(Instruction):
     standing: Standing
     to: Key | None = None
     offer: Parcel | None = None
-    marks: tuple[tuple[Key, Version], ...] | None = None
+    marks: Told | None = None
+    contents: tuple[tuple[Key, str], ...] | None = None
+    receipts: tuple[Receipt, ...] = ()
     handshake: bool = False
+    lease: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Send(Instruction):
-    """A message to one peer, one at a time for each; its result comes back as an event within `deadline` seconds."""
+    """A message to one peer, one at a time for each; its result comes back as an event within `deadline` seconds.
+
+    `marks` speak deltas; a `parcel` is what it carries, beside a `beacon`, `asks` for receipts, and `receipts`.
+    `version` is that of a farewell.
+    """
 
     peer: Key
     address: str
     route: Route
     deadline: float
     parcel: Parcel | None = None
-    marks: tuple[tuple[Key, Version], ...] | None = None
+    marks: Told | None = None
+    beacon: Beacon | None = None
+    asks: tuple[Ask, ...] = ()
+    receipts: tuple[Receipt, ...] = ()
+    version: Version | None = None
+
+    @property
+    def bare(self) -> bool:
+        """Whether it says nothing beside its parcel: one that turns out to be empty need not leave."""
+        return self.route == "/update/node" and not (self.beacon or self.asks or self.receipts)
 
 
 @dataclass(frozen=True, slots=True)

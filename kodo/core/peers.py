@@ -1,28 +1,38 @@
 """Peers: the registries this one is connected with, and what each is owed.
 
-FEDERATION.md, rules 7 to 9. For each peer the registry keeps what the peer has acknowledged of each origin; what is
-owed to it is the difference to what is known here, never a queue. One message at a time is on its way to a peer: the
-first at once, later ones gathered for a moment, failed ones after a pause that grows.
+FEDERATION.md, rules 7 to 9 and 11. For each peer the registry keeps what the peer has acknowledged of each origin; what
+is owed to it is the difference to what is known here, never a queue. One message at a time is on its way to a peer: the
+first at once, later ones gathered for a moment, failed ones after a pause that grows. With nothing to say, a beacon.
 
 ```
  configured --> greeting --answered--> standing <--> owed --> sending --Delivered--> standing
                    ^  |                   ^                      |
                    |  +--Lost: pause------+------Lost: pause-----+
                    +------------ Refused, or the peer does not know us
+
+ any --DELETE /connect--> leaving --told--> forgotten
 ```
+
+A pure node has peers too: the registries that it registers with and beats to.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
-from kodo.models import NOTHING, Key, Version
+from kodo.core.parts import Carried
+from kodo.core.receipts import Change
+from kodo.models import NOTHING, Key, Receipt, Version
 
 GATHERING = 0.1
 """Seconds for which later news to a peer is gathered into one message (rule 8: 50 to 200 ms)."""
 
 FIRST_PAUSE, FIRST_LIMIT = 0.1, 1.5
 PAUSE, PAUSE_LIMIT = 0.5, 60.0
+
+Errand = Literal["greeting", "news", "beacon", "beat", "farewell"]
+"""What a message to a peer is for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +41,8 @@ class PeerState:
 
     `url` is as the peer gives it, `address` where messages to it go. `feed`: it wants our news. `deltas`: it speaks
     them (None: not known yet). `visited` is when it first connected, None if it never did. `connected`: a handshake
-    with it was ever completed, in whichever direction.
+    with it was ever completed, in whichever direction. `farewell`: it is to be told that this registry leaves it, whose
+    part is empty from that version on.
     """
 
     key: Key
@@ -42,25 +53,41 @@ class PeerState:
     deltas: bool | None = None
     visited: str | None = None
     connected: bool = False
+    farewell: Version | None = None
     acked: tuple[tuple[Key, Version], ...] = ()
 
 
 @dataclass(slots=True)
 class Peer:
-    """A peer as the running registry sees it."""
+    """A peer as the running registry sees it.
+
+    `behind` are the origins of which it is owed something. `crossed` are those of which it told news while a message
+    to it was on its way, whose answer may be older. `asks` are asks for receipts to be passed on to it, `confirms` the
+    receipts that it is to get, `confirming` those on their way. `stopped` is the status (401, 403) for which it is not
+    asked again. `next_beacon`: when the next is due, to a peer that gets them; likewise `next_beat`, to a registry
+    that wants them.
+    """
 
     state: PeerState
     acked: dict[Key, Version] = field(default_factory=dict)
-    pages: dict[Key, tuple[Version, Version]] = field(default_factory=dict)
+    pages: dict[Key, Carried] = field(default_factory=dict)
     behind: set[Key] = field(default_factory=set)
+    crossed: set[Key] = field(default_factory=set)
+    asks: set[Change] = field(default_factory=set)
+    confirms: dict[Change, Receipt] = field(default_factory=dict)
+    confirming: tuple[Change, ...] = ()
     configured: bool = False
     greet: bool = False
     stands: bool = False
     last: str | None = None
-    sending: bool = False
+    heard_at: float = 0.0
+    sending: Errand | None = None
     answering: int = 0
     failures: int = 0
     not_before: float = 0.0
+    next_beacon: float = 0.0
+    next_beat: float | None = None
+    stopped: int | None = None
 
     @classmethod
     def restored(cls, state: PeerState) -> Peer:
@@ -74,17 +101,23 @@ class Peer:
     @property
     def told(self) -> bool:
         """Whether news goes to this peer."""
-        return self.state.feed and self.state.connected
+        return self.state.feed and self.state.connected and self.state.farewell is None
 
     @property
-    def wants(self) -> bool:
-        """Whether there is something to send."""
-        return self.greet or (self.told and bool(self.behind))
+    def errand(self) -> Errand | None:
+        """What is to be said to it, if anything beside beacons and beats."""
+        if self.stopped is not None:
+            return None
+        if self.state.farewell is not None:
+            return "farewell"
+        if self.greet:
+            return "greeting"
+        return "news" if self.confirms or (self.told and (self.behind or self.asks)) else None
 
     @property
     def busy(self) -> bool:
         """Whether a message to it is on its way: there is one at a time."""
-        return self.sending or self.answering > 0
+        return self.sending is not None or self.answering > 0
 
     @property
     def first_contact(self) -> bool:
@@ -92,30 +125,62 @@ class Peer:
         return self.greet and not self.stands
 
     @property
+    def away(self) -> bool:
+        """Whether the last that was tried with it failed."""
+        return self.failures > 0
+
+    @property
     def quiet(self) -> bool:
-        """Whether all is said. News that is owed counts; a first contact that was never answered does not."""
-        if self.first_contact:
+        """Whether all is said. News that is owed counts; beacons, beats and a first contact never answered do not."""
+        if self.first_contact or self.stopped is not None:
             return not (self.told and self.behind)
-        return not (self.wants or self.sending)
+        return self.errand is None and self.sending in (None, "beacon", "beat")
+
+    def due(self, clock: float) -> Errand | None:
+        """What is to be said to it now, or at `next_due`."""
+        if self.errand is not None:
+            return self.errand if self.not_before <= clock else None
+        at = self._next_sign()
+        if at is None or max(at, self.not_before) > clock:
+            return None
+        return "beat" if self.next_beat is not None else "beacon"
+
+    def next_due(self) -> float | None:
+        """When something is to be said to it next, as far as is known."""
+        at = self.not_before if self.errand is not None else self._next_sign()
+        return None if at is None else max(at, self.not_before)
+
+    def _next_sign(self) -> float | None:
+        if self.stopped is not None:
+            return None
+        return self.next_beat if self.next_beat is not None else self.next_beacon if self.gets_beacons else None
+
+    @property
+    def gets_beacons(self) -> bool:
+        """Whether the two tell each other that they are there: both are registries and speak deltas."""
+        return self.told and bool(self.state.deltas)
 
     def durable(self) -> PeerState:
         """The state to save."""
         return replace(self.state, acked=tuple(sorted(self.acked.items())))
 
     def note(self, origin: Key, mark: Version) -> None:
-        """`origin` is at `mark` here; the peer may have to be told."""
-        if origin != self.key and mark > self.acked.get(origin, NOTHING):
+        """`origin` is at `mark` here; the peer may have to be told. A part that was always empty is no news."""
+        acked = self.acked.get(origin, NOTHING)
+        if origin != self.key and mark > acked and (mark.seq or acked != NOTHING):
             self.behind.add(origin)
         else:
             self.behind.discard(origin)
 
     def heard(self, clock: float) -> None:
         """A sign of life ends every pause."""
+        self.heard_at = clock
+        self.stopped = None
         if self.failures:
             self.failures = 0
             self.not_before = clock
 
-    def pause(self, clock: float, chance: float, *, refused: bool = False) -> None:
+    def pause(self, clock: float, chance: float, *, refused: bool = False, at_least: float = 0.0) -> None:
         """Wait before the next try: growing, with jitter; a first contact at most 1.5 s, unless refused (rule 9)."""
         grown = 2.0 ** min(self.failures, 10)
         self.failures += 1
@@ -123,4 +188,4 @@ class Peer:
             delay = (0.5 + chance / 2) * min(FIRST_LIMIT, FIRST_PAUSE * grown)
         else:
             delay = chance * min(PAUSE_LIMIT, PAUSE * grown)
-        self.not_before = clock + delay
+        self.not_before = clock + max(delay, at_least)

@@ -12,46 +12,41 @@ Every part whose version was raised is *owed* to every peer that acknowledged le
 What is owed leaves as a delta for peers that speak deltas, and as plain nodes for the services that do not. What an
 older service sends becomes part of the own part, on that service's behalf (rule 15), and is not told back to it.
 
-A pure node is the same machine with one thing to do: to register with every service in `connect`.
+The rooms beside this one: `ledger` (the parts), `peers` (what each is owed), `leases` (which nodes beat), `ages` (which
+origins are there), `receipts` (who has a change).
+
+A pure node is the same machine with two things to do: to register with every service in `connect`, and to beat.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
 from kodo.core import events as ev
-from kodo.core.instructions import (
-    Entry,
-    Form,
-    Instruction,
-    Parcel,
-    Range,
-    Reply,
-    Save,
-    Send,
-    Settle,
-    Stage,
-    Standing,
-    Wake,
-)
-from kodo.core.parts import Part, Row, Staging, listed, on_history
-from kodo.core.peers import GATHERING, Peer, PeerState
-from kodo.errors import InvalidMessageError
+from kodo.core.ages import Ages
+from kodo.core.instructions import Form, Instruction, Parcel, Range, Reply, Save, Send, Standing, Told, Wake
+from kodo.core.leases import Leases
+from kodo.core.ledger import A_MICROSECOND, Change, Ledger, News, check_delta, row_of
+from kodo.core.parts import Carried, Part, Row, fingerprint, listed
+from kodo.core.peers import GATHERING, Errand, Peer, PeerState
+from kodo.core.receipts import Open, Receipts, receipt
+from kodo.errors import InvalidMessageError, UnknownServiceError
 from kodo.models import (
     NOTHING,
+    Ask,
+    Beacon,
     Delta,
     Key,
     Node,
     PeerMessage,
     PeerReply,
-    PlainNode,
-    Record,
+    Receipt,
     Registration,
     Version,
     canonical,
-    digest,
     flows_by_url,
     later,
     nodes_by_key,
@@ -59,8 +54,26 @@ from kodo.models import (
 
 DEADLINE = 10.0
 """Seconds that a message may take, from the first connection attempt to the end of the answer."""
+FAREWELL_DEADLINE = 3.0
 A_DAY = timedelta(days=1)
-A_MICROSECOND = timedelta(microseconds=1)
+CHORES = 16
+"""How often, within the times that they are about, old tombstones, origins and peers are looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long things last, in seconds.
+
+    `lease`: a node that beats may be silent; `retention`: it stays offline before it is dropped; `beacon`: between two
+    beacons to a peer; `grace`: an origin, or a peer, of which nothing is heard is kept; `tombstones`: what is gone is
+    remembered, which decides how often a long-absent peer pays for a snapshot, and nothing else.
+    """
+
+    lease: float = 30.0
+    retention: float = 86_400.0
+    beacon: float = 10.0
+    grace: float = 14 * 86_400.0
+    tombstones: float = 7 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,128 +84,170 @@ class Profile:
     registry: bool = True
     provider: bool = False
     connect: tuple[str, ...] = ()
+    timing: Timing = field(default_factory=Timing)
 
 
 @dataclass(slots=True)
-class _Change:
-    """What a step changes; turned into one Save."""
+class Leaving:
+    """A `DELETE /connect` under way: the request that waits, and the peers that have not been told yet."""
 
-    entries: list[Entry] = field(default_factory=list)
-    unstage: list[Stage] = field(default_factory=list)
-    staged: list[tuple[Stage, Entry]] = field(default_factory=list)
-    settled: list[Settle] = field(default_factory=list)
-    parts: dict[Key, Part] = field(default_factory=dict)
-    peers: dict[Key, PeerState] = field(default_factory=dict)
-
-    def saves(self) -> list[Instruction]:
-        save = Save(
-            tuple(self.entries),
-            tuple(self.unstage),
-            tuple(self.staged),
-            tuple(self.settled),
-            tuple(self.parts.values()),
-            tuple(self.peers.values()),
-        )
-        return [] if save == Save() else [save]
+    ticket: int
+    waiting: set[Key]
 
 
 class Registry:
-    """One service's state of the mesh. Starts from what was saved: `parts` and `peers`."""
+    """One service's state of the mesh. Starts from what was saved: `parts`, `peers`, and of the own part the `rows` of
+    nodes with a lease, of nodes on behalf of older services, and of tombstones."""
 
-    def __init__(self, profile: Profile, parts: Iterable[Part] = (), peers: Iterable[PeerState] = ()) -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        parts: Iterable[Part] = (),
+        peers: Iterable[PeerState] = (),
+        rows: Iterable[Row] = (),
+    ) -> None:
         self.profile = profile
+        self.timing = profile.timing
         self.key = canonical(profile.url)
-        self.parts = {part.origin: part for part in parts}
+        self.ledger = Ledger(self.key, parts)
         self.peers = {state.key: Peer.restored(state) for state in peers}
-        self.staging: dict[Stage, Staging] = {}
+        self.leases = Leases(self.timing.lease, self.timing.retention)
+        self.ages = Ages(self.timing.grace)
+        self.receipts = Receipts(self.key)
         # Which peer answers at an address in `connect`: known once it has told its own url.
         self.configured: dict[str, Key] = {}
+        self.leaving: list[Leaving] = []
+        # Registrations whose answer waits for receipts: what it will say.
+        self.visible: dict[int, tuple[str, ...]] = {}
+        self._rows = tuple(rows)
+        self._chores_at = 0.0
+        self._last_heard = 0.0
+        self._rules: dict[type[ev.Event], Callable[[Any], list[Instruction]]] = {
+            ev.Start: self._start,
+            ev.Register: self._register,
+            ev.Heartbeat: self._heartbeat,
+            ev.Connect: self._connect,
+            ev.Update: self._update,
+            ev.Disconnect: self._disconnect,
+            ev.Leave: self._leave,
+            ev.Delivered: self._delivered,
+            ev.Answered: self._answered,
+            ev.Unsaid: self._unsaid,
+            ev.Refused: self._refused,
+            ev.Lost: self._lost,
+            ev.Tick: self._tick,
+        }
 
     @property
     def own(self) -> Part:
         """The part that this registry writes."""
-        return self.parts[self.key]
+        return self.ledger.own
+
+    @property
+    def parts(self) -> dict[Key, Part]:
+        """How far every origin is known here."""
+        return self.ledger.parts
+
+    def concerns(self, event: ev.Event) -> Iterable[Key]:
+        """The nodes of which the event is to carry what the store holds. Changes nothing."""
+        keys: Iterable[Key] = ()
+        match event:
+            case ev.Start():
+                keys = (self.key,)
+            case ev.Register():
+                keys = (canonical(event.node.url),)
+            case ev.Heartbeat():
+                keys = (canonical(event.url),)
+            case ev.Disconnect():
+                leaver = canonical(event.message.url)
+                keys = (leaver, *self._adopted({leaver}))
+            case ev.Connect():
+                keys = ev.concerned(event.message.nodes, event.message.deltas)
+            case ev.Delivered():
+                offered = event.reply.providers.nodes if event.reply.providers else {}
+                keys = ev.concerned(offered, event.reply.deltas)
+            case ev.Tick():
+                keys = (*self.leases.due(event.at.clock), *self._adopted(self._lapsing(event.at)))
+        return keys
 
     def step(self, event: ev.Event) -> list[Instruction]:
         """Take in one event and say what is to be done. Raises `KodoError`, unchanged, for what it refuses."""
-        match event:
-            case ev.Start():
-                done = self._start(event)
-            case ev.Register():
-                done = self._register(event)
-            case ev.Update():
-                done = self._update(event)
-            case ev.Connect():
-                done = self._connect(event)
-            case ev.Delivered():
-                done = self._delivered(event)
-            case ev.Answered():
-                done = self._answered(event)
-            case ev.Unsaid():
-                done = self._unsaid(event)
-            case ev.Refused():
-                done = self._failed(event.peer, event.at, refused=True)
-            case ev.Lost():
-                done = self._failed(event.peer, event.at, refused=False)
-            case ev.Tick():
-                done = []
-            case _:
-                raise TypeError(f"no rule for {type(event).__name__}")
+        done = self._rules[type(event)](event)
         return done + self._due(event.at)
 
     def standing(self) -> Standing:
         """What the common reply tells: connections as configured, and whether all is said."""
         connection = []
         for address, key in self.configured.items():
-            peer = self.peers[key]
-            connection.append((address, peer.last if peer.stands else None))
+            peer = self.peers.get(key)
+            connection.append((address, peer.last if peer is not None and peer.stands else None))
         return Standing(tuple(connection), all(peer.quiet for peer in self.peers.values()))
 
     # -- start ---------------------------------------------------------------------------------------------
 
     def _start(self, event: ev.Start) -> list[Instruction]:
-        change = _Change()
-        part = self.parts.get(self.key, Part(self.key)).new_epoch(event.unix, event.nonce)
-        self.parts[self.key] = part
-        row = _row_of(event.rows, self.key, self.key)
+        change = Change()
+        clock = event.at.clock
+        self._resume(event.at)
+        self.ledger.begin(change, event.unix, event.nonce)
+        row = row_of(event.rows, self.key, self.key)
         if event.own is not None:
-            change.entries.append(self._own_node(event.own, row, event.at))
+            self.ledger.write(change, self._own_node(event.own, row, event.at), row)
         elif row is not None and not row.gone and row.via is None:
-            gone = Node(url=self.profile.url, created=row.created, modified=row.modified)
-            change.entries.append(self._entry(gone, row, None, gone=True))
-        change.parts[self.key] = self.own
+            self._bury_left(change, row, clock)
         for address in self.profile.connect:
             self._configure(address)
         for peer in self.peers.values():
             # Who was away may have paused for long: a registry that is back says so to those it knew.
-            peer.greet = peer.greet or bool(self.profile.registry and peer.state.deltas)
+            peer.greet = peer.greet or bool(self.profile.registry and peer.state.deltas and not peer.state.farewell)
+            peer.heard_at = clock
             self._measure(peer)
+        self._chores_at = clock + self._chores_every
+        self._last_heard = clock
         return change.saves()
 
-    def _own_node(self, own: Node, row: Row | None, at: ev.Instant) -> Entry:
+    def _resume(self, at: ev.Instant) -> None:
+        """Take up what was saved: ages, leases, and what the own part holds for others."""
+        for origin, part in self.parts.items():
+            if origin != self.key:
+                self.ages.heard(origin, at.clock, _seconds_between(part.seen, at.utc))
+        for row in sorted(self._rows, key=lambda row: row.seq):
+            if row.gone:
+                self.ledger.graves.append((at.clock, row.seq))
+                continue
+            self.leases.resume(row.node, row.status, at.clock)
+            if row.via is not None:
+                self.ledger.adopted[row.node] = row.via
+        self._rows = ()
+
+    def _own_node(self, own: Node, row: Row | None, at: ev.Instant) -> Node:
         """The flows of this service: `created` is kept by the cache, `modified` is its start; a node has no times."""
-        if self.profile.registry:
-            created = row.created if row and not row.gone and row.created else at.utc
-            own = own.model_copy(update={"created": created, "modified": at.utc, "heartbeat": at.utc})
-        return self._entry(own, row, None)
+        if not self.profile.registry:
+            return own
+        created = row.created if row and not row.gone and row.created else at.utc
+        return own.model_copy(update={"created": created, "modified": at.utc, "heartbeat": at.utc})
 
     def _configure(self, address: str) -> None:
         known = next((peer for peer in self.peers.values() if peer.state.address == address), None)
         peer = known or self.peers.setdefault(canonical(address), Peer(PeerState(canonical(address), address, address)))
+        peer.state = replace(peer.state, farewell=None)
         peer.configured = peer.greet = True
         self.configured[address] = peer.key
 
-    # -- what comes in -------------------------------------------------------------------------------------
+    # -- nodes ---------------------------------------------------------------------------------------------
 
     def _register(self, event: ev.Register) -> list[Instruction]:
         key = canonical(event.node.url)
         self._refuse_own(key)
         _refuse_ahead(event.node, event.at)
+        self._last_heard = event.at.clock
         rows = event.rows.get(key, ())
         seen = listed(rows)
         flows = flows_by_url(event.node.flows)
         newest = max((row.modified for row in rows if row.modified), default="")
         modified = max(event.at.utc, later(newest, A_MICROSECOND)) if newest else event.at.utc
+        if self.leases.status(key) != "unknown":
+            self.leases.beat(key, event.at.clock)
         node = Node(
             url=event.node.url,
             organization=event.node.organization,
@@ -200,16 +255,44 @@ class Registry:
             created=(seen and seen.created) or event.at.utc,
             modified=modified,
             heartbeat=modified,
+            status=self.leases.status(key),
         )
-        entry = self._entry(node, _row_of(event.rows, self.key, key), None)
-        told = self._raised({self.key}, source=None)
+        change = Change()
+        self.ledger.write(change, node, row_of(event.rows, self.key, key))
+        told = self._raised(change.raised, source=None)
         seen_since = f"seen previously {_spaced(seen.created)}" if seen and seen.created else "first visit"
         message = [f"registered node {node.url} ({seen_since})"]
         if len(event.node.flows) != len(flows):
             message.append(f"received {len(event.node.flows)} flows, registered {len(flows)} flows")
         message += [f"feed forward node to {peer.state.url}" for peer in told]
-        save = Save(entries=(entry,), parts=(self.own,))
-        return [save, Reply(event.ticket, tuple(message), self.standing())]
+        if event.wait is not None:
+            self._wait_for_receipts(event, tuple(message))
+            return change.saves()
+        lease = self.timing.lease if event.beats else None
+        return [*change.saves(), Reply(event.ticket, tuple(message), self.standing(), lease=lease)]
+
+    def _heartbeat(self, event: ev.Heartbeat) -> list[Instruction]:
+        key = canonical(event.url)
+        row = row_of(event.rows, self.key, key)
+        if row is None or row.gone or row.via is not None:
+            raise UnknownServiceError(f"expected the url of a node that is registered here; register {event.url} first")
+        self._last_heard = event.at.clock
+        change = Change()
+        if self.leases.beat(key, event.at.clock):
+            self._write_status(change, row, event.at)
+        self._raised(change.raised, source=None)
+        return [*change.saves(), Reply(event.ticket, (), self.standing(), lease=self.timing.lease)]
+
+    def _write_status(self, change: Change, row: Row, at: ev.Instant) -> None:
+        update = {"status": self.leases.status(row.node), "heartbeat": max(at.utc, row.heartbeat or "")}
+        self.ledger.write(change, row.body().model_copy(update=update), row)
+
+    def _bury_left(self, change: Change, row: Row, clock: float) -> None:
+        """The node has left: nothing that was written of it before is listed any more, whoever wrote it."""
+        self.leases.end(row.node)
+        self.ledger.bury(change, row, clock, later(row.modified or "", A_MICROSECOND) if row.modified else None)
+
+    # -- registries ----------------------------------------------------------------------------------------
 
     def _connect(self, event: ev.Connect) -> list[Instruction]:
         message = event.message
@@ -225,24 +308,28 @@ class Registry:
             deltas=message.marks is not None,
             visited=visited or event.at.utc,
             connected=True,
+            farewell=None,
         )
+        self._was_told(sender)
         self._heard(peer, event.at)
-        change = _Change(peers={sender: peer.state})
-        raised = set() if self.profile.provider else self._take(message, event.rows, event.at, change)
-        peer.acked = _marks(message.marks)
+        self._schedule_beacon(peer, event.at)
+        change = Change(peers={sender: peer.state})
+        self._take(message, event.rows, event.at, change)
+        told = _marks(message.marks)
+        self.ledger.surpass(change, told.get(self.key, NOTHING))
+        peer.acked = told
         peer.pages.clear()
         self._measure(peer)
-        told = self._raised(raised, source=peer)
+        lines = [f"feed forward {message.url} to {other.state.url}" for other in self._raised(change.raised, peer)]
         change.peers[sender] = peer.durable()
         seen = f"seen previously {_spaced(visited)}" if visited else "first visit"
-        lines = [f"registry {message.url} connected ({seen})"]
-        lines += [f"feed forward {message.url} to {other.state.url}" for other in told]
+        lines.insert(0, f"registry {message.url} connected ({seen})")
         offer = None
         if message.feed:
             peer.answering += 1
-            offer = self._parcel(peer, "both" if peer.state.deltas else "plain", greeting=True)
+            offer = self._parcel(peer, "both" if peer.state.deltas else "plain", event.at.clock, greeting=True)
             peer.behind.clear()
-        marks = None if message.marks is None else self._marks(self.parts)
+        marks = None if message.marks is None else self.ledger.marks()
         return [*change.saves(), Reply(event.ticket, tuple(lines), self.standing(), sender, offer, marks)]
 
     def _update(self, event: ev.Update) -> list[Instruction]:
@@ -251,56 +338,155 @@ class Registry:
         self._check(message, event.at)
         peer = self.peers.get(sender)
         lines: list[str] = []
-        change = _Change()
+        change = Change()
         if not self.profile.provider:
             known = {key for key, rows in event.rows.items() if listed(rows)}
             lines = [f"{'updated' if key in known else 'created'} node {message.url}" for key in _named(message)]
-            raised = self._take(message, event.rows, event.at, change)
-            self._raised(raised, source=peer)
+            self._take(message, event.rows, event.at, change)
+        self.ledger.surpass(change, _marks(message.marks).get(self.key, NOTHING))
+        self._raised(change.raised, source=peer)
         if peer is not None:
-            self._heard(peer, event.at)
-        unknown = message.marks is not None and (peer is None or not peer.state.connected)
-        marks = None if message.marks is None else self._marks(canonical(delta.origin) for delta in message.deltas)
-        return [
-            *change.saves(),
-            Reply(event.ticket, tuple(lines), self.standing(), sender, marks=marks, handshake=unknown),
-        ]
+            self._heard(peer, event.at, sign=message.beacon is not None)
+        reply = Reply(event.ticket, tuple(lines), self.standing(), sender)
+        if message.marks is not None:
+            reply = self._told_back(reply, message, peer, event.at)
+        return [*change.saves(), reply]
+
+    def _told_back(self, reply: Reply, message: PeerMessage, peer: Peer | None, at: ev.Instant) -> Reply:
+        """What a registry that speaks deltas reads in the answer: marks, receipts, and how its beacon fits."""
+        if peer is None or not peer.state.connected:
+            return replace(reply, marks=self._marks_about(message), handshake=True)
+        for confirmed in message.receipts:
+            self.receipts.confirmed(peer.key, confirmed)
+        receipts = tuple(found for ask in message.asks if (found := self._asked(ask, peer, at)))
+        origins = self._comparable(peer)
+        if message.beacon is None or self._fits(message.beacon, origins, at):
+            return replace(reply, marks=self._marks_about(message), receipts=receipts)
+        return replace(reply, marks=self.ledger.marks(), contents=self.ledger.contents(origins), receipts=receipts)
+
+    def _marks_about(self, message: PeerMessage) -> Told:
+        """What is known here of the origins that a message is about."""
+        about = {delta.origin for delta in message.deltas} | {ask.origin for ask in message.asks}
+        return self.ledger.marks(map(canonical, about))
+
+    def _disconnect(self, event: ev.Disconnect) -> list[Instruction]:
+        farewell = event.message
+        key = canonical(farewell.url)
+        self._refuse_own(key)
+        row = row_of(event.rows, self.key, key)
+        registered = row is not None and not row.gone and row.via is None
+        peer = self.peers.get(key)
+        if not registered and peer is None and self.ledger.version(key) >= (farewell.version or NOTHING):
+            raise UnknownServiceError(
+                f"expected the url of a node that is registered here, or of a registry that is connected; "
+                f"nothing is known of {farewell.url}"
+            )
+        change = Change()
+        if row is not None and registered:
+            self._bury_left(change, row, event.at.clock)
+        if peer is not None:
+            self._forget(change, peer, event.rows, event.at.clock)
+        if not self.profile.provider:
+            self.ledger.take_farewell(change, farewell, event.at)
+        self._raised(change.raised, source=None)
+        return [*change.saves(), Reply(event.ticket, (f"disconnected {farewell.url}",), self.standing())]
+
+    def _leave(self, event: ev.Leave) -> list[Instruction]:
+        change = Change()
+        version = NOTHING
+        if self.profile.registry and self.own.version.seq:
+            version = self.ledger.leave(change)
+        for peer in list(self.peers.values()):
+            peer.greet, peer.configured = False, False
+            if not (peer.state.connected or peer.stands or peer.busy):
+                self._drop_peer(change, peer)
+                continue
+            peer.state = replace(peer.state, farewell=version)
+            change.peers[peer.key] = peer.durable()
+        self.leaving.append(Leaving(event.ticket, set(self.peers)))
+        return change.saves()
+
+    def _forget(self, change: Change, peer: Peer, rows: ev.Rows, clock: float) -> None:
+        """The peer is none any more: what was written on its behalf lapses (rule 15)."""
+        self._drop_peer(change, peer)
+        for node in self._adopted({peer.key}):
+            row = row_of(rows, self.key, node)
+            if row is not None and node not in change.written:
+                self.ledger.bury(change, row, clock, None)
+
+    def _drop_peer(self, change: Change, peer: Peer) -> None:
+        del self.peers[peer.key]
+        change.forgotten.append(peer.key)
+        self.receipts.gone(peer.key)
+        self._was_told(peer.key)
+
+    def _was_told(self, key: Key) -> None:
+        for leaving in self.leaving:
+            leaving.waiting.discard(key)
+
+    def _adopted(self, peers: set[Key]) -> list[Key]:
+        return sorted(node for node, via in self.ledger.adopted.items() if via in peers)
 
     # -- what became of what was sent ----------------------------------------------------------------------
 
     def _delivered(self, event: ev.Delivered) -> list[Instruction]:
-        peer = self.peers[event.peer]
+        peer = self.peers.get(event.peer)
+        if peer is None:
+            return []
         reply = event.reply
         offer = reply.providers
         url = (offer.url if offer else reply.url) or peer.state.url
         news = PeerMessage(url=url, nodes=offer.nodes if offer else {}, deltas=reply.deltas, marks=reply.marks)
         self._check(news, event.at)
-        greeted = event.greeting
-        peer.sending = False
+        sign = peer.sending in ("beacon", "beat")
+        peer.sending = None
+        for confirmed in peer.confirming:
+            peer.confirms.pop(confirmed, None)
+        peer.confirming = ()
+        if event.route == "/disconnect":
+            change = Change()
+            if peer.state.farewell is not None:
+                self._drop_peer(change, peer)
+            return change.saves()
         peer.stands = True
-        peer.last = event.at.utc
+        self._heard(peer, event.at, sign=sign)
         if not self.profile.registry:
-            peer.greet, peer.failures = False, 0
+            self._taken_in(peer, event)
             return []
-        change = _Change()
+        return self._answer_of(peer, event, news)
+
+    def _taken_in(self, peer: Peer, event: ev.Delivered) -> None:
+        """A registry has taken a node's registration or beat; if it names a lease, the node beats thrice in it."""
+        if event.route == "/register":
+            peer.greet = False
+        lease = event.reply.lease
+        peer.next_beat = None if lease is None else event.at.clock + lease / 3 * _spread(event.at)
+
+    def _answer_of(self, peer: Peer, event: ev.Delivered, news: PeerMessage) -> list[Instruction]:
+        reply = event.reply
+        greeted = event.route == "/connect"
+        change = Change()
         if greeted:
-            peer = self._greeted(peer, url, event.reply)
-            raised = set() if self.profile.provider else self._take(news, event.rows, event.at, change)
-            self._raised(raised, source=peer)
+            peer = self._greeted(peer, news.url, reply, event.at)
+            self._take(news, event.rows, event.at, change)
         elif reply.handshake or (reply.marks is None) == bool(peer.state.deltas):
             peer.greet = True
-        self._acknowledged(peer, event.carried, reply.marks, greeted=greeted)
+        self.ledger.surpass(change, _marks(reply.marks).get(self.key, NOTHING))
+        self._read_receipts(peer, reply)
+        self._acknowledged(peer, event.carried, reply.marks, whole=greeted or reply.contents is not None)
+        self._compare(peer, reply)
+        self._raised(change.raised, source=peer)
         if peer.told and _stuck(event.carried, reply.marks):
             # Answered, and not taken: the two disagree, and asking again at once would go on for ever.
             peer.greet = True
             peer.pause(event.at.clock, event.at.chance, refused=True)
-        else:
-            peer.failures = 0
+        if not greeted and not event.carried and not change.raised:
+            return []
         saves = change.saves()
         saves.append(Save(peers=(peer.durable(),), lazy=not greeted))
         return saves
 
-    def _greeted(self, peer: Peer, url: str, reply: PeerReply) -> Peer:
+    def _greeted(self, peer: Peer, url: str, reply: PeerReply, at: ev.Instant) -> Peer:
         """A handshake that this service opened has been answered, by the service `url`."""
         offer = reply.providers
         peer = self._renamed(peer, url)
@@ -313,6 +499,7 @@ class Registry:
             deltas=reply.marks is not None,
             connected=True,
         )
+        self._schedule_beacon(peer, at)
         return peer
 
     def _renamed(self, peer: Peer, url: str) -> Peer:
@@ -341,51 +528,80 @@ class Registry:
         return [Save(peers=(peer.durable(),), lazy=True)]
 
     def _unsaid(self, event: ev.Unsaid) -> list[Instruction]:
-        peer = self.peers[event.peer]
-        peer.sending = False
+        peer = self.peers.get(event.peer)
+        if peer is None:
+            return []
+        peer.sending = None
         self._acknowledged(peer, event.carried, None)
         return [Save(peers=(peer.durable(),), lazy=True)]
 
     def _acknowledged(
         self,
         peer: Peer,
-        carried: Mapping[Key, ev.Carried],
+        carried: Mapping[Key, Carried],
         marks: dict[str, Version] | None,
         *,
-        greeted: bool = False,
+        whole: bool = False,
     ) -> None:
         """Note what the peer has: by its own word where it gives one, else by what the message carried.
 
-        A handshake tells everything the peer has: what is not told it has not, or no more.
+        `whole`: it told all that it has. What is not told it has not, or no more, unless it told us meanwhile.
         """
         told = _marks(marks)
-        if greeted and marks is not None:
-            peer.acked = {}
+        if whole and marks is not None:
+            peer.acked = {origin: mark for origin, mark in peer.acked.items() if origin in peer.crossed}
         for origin, part in carried.items():
             if not part.complete and peer.state.deltas and not self._up_to_date(origin, told):
-                peer.pages[origin] = (part.base, part.to)
+                peer.pages[origin] = part
                 continue
             peer.pages.pop(origin, None)
             has = part.to if marks is None else told.get(origin, NOTHING)
             # Less than was carried: the peer could not take it, and says from where it can.
-            peer.acked[origin] = has if has < part.to else max(has, peer.acked.get(origin, NOTHING))
+            less = has < part.to and origin not in peer.crossed
+            peer.acked[origin] = has if less else max(has, peer.acked.get(origin, NOTHING))
         for origin, mark in told.items():
             if origin not in carried:
                 peer.acked[origin] = max(mark, peer.acked.get(origin, NOTHING))
+        peer.crossed.clear()
         self._measure(peer)
 
     def _up_to_date(self, origin: Key, told: dict[Key, Version]) -> bool:
         """Whether the peer has, by another way, all that pages would bring it."""
-        return told.get(origin, NOTHING) >= self.parts[origin].version
+        return told.get(origin, NOTHING) >= self.ledger.version(origin)
 
-    def _failed(self, key: Key, at: ev.Instant, *, refused: bool) -> list[Instruction]:
-        peer = self.peers[key]
-        peer.sending = False
-        peer.pages.clear()
+    def _refused(self, event: ev.Refused) -> list[Instruction]:
+        peer = self.peers.get(event.peer)
+        if peer is None:
+            return []
+        errand = self._failed(peer)
+        change = Change()
+        if errand == "farewell":
+            self._drop_peer(change, peer)
+            return change.saves()
+        if event.status in (401, 403):
+            peer.stopped = event.status
         # A refusal means that the two disagree about each other: they start again with a handshake.
-        peer.greet = peer.greet or refused
-        peer.pause(at.clock, at.chance, refused=refused)
+        peer.greet = peer.greet or peer.state.farewell is None
+        if errand == "beat" and event.status == UnknownServiceError.status:
+            peer.next_beat = None
+            return []
+        peer.pause(event.at.clock, event.at.chance, refused=True)
         return []
+
+    def _lost(self, event: ev.Lost) -> list[Instruction]:
+        peer = self.peers.get(event.peer)
+        if peer is not None:
+            if self._failed(peer) == "farewell":
+                self._was_told(peer.key)
+            peer.pause(event.at.clock, event.at.chance, at_least=event.retry_after)
+        return []
+
+    def _failed(self, peer: Peer) -> Errand | None:
+        errand, peer.sending = peer.sending, None
+        peer.confirming = ()
+        peer.pages.clear()
+        peer.crossed.clear()
+        return errand
 
     # -- taking in the news of others ----------------------------------------------------------------------
 
@@ -397,107 +613,227 @@ class Registry:
             for node in bodies.values():
                 _refuse_ahead(node, at, "nodes")
         for index, delta in enumerate(message.deltas):
-            _check_delta(index, delta, bodies)
+            check_delta(index, delta, bodies)
 
     def _refuse_own(self, sender: Key) -> None:
         if sender == self.key:
             raise InvalidMessageError.at("url", expected="expected the url of another service; this is my own")
 
-    def _take(self, message: PeerMessage, rows: ev.Rows, at: ev.Instant, change: _Change) -> set[Key]:
-        """Take in what a message carries; the origins whose version it raised."""
+    def _take(self, message: PeerMessage, rows: ev.Rows, at: ev.Instant, change: Change) -> None:
+        """Take in what a message carries; a provider takes nothing."""
+        if self.profile.provider:
+            return
+        news = News(canonical(message.url), nodes_by_key(message.nodes), rows, at)
         if message.marks is None:
-            return self._take_plain(message, rows, at, change)
-        sender = canonical(message.url)
-        bodies = nodes_by_key(message.nodes)
-        raised = set()
-        for delta in message.deltas:
-            origin = canonical(delta.origin)
-            if self._take_delta(sender, delta, bodies, change):
-                raised.add(origin)
-            if sender in self.peers and delta.complete:
-                self._has(self.peers[sender], origin, delta.to)
-        return raised
+            self._take_plain(news, change)
+        for delta in message.deltas if message.marks is not None else ():
+            self._take_delta(delta, news, change)
+
+    def _take_delta(self, delta: Delta, news: News, change: Change) -> None:
+        origin, clock = canonical(delta.origin), news.at.clock
+        if origin == self.key:
+            self.ledger.surpass(change, delta.to)
+        elif delta.age <= self.timing.grace and self.ledger.take(change, delta, news):
+            self.ages.heard(origin, clock, delta.age)
+            self._make_way(delta, news, change)
+        peer = self.peers.get(news.sender)
+        if peer is not None and delta.complete:
+            # What came from a peer need not be told to it (rule 7).
+            self._has(peer, origin, delta.to)
 
     def _has(self, peer: Peer, origin: Key, version: Version) -> None:
-        """What came from a peer need not be told to it (rule 7)."""
         peer.acked[origin] = max(version, peer.acked.get(origin, NOTHING))
+        if peer.sending is not None:
+            peer.crossed.add(origin)
         if origin in self.parts:
             peer.note(origin, self.parts[origin].version)
+        for asked in [asked for asked in peer.asks if asked[0] == origin and asked[1] <= version]:
+            peer.asks.discard(asked)
+            self.receipts.has(peer.key, asked)
 
-    def _take_plain(self, message: PeerMessage, rows: ev.Rows, at: ev.Instant, change: _Change) -> set[Key]:
+    def _make_way(self, delta: Delta, news: News, change: Change) -> None:
+        """Own records yield: to a node's leaving that is newer, and, on behalf of older services, to any (rule 15)."""
+        for url, record in delta.records.items():
+            key = canonical(url)
+            row = row_of(news.rows, self.key, key)
+            if row is None or row.gone or key in change.written:
+                continue
+            modified = (record.node or news.bodies[key]).modified
+            if record.gone and modified is not None and modified > (row.modified or ""):
+                self.leases.end(key)
+                self.ledger.bury(change, row, news.at.clock, modified)
+            elif row.via is not None and not record.gone and not record.adopted:
+                self.ledger.bury(change, row, news.at.clock, None)
+
+    def _take_plain(self, news: News, change: Change) -> None:
         """What an older service tells is written into the own part, if it is news (rule 15)."""
-        for key, node in nodes_by_key(message.nodes).items():
-            known = rows.get(key, ())
-            modified = node.modified or at.utc
+        for key, node in news.bodies.items():
+            known = news.rows.get(key, ())
+            modified = node.modified or news.at.utc
             if key == self.key or any(row.modified and modified <= row.modified for row in known):
                 continue
             seen = listed(known)
             created = node.created or (seen and seen.created) or modified
             times = {"created": created, "modified": modified, "heartbeat": node.heartbeat or modified}
             body = Node(url=node.url, organization=node.organization, flows=flows_by_url(node.flows), **times)
-            change.entries.append(self._entry(body, _row_of(rows, self.key, key), canonical(message.url)))
-        if not change.entries:
+            self.leases.end(key)
+            self.ledger.write(change, body, row_of(news.rows, self.key, key), news.sender)
+
+    # -- beacons -------------------------------------------------------------------------------------------
+
+    def _comparable(self, peer: Peer) -> tuple[Key, ...]:
+        """The origins of which the peer's beacon tells: of a provider its own alone."""
+        return tuple(origin for origin in self.ledger.told if peer.state.feed or origin == peer.key)
+
+    def _beacon(self, at: ev.Instant) -> Beacon:
+        told = tuple(origin for origin in self.ledger.told if origin == self.key or not self.profile.provider)
+        ages = tuple(self.ages.told(origin, at.clock) for origin in told)
+        return Beacon(vector=self.ledger.vector(told), origins=_names(told), ages=ages)
+
+    def _fits(self, beacon: Beacon, origins: tuple[Key, ...], at: ev.Instant) -> bool:
+        """Whether a peer has what is here; of the same origins its ages are of use even when it has not."""
+        if beacon.origins == _names(origins) and len(beacon.ages) == len(origins):
+            for origin, age in zip(origins, beacon.ages, strict=True):
+                if origin != self.key:
+                    self.ages.heard(origin, at.clock, age)
+        return beacon.vector == self.ledger.vector(origins)
+
+    def _compare(self, peer: Peer, reply: PeerReply) -> None:
+        """The peer holds other content at the same version: what came from there, or is its own, is doubted here."""
+        told = _marks(reply.marks)
+        for url, content in (reply.contents or {}).items():
+            origin = canonical(url)
+            part = self.parts.get(origin)
+            if part is None or origin == self.key or told.get(origin) != part.version:
+                continue
+            if content != f"{part.content:016x}" and (
+                peer.key == origin or part.via not in self.peers.keys() - {peer.key}
+            ):
+                self.ledger.doubted.add(origin)
+                peer.greet = True
+
+    def _schedule_beacon(self, peer: Peer, at: ev.Instant) -> None:
+        peer.next_beacon = at.clock + self.timing.beacon * _spread(at)
+
+    # -- receipts ------------------------------------------------------------------------------------------
+
+    def _wait_for_receipts(self, event: ev.Register, message: tuple[str, ...]) -> None:
+        self.visible[event.ticket] = message
+        self._pass_on((self.key, self.own.version), None, event.ticket, event.at, event.wait or 0.0)
+
+    def _asked(self, ask: Ask, peer: Peer, at: ev.Instant) -> Receipt | None:
+        """A peer asks: the receipt, if it can be given at once. What has not been taken in yet is asked again."""
+        change = (canonical(ask.origin), ask.version)
+        if self.ledger.version(change[0]) < ask.version:
+            return None
+        if self.receipts.known(change):
+            return receipt(change)
+        asked = self._pass_on(change, peer.key, None, at, ask.within)
+        if asked.waiting:
+            return None
+        self.receipts.close(at.clock)
+        return receipt(change, asked)
+
+    def _pass_on(
+        self, change: tuple[Key, Version], asked_by: Key | None, ticket: int | None, at: ev.Instant, within: float
+    ) -> Open:
+        """Ask all others that are told of it."""
+        origin, version = change
+        peers = [
+            peer
+            for key, peer in sorted(self.peers.items())
+            if key not in (asked_by, origin) and peer.gets_beacons and peer.acked.get(origin, NOTHING) < version
+        ]
+        for peer in peers:
+            peer.asks.add(change)
+        by = asked_by if asked_by is not None else ticket or 0
+        return self.receipts.begin(change, (peer.key for peer in peers), at.clock, within, by)
+
+    def _read_receipts(self, peer: Peer, reply: PeerReply) -> None:
+        told = _marks(reply.marks)
+        peer.asks -= {asked for asked in peer.asks if told.get(asked[0], NOTHING) >= asked[1]}
+        for confirmed in reply.receipts:
+            self.receipts.confirmed(peer.key, confirmed)
+
+    def _close_receipts(self, at: ev.Instant) -> list[Instruction]:
+        done: list[Instruction] = []
+        for change, asked in self.receipts.close(at.clock):
+            for peer in self.peers.values():
+                peer.asks.discard(change)
+            if asked.ticket is not None:
+                line = _visibility(asked, at.clock)
+                done.append(Reply(asked.ticket, (*self.visible.pop(asked.ticket), line), self.standing()))
+            elif asked.asked_by in self.peers:
+                self.peers[asked.asked_by].confirms[change] = receipt(change, asked)
+        return done
+
+    # -- time ----------------------------------------------------------------------------------------------
+
+    def _tick(self, event: ev.Tick) -> list[Instruction]:
+        change = Change()
+        at = event.at
+        away = [peer.away for peer in self.peers.values() if peer.state.connected]
+        cut_off = 2 * sum(away) > len(away)
+        alone = at.clock - self._last_heard > self.timing.lease
+        swept = self.leases.sweep(at.clock, cut_off=cut_off, alone=alone)
+        for node in swept.offline:
+            row = row_of(event.rows, self.key, node)
+            if row is not None:
+                self._write_status(change, row, at)
+        for node in swept.dropped:
+            row = row_of(event.rows, self.key, node)
+            if row is not None:
+                self.ledger.bury(change, row, at.clock, None)
+        if at.clock >= self._chores_at:
+            self._do_chores(change, event.rows, at)
+        self._raised(change.raised, source=None)
+        return change.saves()
+
+    @property
+    def _chores_every(self) -> float:
+        return min(self.timing.grace, self.timing.tombstones) / CHORES
+
+    def _do_chores(self, change: Change, rows: ev.Rows, at: ev.Instant) -> None:
+        """Give up what nothing was heard of for too long, unless nothing is heard at all (rules 6 and 12)."""
+        self._chores_at = at.clock + self._chores_every
+        self.ledger.clean_up(change, at.clock - self.timing.tombstones)
+        for key in sorted(self._lapsing(at)):
+            self._forget(change, self.peers[key], rows, at.clock)
+        linked = any(peer.stands and not peer.away for peer in self.peers.values())
+        for origin in sorted(self.parts.keys() - {self.key}):
+            if linked and self.ages.dead(origin, at.clock):
+                self._give_up(change, origin)
+            elif origin in self.ages.alive:
+                seen = later(at.utc, timedelta(seconds=-self.ages.of(origin, at.clock)))
+                self.parts[origin] = change.parts[origin] = replace(self.parts[origin], seen=seen)
+
+    def _give_up(self, change: Change, origin: Key) -> None:
+        self.ledger.drop(change, origin)
+        self.ages.forget(origin)
+        for peer in self.peers.values():
+            peer.acked.pop(origin, None)
+            peer.behind.discard(origin)
+
+    def _lapsing(self, at: ev.Instant) -> set[Key]:
+        """The peers that nobody configured and nothing was heard of for too long."""
+        if at.clock < self._chores_at:
             return set()
-        change.parts[self.key] = self.own
-        return {self.key}
+        limit = at.clock - self.timing.grace
+        return {key for key, peer in self.peers.items() if not peer.configured and peer.heard_at < limit}
 
-    def _take_delta(self, sender: Key, delta: Delta, bodies: dict[Key, PlainNode], change: _Change) -> bool:
-        """Take in a delta, or a page of one; whether it raised the version of its origin (rule 4)."""
-        origin = canonical(delta.origin)
-        if origin == self.key:
-            return False
-        part = self.parts.get(origin, Part(origin))
-        if delta.to <= part.version:
-            return False
-        stage = Stage(origin, sender)
-        staging = self._staging(stage, delta)
-        if staging is None and not _applies(delta, part):
-            return False
-        entries = [_replica(origin, canonical(url), record, bodies) for url, record in sorted(delta.records.items())]
-        if staging is None and delta.complete:
-            change.entries += entries
-        else:
-            if staging is None or delta.since == NOTHING:
-                change.unstage.append(stage)
-            change.staged += [(stage, entry) for entry in entries]
-            whole = delta.since == NOTHING or (staging is not None and staging.whole)
-            if not delta.complete:
-                self.staging[stage] = Staging(delta.to, whole)
-                return False
-            change.settled.append(Settle(stage, whole))
-            self.staging = {other: pages for other, pages in self.staging.items() if other.origin != origin}
-        self.parts[origin] = change.parts[origin] = Part(origin, delta.to, delta.floor, delta.epochs, sender)
-        return True
-
-    def _staging(self, stage: Stage, delta: Delta) -> Staging | None:
-        """The pages that this delta continues, or opens when it is a snapshot."""
-        if delta.since == NOTHING:
-            return Staging(NOTHING, whole=True)
-        staging = self.staging.get(stage)
-        return staging if staging is not None and staging.reached == delta.since else None
-
-    # -- writing the own part, and what is owed ------------------------------------------------------------
-
-    def _entry(self, node: Node, row: Row | None, via: Key | None, *, gone: bool = False) -> Entry:
-        """Write a node into the own part: one change more."""
-        part = self.own.advanced()
-        self.parts[self.key] = part
-        seq = part.version.seq
-        flows = digest(node.flows or {})
-        kept = row is not None and not row.gone and row.digest == flows
-        return Entry(self.key, node.key, node, seq, row.flows_seq if row and kept else seq, flows, via, gone)
+    # -- what is owed --------------------------------------------------------------------------------------
 
     def _raised(self, origins: set[Key], source: Peer | None) -> list[Peer]:
         """Note for every peer what it is owed now; the peers that are told, by url. The source has its news already."""
         told = []
-        for key in sorted(self.peers):
+        for key in sorted(self.peers) if origins else ():
             peer = self.peers[key]
-            for origin in origins:
+            for origin in origins & self.parts.keys():
                 # What is still owed of the own part is not what an older service just told.
-                if peer is source and (origin != self.key or origin not in peer.behind):
+                if peer is source and not peer.state.deltas and origin not in peer.behind:
                     peer.acked[origin] = self.parts[origin].version
                 peer.note(origin, self.parts[origin].version)
-            if origins and peer is not source and peer.told and peer.behind & origins:
+            if peer is not source and peer.told and peer.behind & origins:
                 told.append(peer)
         return told
 
@@ -510,44 +846,71 @@ class Registry:
 
     def _due(self, at: ev.Instant) -> list[Instruction]:
         """The messages whose time has come, one for each peer, and when the next is due."""
-        done: list[Instruction] = []
-        waiting = []
+        done = self._close_receipts(at)
+        waiting = [self.receipts.due(), self.leases.sweep_at, self._chores_due()]
         for key in sorted(self.peers):
             peer = self.peers[key]
-            if peer.busy or not peer.wants:
+            if peer.busy:
                 continue
-            if peer.not_before > at.clock:
-                waiting.append(peer.not_before)
+            errand = peer.due(at.clock)
+            if errand is None:
+                waiting.append(peer.next_due())
                 continue
-            peer.sending = True
+            peer.sending = errand
             peer.not_before = at.clock + GATHERING
-            done.append(self._send(peer))
-        if waiting:
-            done.append(Wake(min(waiting)))
+            done.append(self._send(peer, errand, at))
+        for leaving in [leaving for leaving in self.leaving if not leaving.waiting]:
+            self.leaving.remove(leaving)
+            done.append(Reply(leaving.ticket, (), self.standing()))
+        if moments := [moment for moment in waiting if moment is not None]:
+            done.append(Wake(min(moments)))
         return done
 
-    def _send(self, peer: Peer) -> Send:
-        address = peer.state.address
-        if not self.profile.registry:
-            return Send(peer.key, address, "/register", DEADLINE)
-        if not peer.greet:
-            parcel = self._parcel(peer, "delta" if peer.state.deltas else "plain")
-            return Send(peer.key, address, "/update/node", DEADLINE, parcel, () if peer.state.deltas else None)
-        parcel = self._parcel(peer, "both", greeting=True)
-        return Send(peer.key, address, "/connect", DEADLINE, parcel, self._marks(self.parts))
+    def _chores_due(self) -> float | None:
+        """A registry that knows of nobody else, and remembers nothing that is gone, has no chores."""
+        return self._chores_at if len(self.parts) > 1 or self.peers or self.ledger.graves else None
 
-    def _parcel(self, peer: Peer, form: Form, *, greeting: bool = False) -> Parcel:
+    def _send(self, peer: Peer, errand: Errand, at: ev.Instant) -> Send:
+        to = (peer.key, peer.state.address)
+        match errand:
+            case "farewell":
+                version = peer.state.farewell if peer.state.farewell != NOTHING else None
+                return Send(*to, "/disconnect", FAREWELL_DEADLINE, version=version)
+            case "beat":
+                return Send(*to, "/heartbeat", DEADLINE)
+            case "beacon":
+                self._schedule_beacon(peer, at)
+                return Send(*to, "/update/node", DEADLINE, Parcel("delta", ()), (), self._beacon(at))
+            case "greeting" if not self.profile.registry:
+                return Send(*to, "/register", DEADLINE)
+            case "greeting":
+                parcel = self._parcel(peer, "both", at.clock, greeting=True)
+                return Send(*to, "/connect", DEADLINE, parcel, self.ledger.marks())
+        peer.confirming = tuple(sorted(peer.confirms))
+        confirms = tuple(peer.confirms[change] for change in peer.confirming)
+        asks = tuple(
+            self.receipts.ask(change, at.clock) for change in sorted(peer.asks) if change in self.receipts.open
+        )
+        parcel = self._parcel(peer, "delta" if peer.state.deltas else "plain", at.clock)
+        marks = () if peer.state.deltas else None
+        return Send(*to, "/update/node", DEADLINE, parcel, marks, asks=asks, receipts=confirms)
+
+    def _parcel(self, peer: Peer, form: Form, clock: float, *, greeting: bool = False) -> Parcel:
         """What a message to this peer carries; outside a handshake, no records are told to whom they came from."""
+        peer.behind = {origin for origin in peer.behind - self.ledger.doubted if not self.ages.dead(origin, clock)}
         unsaid = None if greeting else peer.key
-        return Parcel(form, tuple(self._range(peer, origin) for origin in sorted(peer.behind)), unsaid)
+        told = sorted(peer.behind) if peer.told or greeting else ()
+        return Parcel(form, tuple(self._range(peer, origin, clock) for origin in told), unsaid)
 
-    def _range(self, peer: Peer, origin: Key) -> Range:
+    def _range(self, peer: Peer, origin: Key, clock: float) -> Range:
         base = peer.acked.get(origin, NOTHING)
         if not self.parts[origin].follows(base):
             base = NOTHING
-        started, since = peer.pages.get(origin, (base, base))
-        continues = started == base and self.parts[origin].follows(since)
-        return Range(origin, base, since if continues else base)
+        age = self.ages.told(origin, clock)
+        page = peer.pages.get(origin)
+        if page is not None and page.base == base and self.parts[origin].goes_on(base, page.to, page.floor):
+            return Range(origin, base, page.to, page.floor, age)
+        return Range(origin, base, base, self.parts[origin].floor, age)
 
     # -- peers ---------------------------------------------------------------------------------------------
 
@@ -555,14 +918,14 @@ class Registry:
         key = canonical(message.url)
         return self.peers.setdefault(key, Peer(PeerState(key, message.url, message.url, message.organization)))
 
-    def _heard(self, peer: Peer, at: ev.Instant) -> None:
+    def _heard(self, peer: Peer, at: ev.Instant, *, sign: bool = False) -> None:
+        """A sign of life; `sign`: it was nothing else, which the time of the last message does not count."""
         peer.heard(at.clock)
-        if peer.stands:
+        self._last_heard = at.clock
+        if peer.key in self.parts:
+            self.ages.heard(peer.key, at.clock)
+        if peer.stands and not sign:
             peer.last = at.utc
-
-    def _marks(self, origins: Iterable[Key]) -> tuple[tuple[Key, Version], ...]:
-        """The versions known here of these origins."""
-        return tuple((origin, self.parts[origin].version) for origin in sorted(set(origins) & set(self.parts)))
 
 
 def _refuse_ahead(node: Node | Registration, at: ev.Instant, *place: str) -> None:
@@ -571,10 +934,6 @@ def _refuse_ahead(node: Node | Registration, at: ev.Instant, *place: str) -> Non
         if (getattr(node, name) or "") > limit:
             expected = "expected a time that is not more than a day ahead of now"
             raise InvalidMessageError.at(*place, name, expected=expected)
-
-
-def _row_of(rows: ev.Rows, origin: Key, node: Key) -> Row | None:
-    return next((row for row in rows.get(node, ()) if row.origin == origin), None)
 
 
 def _named(message: PeerMessage) -> Iterable[Key]:
@@ -588,42 +947,38 @@ def _spaced(time: str) -> str:
     return time.replace("T", " ")
 
 
+def _seconds_between(then: str | None, now: str) -> float:
+    """The seconds from `then` to `now`; none when the clock went back meanwhile, or nothing is known."""
+    if then is None or then >= now:
+        return 0.0
+    return (datetime.fromisoformat(now) - datetime.fromisoformat(then)).total_seconds()
+
+
+def _spread(at: ev.Instant) -> float:
+    """A factor around 1, so that what is done again and again does not fall together: +- 20 % (rule 11)."""
+    return 0.8 + 0.4 * at.chance
+
+
+def _names(origins: tuple[Key, ...]) -> str:
+    return f"{fingerprint(origins):016x}"
+
+
+def _visibility(asked: Open, clock: float) -> str:
+    """The line of a registration that waited for receipts."""
+    count, of = len(asked.reached), len(asked.reached | asked.missing)
+    took = f"{(clock - asked.began) * 1000:.0f} ms"
+    if not asked.missing:
+        return f"visible at {count} of {of} registries in {took}"
+    return f"visible at {count} of {of} registries after {took}; missing: {', '.join(sorted(asked.missing))}"
+
+
 def _marks(marks: dict[str, Version] | None) -> dict[Key, Version]:
     return {canonical(origin): version for origin, version in (marks or {}).items()}
 
 
-def _stuck(carried: Mapping[Key, ev.Carried], marks: dict[str, Version] | None) -> bool:
+def _stuck(carried: Mapping[Key, Carried], marks: dict[str, Version] | None) -> bool:
     """Whether a peer that speaks deltas is no further than before, for anything that the message completed."""
     told = _marks(marks)
     return marks is not None and any(
         part.complete and told.get(origin, NOTHING) <= part.base < part.to for origin, part in carried.items()
     )
-
-
-def _check_delta(index: int, delta: Delta, bodies: dict[Key, PlainNode]) -> None:
-    for url, record in delta.records.items():
-        try:
-            key = canonical(url)
-        except ValueError:
-            key = None
-        body = record.node or (bodies.get(key) if key else None)
-        if body is None or body.key != key:
-            raise InvalidMessageError.at(
-                "deltas", index, "records", expected="expected each record under its node's url, with its node"
-            )
-        if not delta.since.seq < record.seq <= delta.to.seq:
-            raise InvalidMessageError.at(
-                "deltas", index, "records", "seq", expected="expected the count of a change within the delta"
-            )
-
-
-def _applies(delta: Delta, part: Part) -> bool:
-    """Rule 4: the replica has all that the delta builds on, on the origin's own history."""
-    mark = part.version
-    return mark >= delta.since and mark >= delta.floor and on_history(mark, delta.to, delta.epochs)
-
-
-def _replica(origin: Key, key: Key, record: Record, bodies: dict[Key, PlainNode]) -> Entry:
-    node: Node = record.node or bodies[key]
-    flows = "" if node.flows is None else digest(node.flows)
-    return Entry(origin, key, node, record.seq, record.seq, flows, None, record.gone)

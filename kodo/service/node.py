@@ -25,7 +25,7 @@ from typing import Any
 import uvicorn
 
 from kodo.cache import Cache, Owner
-from kodo.core.registry import Profile, Registry
+from kodo.core.registry import Profile, Registry, Timing
 from kodo.errors import InUseError, KodoError
 from kodo.loader import load_flows
 from kodo.models import Node
@@ -145,8 +145,10 @@ async def _serve(
 
 
 def _assembled(options: Options, cache: Cache) -> Runtime:
-    profile = Profile(options.url, options.registry, options.provider, tuple(options.connect))
-    registry = Registry(profile, cache.catalogue.parts(), cache.catalogue.peers())
+    timing = Timing(options.lease, options.retention, options.beacon, options.grace)
+    profile = Profile(options.url, options.registry, options.provider, tuple(options.connect), timing)
+    catalogue = cache.catalogue
+    registry = Registry(profile, catalogue.parts(), catalogue.peers(), catalogue.own_rows())
     identity = Identity(options.url, options.organization, options.node, options.registry, options.provider)
     return Runtime(identity, registry, cache, Transport())
 

@@ -19,7 +19,7 @@ from kodo import query
 from kodo.cache import Cache
 from kodo.catalogue import Page
 from kodo.errors import InvalidMessageError, RoleError, TooLargeError
-from kodo.models import AT_ONCE, Flow, Model, PeerMessage, PlainNode, Registration, now
+from kodo.models import AT_ONCE, BEATS, Farewell, Flow, Model, PeerMessage, PlainNode, Registration, now
 from kodo.runtime import Answer, Runtime
 from kodo.service import shapes
 from kodo.service.faults import faults
@@ -89,9 +89,32 @@ def create_routes(runtime: Runtime, cache: Cache, limits: Limits) -> APIRouter:
         return JSON(common())
 
     @router.post("/register", **shapes.REGISTER)
-    async def post_register(request: Request) -> Response:
+    async def post_register(
+        request: Request,
+        wait: Annotated[Literal["mesh", ""], Query(description="`mesh`: answer once every registry has it")] = "",
+        timeout: Annotated[  # noqa: ASYNC109, the protocol's word
+            float, Query(gt=0, le=60, description="seconds to wait for them at most")
+        ] = 5,
+    ) -> Response:
         """A node registers its flows; what it registered before and names no more is gone."""
-        return JSON(common(await exchange(request, Registration, limits.body, runtime.register)))
+        register = partial(runtime.register, wait=timeout if wait else None, beats=BEATS in request.headers)
+        return JSON(common(await exchange(request, Registration, limits.body, register)))
+
+    @router.post("/heartbeat", **shapes.HEARTBEAT)
+    async def post_heartbeat(request: Request) -> Response:
+        """A node is there; 404 if it is not registered here, then it is to register."""
+        return JSON(common(await exchange(request, Farewell, limits.body, runtime.heartbeat)))
+
+    @router.post("/disconnect", **shapes.DISCONNECT)
+    async def post_disconnect(request: Request) -> Response:
+        """A node or a registry leaves: what it brought is gone; 404 if nothing is known of it."""
+        return JSON(common(await exchange(request, Farewell, limits.body, runtime.disconnect)))
+
+    @router.delete("/connect", **shapes.LEAVE)
+    async def delete_connect() -> Response:
+        """Leave every service that this one is connected with; it goes on serving its own flows."""
+        await runtime.leave()
+        return Response(status_code=204)
 
     @router.post("/connect", **shapes.CONNECT)
     async def post_connect(request: Request) -> Response:
@@ -153,11 +176,17 @@ def create_routes(runtime: Runtime, cache: Cache, limits: Limits) -> APIRouter:
 
 
 def _extras(answer: Answer) -> dict[str, Any]:
-    """What only registries that speak deltas are told."""
-    if answer.reply.marks is None:
-        return {}
-    extras: dict[str, Any] = {"marks": dict(answer.reply.marks)}
-    if answer.reply.handshake:
+    """What only nodes that beat are told, and registries that speak deltas."""
+    reply = answer.reply
+    extras: dict[str, Any] = {} if reply.lease is None else {"lease": reply.lease}
+    if reply.marks is None:
+        return extras
+    extras["marks"] = dict(reply.marks)
+    if reply.contents is not None:
+        extras["contents"] = dict(reply.contents)
+    if reply.receipts:
+        extras["receipts"] = [receipt.model_dump() for receipt in reply.receipts]
+    if reply.handshake:
         extras["handshake"] = True
     if answer.content is not None:
         extras["deltas"] = answer.content.deltas

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from kodo.models import Flow, Node, PeerMessage, Registration
+from kodo.models import Farewell, Flow, Node, PeerMessage, Registration
 
 
 class CommonReply(BaseModel):
@@ -164,7 +164,7 @@ _CACHED = _OFFER | {"providers": {}}
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     words = {
-        404: (Refusal, "the service does not have the role for this"),
+        404: (Refusal, "the service does not have the role for this, or knows nothing of the sender"),
         413: (Refusal, "the body is above the limit"),
         422: (Faults, "the request is not of the form that the route takes"),
         503: (Refusal, "the change could not be made durable, the answer takes too long, or the service is ending"),
@@ -185,7 +185,7 @@ def _route(
     return route
 
 
-BODIES: tuple[type[BaseModel], ...] = (Registration, PeerMessage)
+BODIES: tuple[type[BaseModel], ...] = (Registration, PeerMessage, Farewell)
 """The models that bodies are checked with, for the page's list of shapes."""
 
 _TO_REGISTER = {"url": _NODE["url"], "organization": "node1", "flows": {"/mytest": _FLOW}}
@@ -193,6 +193,10 @@ COMMON = _route(CommonReply, _COMMON)
 REGISTER = _route(CommonReply, _REGISTERED, 404, 413, 422, 503, body=(Registration, _TO_REGISTER))
 CONNECT = _route(ConnectReply | CommonReply, _CONNECTED, 404, 413, 422, 503, body=(PeerMessage, _MESSAGE))
 UPDATE = _route(CommonReply, _UPDATED, 404, 413, 422, 503, body=(PeerMessage, _MESSAGE | {"nodes": _NODES}))
+HEARTBEAT = _route(CommonReply, _COMMON | {"lease": 30.0}, 404, 413, 422, 503, body=(Farewell, {"url": _NODE["url"]}))
+_LEFT = _COMMON | {"message": [f"disconnected {_NODE['url']}"]}
+DISCONNECT = _route(CommonReply, _LEFT, 404, 413, 422, 503, body=(Farewell, {"url": _NODE["url"]}))
+LEAVE: dict[str, Any] = {"status_code": 204, "responses": _errors(503)}
 FLOWS = _route(FlowsReply, _PAGE, 422, 503)
 FLOWS["responses"][200]["content"]["text/html"] = {"schema": {"type": "string"}, "example": "<table>...</table>"}
 COUNTS = _route(CountsReply, _COUNTS, 503)

@@ -132,7 +132,6 @@ def test_a_lost_disk_is_noticed_by_a_peer_with_news() -> None:
         world.register(key, f"n{at}")
     world.settle()
     world.restart(keys[0], keep_disk=False)
-    world.run(5)
     assert world.listing(keys[0]) == []
     world.register(keys[1], "news")
     world.run(5)

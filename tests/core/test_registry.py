@@ -9,7 +9,7 @@ import pytest
 
 from kodo.core import events as ev
 from kodo.core.instructions import Instruction, Reply, Save, Send, Wake
-from kodo.core.parts import Row
+from kodo.core.parts import Carried, Row
 from kodo.core.registry import Profile, Registry
 from kodo.errors import InvalidMessageError
 from kodo.models import Key, Node, PeerMessage, PeerReply, Registration, Version, canonical, digest
@@ -51,7 +51,7 @@ def update(registry: Registry, rows: ev.Rows | None = None, **fields: Any) -> li
 
 
 def answered(registry: Registry, peer: Key = PEER) -> list[Instruction]:
-    return registry.step(ev.Answered(at(), peer=peer, carried={SELF: ev.Carried(Version(), registry.own.version)}))
+    return registry.step(ev.Answered(at(), peer=peer, carried={SELF: Carried(Version(), registry.own.version)}))
 
 
 def reply(done: list[Instruction]) -> Reply:
@@ -80,7 +80,7 @@ def lost_again_and_again(registry: Registry, times: int) -> tuple[list[float], f
 
 def row(modified: str = NOW, origin: Key = SELF, **fields: Any) -> Row:
     flows = Registration.model_validate({"url": "http://node:1", "flows": FLOWS}).flows
-    return Row(origin, NODE, fields.pop("created", NOW), modified, 1, 1, digest(flows), **fields)
+    return Row(origin, NODE, "http://node:1", fields.pop("created", NOW), modified, 1, 1, digest(flows), **fields)
 
 
 class TestRegister:
@@ -172,8 +172,10 @@ class TestFeedForward:
         )
         assert len(sends(registry.step(register_at))) == 1
         assert sends(registry.step(replace(register_at, at=at(10.01)))) == []
-        carried = {SELF: ev.Carried(Version(), registry.own.version.at(1))}
-        done = registry.step(ev.Delivered(at(10.02), peer=PEER, greeting=False, carried=carried, reply=PeerReply()))
+        carried = {SELF: Carried(Version(), registry.own.version.at(1))}
+        done = registry.step(
+            ev.Delivered(at(10.02), peer=PEER, route="/update/node", carried=carried, reply=PeerReply())
+        )
         assert [type(step) for step in done] == [Save, Wake]
         assert done[1] == Wake(10.1)
         assert len(sends(registry.step(ev.Tick(at(10.1))))) == 1
@@ -206,7 +208,7 @@ class TestFeedForward:
         assert [send.peer for send in sends(first)] == [OTHER]
         update(registry, url="http://other:1", deltas=[delta], marks={})
         registry.step(ev.Lost(at(1), peer=OTHER))
-        assert sends(registry.step(ev.Tick(at(100)))) == []
+        assert [send for send in sends(registry.step(ev.Tick(at(100)))) if send.beacon is None] == []
 
 
 class TestConnect:
@@ -370,10 +372,10 @@ class TestSending:
         """`connection` holds the time of the last message that succeeded."""
         registry, _ = self.configured()
         greeted = PeerReply.model_validate({"providers": {"url": "http://peer:1", "feed": True}})
-        registry.step(ev.Delivered(at(1, NOW), peer=PEER, greeting=True, carried={}, reply=greeted))
+        registry.step(ev.Delivered(at(1, NOW), peer=PEER, route="/connect", carried={}, reply=greeted))
         assert registry.standing().connection == (("http://peer:1", NOW),)
         register(registry, utc=LATER)
-        registry.step(ev.Delivered(at(3, LATER), peer=PEER, greeting=False, carried={}, reply=PeerReply()))
+        registry.step(ev.Delivered(at(3, LATER), peer=PEER, route="/update/node", carried={}, reply=PeerReply()))
         assert registry.standing().connection == (("http://peer:1", LATER),)
 
     def test_a_peer_by_another_name_is_one_peer(self) -> None:
@@ -381,7 +383,9 @@ class TestSending:
         registry, _ = started(Profile("http://self:1", connect=("http://alias:1",)))
         connect(registry)
         greeted = PeerReply.model_validate({"providers": {"url": "http://peer:1", "feed": True}})
-        registry.step(ev.Delivered(at(1), peer=canonical("http://alias:1"), greeting=True, carried={}, reply=greeted))
+        registry.step(
+            ev.Delivered(at(1), peer=canonical("http://alias:1"), route="/connect", carried={}, reply=greeted)
+        )
         assert list(registry.peers) == [PEER]
         assert registry.peers[PEER].state.address == "http://alias:1"
         assert registry.standing().connection == (("http://alias:1", NOW),)
@@ -413,7 +417,7 @@ class TestStart:
         """A service that is node and registry keeps `created` from its cache; `modified` is its start."""
         own = Node(url="http://self:1", flows={})
         registry = Registry(Profile("http://self:1"))
-        kept = Row(SELF, SELF, NOW, NOW, 1, 1, digest({}))
+        kept = Row(SELF, SELF, "http://self:1", NOW, NOW, 1, 1, digest({}))
         done = registry.step(ev.Start(at(0, LATER), own=own, self_key=SELF, unix=1, nonce="", rows={SELF: (kept,)}))
         (entry,) = saved(done).entries
         assert (entry.node.created, entry.node.modified) == (NOW, LATER)
@@ -426,7 +430,7 @@ class TestStart:
     def test_a_service_that_is_no_node_any_more(self) -> None:
         """A registry that was a node before lists itself no more."""
         registry = Registry(Profile("http://self:1"))
-        kept = Row(SELF, SELF, NOW, NOW, 1, 1, digest({}))
+        kept = Row(SELF, SELF, "http://self:1", NOW, NOW, 1, 1, digest({}))
         done = registry.step(ev.Start(at(), own=None, self_key=SELF, unix=1, nonce="", rows={SELF: (kept,)}))
         assert saved(done).entries[0].gone
 

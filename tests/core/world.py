@@ -22,7 +22,7 @@ from kodo.core import events as ev
 from kodo.core.instructions import Instruction, Reply, Save, Send, Wake
 from kodo.core.registry import Profile, Registry
 from kodo.errors import KodoError
-from kodo.models import Key, PeerMessage, PeerReply, Registration, Version, canonical, format_time
+from kodo.models import Farewell, Key, PeerMessage, PeerReply, Registration, Version, canonical, format_time
 from kodo.query import parse_order
 
 EPOCH = datetime(2024, 12, 25, 18, tzinfo=UTC)
@@ -39,6 +39,7 @@ class Site:
     store: Catalogue
     skew: float = 0.0
     up: bool = True
+    wake: float = 0.0
     seen: dict[Key, Version] = field(default_factory=dict)
 
 
@@ -85,7 +86,7 @@ class World:
             site.store.close()
             site.store = Catalogue(site.profile.url)
             site.seen = {}
-        site.registry = Registry(site.profile, site.store.parts(), site.store.peers())
+        site.registry = Registry(site.profile, site.store.parts(), site.store.peers(), site.store.own_rows())
         site.up = True
         self._start(key)
 
@@ -107,38 +108,47 @@ class World:
         """Step one registry and carry out what it wants."""
         site = self.sites[key]
         if isinstance(event, ev.Concerning):
-            event = replace(event, rows=site.store.rows(event.concerns()))
+            event = replace(event, rows=site.store.rows(site.registry.concerns(event)))
         done = site.registry.step(event)
         for instruction in done:
             if isinstance(instruction, Save):
                 site.store.write(instruction)
         site.store.commit()
-        self._check(key)
+        if any(isinstance(instruction, Save) for instruction in done):
+            self._check(key)
         for instruction in done:
             match instruction:
                 case Send():
                     self._send(key, instruction)
                 case Wake():
-                    self._later(instruction.at - self.clock, ("tick", key, site.registry))
+                    site.wake = instruction.at
+                    self._later(instruction.at - self.clock, ("tick", key, site.registry, instruction.at))
         return done
 
     def _check(self, key: Key) -> None:
         """Invariants 1 and 2 of FEDERATION.md: a replica is a past state of its origin, and its marks never fall."""
         site = self.sites[key]
-        stored = {part.origin: part.version for part in site.store.parts()}
+        stored = {part.origin: part for part in site.store.states()}
         for origin, part in site.registry.parts.items():
-            assert stored[origin] == part.version
+            assert stored[origin] == part
             assert part.version >= site.seen.get(origin, part.version), f"{key} fell back on {origin}"
             if site.seen.get(origin) != part.version:
                 site.seen[origin] = part.version
                 state = self._part(site, origin)
+                if origin not in site.registry.ledger.doubted:
+                    assert {found.origin: found.content for found in site.store.parts()}[origin] == part.content
                 if origin == key:
                     self.history[origin, part.version] = state
-                assert state == self.history[origin, part.version], f"{key} holds what {origin} never was"
+                was = self._without_tombstones(self.history[origin, part.version], part.floor.seq)
+                assert self._without_tombstones(state, part.floor.seq) == was, f"{key} holds what {origin} never was"
+
+    def _without_tombstones(self, state: list[Any], floor: int) -> list[Any]:
+        """The records, but for the tombstones that the floor has passed: those may be gone, or not yet."""
+        return [record for record in state if not record[5] or record[6] > floor]
 
     def _part(self, site: Site, origin: Key) -> list[Any]:
         with site.store.reading() as db:
-            said = "SELECT key, organization, created, modified, flows, gone, seq FROM record WHERE origin = ?"
+            said = "SELECT key, organization, created, modified, flows, gone, seq, status FROM record WHERE origin = ?"
             return sorted(db.execute(said, (origin,)))
 
     def run(self, seconds: float) -> None:
@@ -171,11 +181,14 @@ class World:
 
     def _send(self, source: Key, send: Send) -> None:
         target = canonical(send.address)
-        assert send.parcel is not None
-        limit = LIMIT if send.route == "/connect" else self.page
         site = self.sites[source]
+        if send.parcel is None:
+            body = orjson.dumps({"url": site.profile.url, "version": send.version}, default=list)
+            self._post(source, send, {}, body)
+            return
+        limit = LIMIT if send.route == "/connect" else self.page
         content = site.store.content(send.parcel, limit)
-        if send.route == "/update/node" and not (content.nodes or content.deltas):
+        if send.bare and not (content.nodes or content.deltas):
             self._later(0, ("unsaid", source, site.registry, send, content.carried))
             return
         message = {
@@ -186,14 +199,24 @@ class World:
         if send.marks is not None:
             message |= {"deltas": content.deltas, "marks": dict(send.marks)}
             assert all(delta["origin"] != target for delta in content.deltas), "a peer is told its own part"
+        if send.beacon is not None:
+            message["beacon"] = send.beacon.model_dump()
+        message["asks"] = [ask.model_dump() for ask in send.asks]
+        message["receipts"] = [receipt.model_dump() for receipt in send.receipts]
         body = orjson.dumps(message, default=list)
-        self.sent[send.route] += 1
-        self.pushed.append((source, target, send.route, orjson.loads(body)))
+        if send.beacon is None:
+            self.pushed.append((source, target, send.route, orjson.loads(body)))
+        self._post(source, send, content.carried, body)
+
+    def _post(self, source: Key, send: Send, carried: Any, body: bytes) -> None:
+        site, target = self.sites[source], canonical(send.address)
+        if send.beacon is None:
+            self.sent[send.route] += 1
         if self._lost(source, target):
             self._later(send.deadline, ("fail", source, site.registry, send, ev.Lost))
             return
         for _ in range(1 + (self.random.random() < self.links.doubles)):
-            self._later(self._latency(), ("arrive", source, site.registry, send, content.carried, body))
+            self._later(self._latency(), ("arrive", source, site.registry, send, carried, body))
 
     def _arrive(self, source: Key, sender: Registry, send: Send, carried: Any, body: bytes) -> None:
         target = canonical(send.address)
@@ -201,10 +224,19 @@ class World:
         if site is None or not site.up:
             self._later(self._latency(), ("fail", source, sender, send, ev.Lost))
             return
-        message = PeerMessage.model_validate_json(body)
-        kind = ev.Connect if send.route == "/connect" else ev.Update
+        at, ticket = self._instant(target), next(self._tickets)
+        event: ev.Event
+        match send.route:
+            case "/connect":
+                event = ev.Connect(at, ticket=ticket, message=PeerMessage.model_validate_json(body))
+            case "/update/node":
+                event = ev.Update(at, ticket=ticket, message=PeerMessage.model_validate_json(body))
+            case "/disconnect":
+                event = ev.Disconnect(at, ticket=ticket, message=Farewell.model_validate_json(body))
+            case _:
+                event = ev.Heartbeat(at, ticket=ticket, url=Farewell.model_validate_json(body).url)
         try:
-            done = self.step(target, kind(self._instant(target), ticket=next(self._tickets), message=message))
+            done = self.step(target, event)
         except KodoError:
             self._later(self._latency(), ("fail", source, sender, send, ev.Refused))
             return
@@ -225,6 +257,9 @@ class World:
         }
         if reply.marks is not None:
             answer |= {"marks": dict(reply.marks), "handshake": reply.handshake}
+        if reply.contents is not None:
+            answer["contents"] = dict(reply.contents)
+        answer["receipts"] = [receipt.model_dump() for receipt in reply.receipts]
         if reply.offer is not None and reply.to is not None:
             content = site.store.content(reply.offer, LIMIT)
             answer["providers"] = {"url": site.profile.url, "feed": not site.profile.provider, "nodes": content.nodes}
@@ -235,22 +270,25 @@ class World:
 
     def _delivered(self, source: Key, sender: Registry, send: Send, carried: Any, answer: bytes) -> None:
         # A double was answered twice; the sender reads the first answer alone.
-        if self.sites[source].registry is sender and sender.peers[send.peer].sending:
+        if self.sites[source].registry is sender and self._waits(sender, send):
             reply = PeerReply.model_validate_json(answer)
             at = self._instant(source)
-            greeting = send.route == "/connect"
-            self.step(source, ev.Delivered(at, peer=send.peer, greeting=greeting, carried=carried, reply=reply))
+            self.step(source, ev.Delivered(at, peer=send.peer, route=send.route, carried=carried, reply=reply))
+
+    def _waits(self, sender: Registry, send: Send) -> bool:
+        return send.peer in sender.peers and sender.peers[send.peer].sending is not None
 
     def _unsaid(self, source: Key, sender: Registry, send: Send, carried: Any) -> None:
         if self.sites[source].registry is sender:
             self.step(source, ev.Unsaid(self._instant(source), peer=send.peer, carried=carried))
 
     def _fail(self, source: Key, sender: Registry, send: Send, kind: type[ev.Lost | ev.Refused]) -> None:
-        if self.sites[source].registry is sender and self.sites[source].up and sender.peers[send.peer].sending:
+        if self.sites[source].registry is sender and self.sites[source].up and self._waits(sender, send):
             self.step(source, kind(self._instant(source), peer=send.peer))
 
-    def _tick(self, key: Key, registry: Registry) -> None:
-        if self.sites[key].registry is registry and self.sites[key].up:
+    def _tick(self, key: Key, registry: Registry, wake: float) -> None:
+        site = self.sites[key]
+        if site.registry is registry and site.up and site.wake == wake:
             self.step(key, ev.Tick(self._instant(key)))
 
     def _later(self, delay: float, what: tuple[Any, ...]) -> None:

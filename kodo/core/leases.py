@@ -1,0 +1,126 @@
+"""Leases: which of the nodes that registered here are to be believed to be there (FEDERATION.md, rule 13).
+
+A node that beats has a lease from its first beat on. It is `online` while its beats come, `offline` once none came for
+`lease` seconds, and dropped after `retention` more. A node that never beat has no lease, and nothing of this happens.
+Only changes of status leave this room; a beat alone is nobody else's business.
+
+```
+ unknown --beat--> online --no beat for `lease`--> offline --`retention`--> dropped
+                     ^---------------beat-------------+
+```
+
+The sweep makes up for its own pauses: it cannot tell silence from not having listened. When most leases run out at once
+and most peers are away too, it is more likely this registry that was cut off: expiry is frozen, for a bounded time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kodo.models import Key
+
+SWEEP = 5.0
+"""Seconds between two looks at all leases."""
+AT_ONCE = 256
+"""Leases that one step ends at most, so that no step takes long."""
+FREEZE = 10
+"""For how many leases expiry may be frozen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What a look at all leases came to: who is offline now, and who was away for too long."""
+
+    offline: tuple[Key, ...]
+    dropped: tuple[Key, ...]
+
+
+class Leases:
+    """The leases of one registry. Times are seconds of the monotonic clock."""
+
+    def __init__(self, lease: float, retention: float) -> None:
+        """No leases yet; `lease` and `retention` in seconds."""
+        self.lease = lease
+        self.retention = retention
+        self.online: dict[Key, float] = {}
+        self.away: dict[Key, float] = {}
+        self.sweep_at: float | None = None
+        self.frozen_until: float | None = None
+
+    def resume(self, node: Key, status: str, clock: float) -> None:
+        """A lease from before this start: while nobody listened no time has passed."""
+        if status == "online":
+            self.online[node] = clock + self.lease
+        elif status == "offline":
+            self.away[node] = clock
+        self._schedule(clock)
+
+    def beat(self, node: Key, clock: float) -> bool:
+        """The node gave a sign of life; whether that changes its status."""
+        changes = node not in self.online
+        self.away.pop(node, None)
+        self.online[node] = clock + self.lease
+        self._schedule(clock)
+        return changes
+
+    def end(self, node: Key) -> None:
+        """The node has left."""
+        self.online.pop(node, None)
+        self.away.pop(node, None)
+
+    def status(self, node: Key) -> str:
+        """`online`, `offline`, or `unknown` for a node that never beat."""
+        return "online" if node in self.online else "offline" if node in self.away else "unknown"
+
+    def due(self, clock: float) -> list[Key]:
+        """The nodes whose status the next sweep may change."""
+        if self.sweep_at is None or clock < self.sweep_at:
+            return []
+        return self._out(clock - self._paused(clock)) + self._overdue(clock - self._paused(clock))
+
+    def sweep(self, clock: float, *, cut_off: bool, alone: bool) -> Sweep:
+        """Look at all leases. `cut_off`: most peers are away; `alone`: nobody at all was heard for a lease."""
+        if self.sweep_at is None or clock < self.sweep_at:
+            return Sweep((), ())
+        paused = self._paused(clock)
+        if paused:
+            self.online = {node: until + paused for node, until in self.online.items()}
+            self.away = {node: since + paused for node, since in self.away.items()}
+        offline = [] if self._freezes(clock, cut_off=cut_off) else self._out(clock)
+        dropped = [] if alone else self._overdue(clock)
+        for node in offline:
+            del self.online[node]
+            self.away[node] = clock
+        for node in dropped:
+            del self.away[node]
+        self.sweep_at = None
+        self._schedule(clock, 0 if len(offline) + len(dropped) >= AT_ONCE else SWEEP)
+        return Sweep(tuple(offline), tuple(dropped))
+
+    def frozen(self, clock: float) -> bool:
+        """Whether expiry is frozen now."""
+        return self.frozen_until is not None and clock < self.frozen_until
+
+    def _freezes(self, clock: float, *, cut_off: bool) -> bool:
+        # Beats are spread over a third of a lease; who missed one is on the way to running out.
+        silent = sum(until - clock < self.lease / 2 for until in self.online.values())
+        if not cut_off or 2 * silent <= len(self.online):
+            self.frozen_until = None
+            return False
+        if self.frozen_until is None and self._out(clock):
+            self.frozen_until = clock + FREEZE * self.lease
+        return self.frozen(clock)
+
+    def _paused(self, clock: float) -> float:
+        late = clock - self.sweep_at if self.sweep_at is not None else 0.0
+        return late if late > SWEEP else 0.0
+
+    def _out(self, clock: float) -> list[Key]:
+        return sorted(node for node, until in self.online.items() if until <= clock)[:AT_ONCE]
+
+    def _overdue(self, clock: float) -> list[Key]:
+        return sorted(node for node, since in self.away.items() if since + self.retention <= clock)[:AT_ONCE]
+
+    def _schedule(self, clock: float, after: float = SWEEP) -> None:
+        if self.sweep_at is None and (self.online or self.away):
+            self.sweep_at = clock + after
