@@ -520,6 +520,12 @@ class Catalogue:
             ).fetchone()
         return _body(row)
 
+    def offered(self, key: Key) -> dict[Key, frozenset[str]]:
+        """Of each part that knows the node, the flows that it names, by their urls."""
+        with self.reading() as db:
+            found = db.execute("SELECT origin, flows FROM record WHERE key = ?", (key,)).fetchall()
+        return {origin: frozenset(orjson.loads(flows)) for origin, flows in found}
+
     def tree(self, *, brief: bool = False) -> dict[str, Any]:
         """`nodes`: what registered here; `providers`: each peer with the nodes that are known through it."""
         nodes: dict[str, Any] = {}

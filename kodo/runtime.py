@@ -28,7 +28,7 @@ from itertools import count
 from typing import Any, Protocol, TypeVar
 
 from kodo.core import events as ev
-from kodo.core.instructions import Instruction, Parcel, Reply, Save, Send, Wake
+from kodo.core.instructions import Instruction, Parcel, Reply, Save, Send, Standing, Wake
 from kodo.core.parts import Carried, Row
 from kodo.core.registry import Registry
 from kodo.errors import BusyError, CacheError, KodoError, RejectedError, UnavailableError
@@ -208,6 +208,11 @@ class Runtime:
         """
         return await self._briefly(read, self._readers)
 
+    async def inspect(self, look: Callable[[Registry, float], T]) -> T:
+        """Look at the core between two steps; `look` gets it and the monotonic time, and changes nothing."""
+        seen = partial(look, self._registry, time.monotonic())
+        return await asyncio.get_running_loop().run_in_executor(self._worker, seen)
+
     async def aside(self, work: Callable[..., T]) -> T:
         """Do something that would hold the event loop on a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._helpers, work)
@@ -272,8 +277,19 @@ class Runtime:
             except BaseException:
                 self.store.rollback()
                 raise
-            self.standing = self._registry.standing()
+            self._note(self._registry.standing())
         return steps
+
+    def _note(self, standing: Standing) -> None:
+        """Keep what replies tell of the mesh, and say in the log what an operator is to know of it."""
+        before, self.standing = self.standing, standing
+        if standing.frozen != before.frozen:
+            said = "frozen, since most nodes and most peers fell silent at once" if standing.frozen else "resumed"
+            log.warning("the expiry of leases is %s", said)
+        for url, status in set(standing.refused) - set(before.refused):
+            log.warning("%s answered %d and is not asked again until it is heard of; see to its access", url, status)
+        for origin in set(standing.stale) - set(before.stale):
+            log.info("nothing was heard of %s for long; what it told is still listed", origin)
 
     def _step(self, item: _Item) -> _Step:
         event = item.event(ev.Instant(now(), time.monotonic(), random.random()))

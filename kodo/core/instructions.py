@@ -111,10 +111,17 @@ class Parcel:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What the common reply tells of the mesh: `connection` by url as configured, and whether all is said."""
+    """What a reply tells of the mesh: `connection` by url as configured, and whether all is said.
+
+    `stale` are the origins of which nothing was heard for long. `frozen`: no node is shown offline for now, since it is
+    more likely this registry that is cut off (rule 13). `refused`: peers that are not asked any more, and their answer.
+    """
 
     connection: tuple[tuple[str, str | None], ...]
     idle: bool
+    stale: tuple[Key, ...] = ()
+    frozen: bool = False
+    refused: tuple[tuple[str, int], ...] = ()
 
 
 Told = tuple[tuple[Key, Version], ...]

@@ -120,6 +120,7 @@ class Registry:
         # Registrations whose answer waits for receipts: what it will say.
         self.visible: dict[int, tuple[str, ...]] = {}
         self._rows = tuple(rows)
+        self._clock = 0.0
         self._chores_at = 0.0
         self._last_heard = 0.0
         self._rules: dict[type[ev.Event], Callable[[Any], list[Instruction]]] = {
@@ -173,6 +174,7 @@ class Registry:
     def step(self, event: ev.Event) -> list[Instruction]:
         """Take in one event and say what is to be done. Raises `KodoError`, unchanged, for what it refuses."""
         done = self._rules[type(event)](event)
+        self._clock = event.at.clock
         return done + self._due(event.at)
 
     def standing(self) -> Standing:
@@ -181,7 +183,13 @@ class Registry:
         for address, key in self.configured.items():
             peer = self.peers.get(key)
             connection.append((address, peer.last if peer is not None and peer.stands else None))
-        return Standing(tuple(connection), all(peer.quiet for peer in self.peers.values()))
+        return Standing(
+            tuple(connection),
+            all(peer.quiet for peer in self.peers.values()),
+            tuple(self.ages.stale(self.ages.alive, self._clock)),
+            self.leases.frozen(self._clock),
+            tuple((peer.state.url, peer.stopped) for _, peer in sorted(self.peers.items()) if peer.stopped),
+        )
 
     # -- start ---------------------------------------------------------------------------------------------
 

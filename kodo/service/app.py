@@ -18,6 +18,7 @@ from kodo.cache import Cache
 from kodo.errors import InvalidMessageError, KodoError, TooLargeError
 from kodo.runtime import Runtime
 from kodo.service.faults import parameter_faults
+from kodo.service.reports import create_reports
 from kodo.service.routes import JSON, Limits, create_routes
 from kodo.service.shapes import BODIES
 
@@ -60,6 +61,7 @@ def create_app(runtime: Runtime, cache: Cache, limits: Limits) -> FastAPI:
         redirect_slashes=False,
     )
     app.include_router(create_routes(runtime, cache, limits))
+    app.include_router(create_reports(runtime, cache))
     app.add_exception_handler(KodoError, _refuse)
     app.add_exception_handler(RequestValidationError, _refuse_parameters)
     app.add_exception_handler(HTTPException, _refuse_route)

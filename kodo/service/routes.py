@@ -19,7 +19,17 @@ from kodo import query
 from kodo.cache import Cache
 from kodo.catalogue import Page
 from kodo.errors import InvalidMessageError, RoleError, TooLargeError
-from kodo.models import AT_ONCE, BEATS, Farewell, Flow, Model, PeerMessage, PlainNode, Registration, now
+from kodo.models import (
+    AT_ONCE,
+    BEATS,
+    Farewell,
+    Flow,
+    Model,
+    PeerMessage,
+    PlainNode,
+    Registration,
+    now,
+)
 from kodo.runtime import Answer, Runtime
 from kodo.service import shapes
 from kodo.service.faults import faults
@@ -163,7 +173,8 @@ def create_routes(runtime: Runtime, cache: Cache, limits: Limits) -> APIRouter:
     async def get_map() -> Response:
         """This service's view of the mesh: its own nodes, and each peer with the nodes known through it."""
         tree = await runtime.read(cache.document)
-        return JSON(tree | {"connection": dict(runtime.standing.connection)})
+        stale = {"stale": list(runtime.standing.stale)} if runtime.standing.stale else {}
+        return JSON(tree | {"connection": dict(runtime.standing.connection)} | stale)
 
     @router.get("/_cache", **shapes.CACHE)
     async def get_cache() -> Response:

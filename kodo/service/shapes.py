@@ -116,6 +116,71 @@ class Refusal(BaseModel):
     detail: str
 
 
+class Opinion(BaseModel):
+    """What one part says of a node."""
+
+    origin: str
+    state: str = Field(description="`listed`, `older` (another registration is newer), `left` or `lapsed`")
+    status: str
+    created: str | None
+    modified: str | None
+    seq: int
+    version: tuple[int, str, int]
+    on_behalf_of: str | None = Field(description="the older service that told of it, if one did")
+    told_by: str | None = Field(description="the peer whose news last raised what is known of the origin")
+    age: float = Field(description="seconds since the origin was last known to be there")
+    lease: float | None = Field(description="seconds that are left of its lease, of a node that registered here")
+    flow: bool | None = Field(description="whether it names the flow that is asked about")
+
+
+class ExplainReply(BaseModel):
+    """Why a node, or a flow of it, is listed or not; the deciding record first."""
+
+    registry: str
+    node: str
+    flow: str | None
+    listed: bool
+    why: str
+    records: list[Opinion]
+
+
+class Followed(BaseModel):
+    """An origin as it is known here."""
+
+    version: tuple[int, str, int]
+    age: float
+    stale: bool
+    told_by: str | None
+
+
+class Behind(BaseModel):
+    """What a peer has not acknowledged of an origin."""
+
+    known: tuple[int, str, int]
+    acknowledged: tuple[int, str, int]
+    changes: int
+
+
+class PeerStanding(BaseModel):
+    """How it stands with a peer."""
+
+    state: str = Field(description="`standing`, `greeting`, `away`, `leaving` or `refused` with the status")
+    deltas: bool
+    heard: float = Field(description="seconds since it was last heard of")
+    next_try: float | None
+    behind: dict[str, Behind]
+
+
+class ConvergenceReply(BaseModel):
+    """How far the mesh is, as this service sees it."""
+
+    registry: str
+    idle: bool
+    frozen: bool = Field(description="whether no node is shown offline for now, since most peers are away")
+    origins: dict[str, Followed]
+    peers: dict[str, PeerStanding]
+
+
 _TIME = "2024-12-25T18:03:12.989989"
 _FLOW = Flow(url="/mytest", name="mytest").model_dump()
 _NODE = Node(
@@ -193,6 +258,40 @@ COMMON = _route(CommonReply, _COMMON)
 REGISTER = _route(CommonReply, _REGISTERED, 404, 413, 422, 503, body=(Registration, _TO_REGISTER))
 CONNECT = _route(ConnectReply | CommonReply, _CONNECTED, 404, 413, 422, 503, body=(PeerMessage, _MESSAGE))
 UPDATE = _route(CommonReply, _UPDATED, 404, 413, 422, 503, body=(PeerMessage, _MESSAGE | {"nodes": _NODES}))
+_VERSION = (1735149792, "5f2a0c9b7d3e1846", 12)
+_OPINION = Opinion(
+    origin="http://localhost:3366",
+    state="listed",
+    status="online",
+    created=_TIME,
+    modified=_TIME,
+    seq=12,
+    version=_VERSION,
+    on_behalf_of=None,
+    told_by=None,
+    age=0,
+    lease=21.5,
+    flow=True,
+).model_dump()
+_EXPLAINED = {
+    "registry": "http://localhost:3366",
+    "node": _NODE["url"],
+    "flow": "/mytest",
+    "listed": True,
+    "why": "registered at http://localhost:3366",
+    "records": [_OPINION],
+}
+EXPLAIN = _route(ExplainReply, _EXPLAINED, 422, 503)
+_FOLLOWED = Followed(version=_VERSION, age=0, stale=False, told_by=None).model_dump()
+_STANDING = PeerStanding(state="standing", deltas=True, heard=1.5, next_try=None, behind={}).model_dump()
+_CONVERGED = {
+    "registry": "http://localhost:3366",
+    "idle": True,
+    "frozen": False,
+    "origins": {"http://localhost:3366": _FOLLOWED},
+    "peers": {"http://localhost:3368": _STANDING},
+}
+CONVERGENCE = _route(ConvergenceReply, _CONVERGED, 503)
 HEARTBEAT = _route(CommonReply, _COMMON | {"lease": 30.0}, 404, 413, 422, 503, body=(Farewell, {"url": _NODE["url"]}))
 _LEFT = _COMMON | {"message": [f"disconnected {_NODE['url']}"]}
 DISCONNECT = _route(CommonReply, _LEFT, 404, 413, 422, 503, body=(Farewell, {"url": _NODE["url"]}))
