@@ -121,6 +121,7 @@ class Registry:
         self.visible: dict[int, tuple[str, ...]] = {}
         self._rows = tuple(rows)
         self._clock = 0.0
+        self._stale: tuple[Key, ...] = ()
         self._chores_at = 0.0
         self._last_heard = 0.0
         self._rules: dict[type[ev.Event], Callable[[Any], list[Instruction]]] = {
@@ -186,7 +187,7 @@ class Registry:
         return Standing(
             tuple(connection),
             all(peer.quiet for peer in self.peers.values()),
-            tuple(self.ages.stale(self.ages.alive, self._clock)),
+            self._stale,
             self.leases.frozen(self._clock),
             tuple((peer.state.url, peer.stopped) for _, peer in sorted(self.peers.items()) if peer.stopped),
         )
@@ -794,6 +795,7 @@ class Registry:
                 self.ledger.bury(change, row, at.clock, None)
         if at.clock >= self._chores_at:
             self._do_chores(change, event.rows, at)
+        self._stale = tuple(self.ages.stale(self.ages.alive, at.clock))
         self._raised(change.raised, source=None)
         return change.saves()
 

@@ -183,6 +183,9 @@ class World:
         target = canonical(send.address)
         site = self.sites[source]
         if send.parcel is None:
+            if send.version is not None:
+                # Who leaves declares its part to be empty at that version.
+                self.history[source, send.version] = []
             body = orjson.dumps({"url": site.profile.url, "version": send.version}, default=list)
             self._post(source, send, {}, body)
             return
