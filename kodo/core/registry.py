@@ -55,6 +55,8 @@ from kodo.models import (
 DEADLINE = 10.0
 """Seconds that a message may take, from the first connection attempt to the end of the answer."""
 FAREWELL_DEADLINE = 3.0
+BEACONS = 6
+"""Beacons after which what was written is taken to have reached whoever was there all the time."""
 A_DAY = timedelta(days=1)
 CHORES = 16
 """How often, within the times that they are about, old tombstones, origins and peers are looked for."""
@@ -211,7 +213,8 @@ class Registry:
             peer.greet = peer.greet or bool(self.profile.registry and peer.state.deltas and not peer.state.farewell)
             peer.heard_at = clock
             self._measure(peer)
-        self._chores_at = clock + self._chores_every
+        # What was not heard of for long by the clock of this machine gets some beacons' time to be heard of again.
+        self._chores_at = clock + max(self._chores_every, BEACONS * self.timing.beacon)
         self._last_heard = clock
         return change.saves()
 
@@ -806,7 +809,7 @@ class Registry:
     def _do_chores(self, change: Change, rows: ev.Rows, at: ev.Instant) -> None:
         """Give up what nothing was heard of for too long, unless nothing is heard at all (rules 6 and 12)."""
         self._chores_at = at.clock + self._chores_every
-        self.ledger.clean_up(change, at.clock - self.timing.tombstones)
+        self.ledger.clean_up(change, self._forgettable(at.clock))
         for key in sorted(self._lapsing(at)):
             self._forget(change, self.peers[key], rows, at.clock)
         linked = any(peer.stands and not peer.away for peer in self.peers.values())
@@ -816,6 +819,11 @@ class Registry:
             elif origin in self.ages.alive:
                 seen = later(at.utc, timedelta(seconds=-self.ages.of(origin, at.clock)))
                 self.parts[origin] = change.parts[origin] = replace(self.parts[origin], seen=seen)
+
+    def _forgettable(self, clock: float) -> float:
+        """Tombstones that are older than that may go: every origin was there after them, to bury what it has itself."""
+        others = (self.ages.alive.get(origin, clock) for origin in self.ledger.told if origin != self.key)
+        return min((clock - self.timing.tombstones, *(alive - BEACONS * self.timing.beacon for alive in others)))
 
     def _give_up(self, change: Change, origin: Key) -> None:
         self.ledger.drop(change, origin)

@@ -128,6 +128,7 @@ class World:
     def _check(self, key: Key) -> None:
         """Invariants 1 and 2 of FEDERATION.md: a replica is a past state of its origin, and its marks never fall."""
         site = self.sites[key]
+        site.seen = {origin: mark for origin, mark in site.seen.items() if origin in site.registry.parts}
         stored = {part.origin: part for part in site.store.states()}
         for origin, part in site.registry.parts.items():
             assert stored[origin] == part
