@@ -42,8 +42,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kodo.frames": WIRE,
     "kodo.guardian": WIRE | {"kodo.loader", "kodo.options", "kodo.service"},
     "kodo.service": SERVICE,
+    "kodo.sim": CORE | {"kodo.query"},
     "kodo.lab": LAB,
-    "kodo.cli": SERVICE | LAB,
+    "kodo.cli": SERVICE | LAB | {"kodo.sim"},
 }
 LATE = {
     ("kodo.service.routes", "kodo.frames"),
@@ -135,7 +136,7 @@ def test_one_importer_each() -> None:
 
 
 def test_what_a_start_loads() -> None:
-    """A service starts without pandas, YAML and the lab: they are loaded when they are asked for."""
+    """A service starts without pandas, YAML, the lab and the simulator: they are loaded when they are asked for."""
     late = [
         "pandas",
         "numpy",
@@ -145,6 +146,7 @@ def test_what_a_start_loads() -> None:
         "matplotlib",
         "typer",
         "kodo.lab",
+        "kodo.sim",
     ]
     code = f"import sys, kodo.service.node; print([name for name in {late} if name in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
