@@ -44,12 +44,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kodo.service": SERVICE,
     "kodo.sim": CORE | {"kodo.query"},
     "kodo.lab": LAB,
-    "kodo.cli": SERVICE | LAB | {"kodo.sim"},
+    "kodo.cli": SERVICE | LAB,
 }
 LATE = {
     ("kodo.service.routes", "kodo.frames"),
     ("kodo.cli", "kodo.service"),
     ("kodo.cli", "kodo.lab"),
+    ("kodo.cli", "kodo.sim"),
 }
 OUTSIDE: dict[str, set[str]] = {
     "fastapi": {"kodo.service"},

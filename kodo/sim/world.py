@@ -365,6 +365,8 @@ class World:
         Raises `SimulationError`, which says what is missing, when it takes longer than `within` seconds.
         """
         began, end = self.now, self.now + round(within * SECOND)
+        for member in self.members.values():
+            self._note(member)
         with _undisturbed():
             while self._busy or self._flying:
                 if not self._future or self._future[0][0] > end:
@@ -372,6 +374,10 @@ class World:
                     raise SimulationError(f"expected the mesh to settle within {within:g} s, but {self._why()}")
                 self._next()
         return (self.now - began) / SECOND
+
+    def later(self, delay: float, act: Callable[[], None]) -> None:
+        """Do something in so many seconds, such as changing the faults."""
+        self._at(self.now + round(delay * SECOND), act)
 
     def _next(self) -> None:
         self.now, _, act, given = heapq.heappop(self._future)
@@ -411,15 +417,19 @@ class World:
         """For each service that takes news, the nodes that it lists with flows, and what tells their states apart."""
         return {key: _view(member) for key, member in self.members.items() if member.up and _takes(member)}
 
-    def missing(self) -> list[str]:
-        """What keeps the services that run from listing the same, in words; nothing when they agree."""
-        listed = self.listed()
+    def newest(self) -> dict[str, tuple[Any, ...]]:
+        """The newest state of each node that any service that takes news lists."""
         newest: dict[str, tuple[Any, ...]] = {}
-        for view in listed.values():
+        for view in self.listed().values():
             for node, state in view.items():
                 newest[node] = max(newest.get(node, state), state)
+        return newest
+
+    def missing(self) -> list[str]:
+        """What keeps the services that run from listing the same, in words; nothing when they agree."""
+        newest = self.newest()
         told = []
-        for key, view in listed.items():
+        for key, view in self.listed().items():
             lacks = [name_of(node) for node in sorted(newest) if node not in view]
             stale = [name_of(node) for node, state in view.items() if state != newest[node]]
             told += [f"{name_of(key)} does not list {_few(lacks)}"] if lacks else []
