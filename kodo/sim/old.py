@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kodo.errors import InvalidMessageError
+from kodo.errors import RoleError
 from kodo.models import Key, Node, canonical
 
 PAUSE = 1.0
@@ -94,7 +94,7 @@ class OldService:
                 return self._connected(body, now)
             case "/update/node":
                 return self._updated(body, now)
-        raise InvalidMessageError.at(expected="expected /register, /connect or /update/node")
+        raise RoleError("expected /register, /connect or /update/node")
 
     def _register(self, body: Mapping[str, Any], now: str) -> dict[str, Any]:
         known = self.nodes.get(canonical(body["url"]))

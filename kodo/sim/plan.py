@@ -18,8 +18,8 @@ nodes:
 ```
 
 First the registries start and settle, without faults: the mesh *forms*. Then the time of both files begins, at 0 s:
-nodes register, faults come and go. When the last of that is over, it settles once more. What a file says that this room
-does not read is an error with file and field.
+nodes start, register and beat, faults come and go. When the last of that is over, it settles once more, until all is
+silent and agrees. What a file says that this room does not read is an error with file and field.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from kodo.errors import SimulationError
 from kodo.sim import wire
 from kodo.sim.faults import Faults
 from kodo.sim.scenario import seconds
-from kodo.sim.world import Member, World, key_of, name_of
+from kodo.sim.world import Member, Site, World, key_of, name_of
 
 MOST_FAULTS = 20
 """Faults of a file that are told at once."""
@@ -165,8 +165,8 @@ class Belief:
 class Prediction:
     """What became of a mesh.
 
-    `converged` is how long it took to settle in the end (None: it did not, and `why`). `lost` are nodes that are listed
-    nowhere, since the only disk that knew them is gone.
+    `converged` is how long it took in the end until all was silent and agreed (None: it was not, and `why`). `lost` are
+    nodes that are listed nowhere.
     """
 
     forming: Phase
@@ -243,19 +243,33 @@ def predict(mesh: MeshPlan, faults: Iterable[FaultPlan] = (), seed: int = 0, wit
         world.run(began + at - world.clock)
         act()
     running, mark = mark.phase(), _Mark(world)
-    converged, why = _settled(world, within)
+    converged, why = _settled(world, mesh, within)
     effects = {name: number for name, number in sorted(world.effects.items()) if number}
-    newest = world.newest()
-    lost = tuple(name for name, node in mesh.nodes.items() if node.flows and f"http://{name}:1" not in newest)
-    beliefs = tuple(_beliefs(world, newest))
-    return Prediction(forming, running, mark.phase(), converged, why, not world.missing(), lost, effects, beliefs)
+    lost = _lost(world, mesh)
+    beliefs = tuple(_beliefs(world, world.newest()))
+    return Prediction(
+        forming, running, mark.phase(), converged, why, not (world.missing() or lost), lost, effects, beliefs
+    )
 
 
-def _settled(world: World, within: float) -> tuple[float | None, str | None]:
+def _settled(world: World, mesh: MeshPlan, within: float) -> tuple[float | None, str | None]:
+    """How long it takes until the mesh is silent and agrees: what silence does not repair, beats and beacons do."""
+    began = world.clock
     try:
-        return world.settle(within), None
+        world.settle(within)
+        while (world.missing() or _lost(world, mesh)) and world.clock - began < within:
+            world.run(1)
+            world.settle(max(1.0, began + within - world.clock))
     except SimulationError as error:
         return None, str(error)
+    wrong = [*world.missing(), *(f"nobody lists {name}" for name in _lost(world, mesh))]
+    return (None, f"after {within:g} s {'; '.join(wrong)}") if wrong else (world.clock - began, None)
+
+
+def _lost(world: World, mesh: MeshPlan) -> tuple[str, ...]:
+    """The nodes with flows that are listed nowhere."""
+    newest = world.newest()
+    return tuple(name for name, node in mesh.nodes.items() if node.flows and f"http://{name}:1" not in newest)
 
 
 def _build(world: World, mesh: MeshPlan) -> None:
@@ -283,15 +297,18 @@ class _Mark:
 # -- what happens, and when --------------------------------------------------------------------------------
 
 
-def _happenings(world: World, mesh: MeshPlan, faults: tuple[FaultPlan, ...]) -> list[tuple[float, Callable[[], None]]]:
+def _happenings(
+    world: World, mesh: MeshPlan, faults: tuple[FaultPlan, ...]
+) -> list[tuple[float, Callable[[], object]]]:
     """What is to be done, in its order: at the same moment faults end, then others begin, then nodes register."""
     links = partial(_set_links, world, faults, world.faults.latency)
-    done: list[tuple[float, int, Callable[[], None]]] = []
+    done: list[tuple[float, int, Callable[[], object]]] = []
     for fault in faults:
         done += [(fault.until, 0, partial(_end, world, fault)), (fault.until, 1, partial(links, fault.until))]
         done += [(fault.at, 1, partial(links, fault.at)), (fault.at, 2, partial(_begin, world, fault))]
     for name, node in mesh.nodes.items():
-        done.append((node.at, 3, partial(_register, world, name, node)))
+        starts = partial(world.add, name, node.register_with, registry=False, flows=node.flows)
+        done.append((node.at, 3, starts))
     return [(at, act) for at, _, act in sorted(done, key=lambda happening: happening[:2])]
 
 
@@ -328,22 +345,6 @@ def _end(world: World, fault: FaultPlan) -> None:
         world.set_clock(name, 0.0)
 
 
-def _register(world: World, name: str, node: NodePlan, left: frozenset[str] | None = None) -> None:
-    """The node registers where it is to; with a registry that does not answer it tries again, every second."""
-    away = frozenset(registry for registry in node.register_with if _away(world, registry))
-    for registry in sorted(left if left is not None else node.register_with):
-        if registry not in away:
-            world.register(registry, name, node.flows)
-    again = away if left is None else away & left
-    if again:
-        world.later(1.0, partial(_register, world, name, node, again))
-
-
-def _away(world: World, registry: str) -> bool:
-    member = world.member(registry)
-    return member.paused or not member.up
-
-
 # -- what came of it ---------------------------------------------------------------------------------------
 
 
@@ -352,6 +353,8 @@ def _beliefs(world: World, newest: Mapping[str, tuple[Any, ...]]) -> Iterable[Be
     for key, member in world.members.items():
         rows = world.listing(key)
         nodes = len({row["node"] for row in rows})
+        if isinstance(member, Site) and not member.profile.registry:
+            continue
         view = listed.get(key, newest)
         missing = tuple(name_of(node) for node in sorted(newest) if node not in view)
         stale = tuple(name_of(node) for node in sorted(view) if view[node] != newest[node])

@@ -225,6 +225,21 @@ def _register(stage: _Stage, words: list[str]) -> list[str]:
     return [f"{name} says: {line}" for line in stage.world.register(name, node, flows)]
 
 
+def _node(stage: _Stage, words: list[str]) -> list[str]:
+    """`node n1 connect=r1 a b`: start a node, which registers with r1 and beats."""
+    connect = [name for word in words if "=" in word for name in _setting(word)]
+    name, *flows = _take([word for word in words if "=" not in word], 1, "a node, connect=NAME, and its flows")
+    stage.world.add(name, connect, registry=False, flows=flows)
+    return [f"{name} started"]
+
+
+def _leave(stage: _Stage, words: list[str]) -> list[str]:
+    """`leave r1`: r1 leaves the mesh; it goes on by itself."""
+    (name,) = _take(words, 1, "a service", 1)
+    stage.world.leave(name)
+    return []
+
+
 def _cut(stage: _Stage, words: list[str]) -> list[str]:
     """`cut r1->r2`, or `cut r1-r2` for both ways: nothing passes on these links."""
     for one, other in _links(stage, _take(words, 1, "links such as r1->r2")):
@@ -378,6 +393,8 @@ COMMANDS: dict[str, Command] = {
     "old": _old,
     "connect": _connect,
     "register": _register,
+    "node": _node,
+    "leave": _leave,
     "cut": _cut,
     "partition": _partition,
     "heal": _heal,

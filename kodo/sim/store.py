@@ -18,13 +18,14 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import xor
 from typing import Any, NamedTuple, Protocol
 
 import orjson
 
-from kodo.core.events import Carried
 from kodo.core.instructions import Entry, Parcel, Range, Save, Settle, Stage
-from kodo.core.parts import Part, Row, listed
+from kodo.core.parts import Carried, Part, Row, listed
 from kodo.core.peers import PeerState
 from kodo.models import MISSING_AUTHOR, MISSING_DESCRIPTION, NOTHING, Key, canonical, flows_json
 
@@ -36,26 +37,23 @@ SLACK = 16
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What one part says of one node, whole: its `row`, and what is shown of it. `flows` is JSON, of `size` flows."""
+    """What one part says of one node, whole: its `row`, and its `flows` as JSON, of `size` flows."""
 
     row: Row
-    url: str
-    organization: str | None
-    heartbeat: str | None
-    status: str
     flows: str = "{}"
     size: int = 0
 
     def body(self) -> dict[str, Any]:
         """The node as messages carry it."""
+        row = self.row
         return {
-            "url": self.url,
-            "organization": self.organization,
+            "url": row.url,
+            "organization": row.organization,
             "flows": orjson.Fragment(self.flows),
-            "created": self.row.created,
-            "modified": self.row.modified,
-            "heartbeat": self.heartbeat,
-            "status": self.status,
+            "created": row.created,
+            "modified": row.modified,
+            "heartbeat": row.heartbeat,
+            "status": row.status,
         }
 
 
@@ -73,6 +71,8 @@ class Disk(Protocol):
 
     def rows(self, keys: Iterable[Key]) -> dict[Key, tuple[Row, ...]]: ...
     def parts(self) -> list[Part]: ...
+    def states(self) -> list[Part]: ...
+    def own_rows(self) -> list[Row]: ...
     def peers(self) -> list[PeerState]: ...
     def content(self, parcel: Parcel, limit: int) -> Content: ...
     def own_node(self) -> dict[str, Any]: ...
@@ -108,6 +108,8 @@ class Store:
         self._peers: dict[Key, PeerState] = {}
         self._undo: dict[tuple[int, Any], tuple[dict[Any, Any], Any]] = {}
         self._order: dict[Key, list[tuple[int, Key]]] = {}
+        # Up to where tombstones were cleaned up, since this started.
+        self._floors: dict[Key, int] = {}
 
     # -- writing -------------------------------------------------------------------------------------------
 
@@ -123,8 +125,31 @@ class Store:
             self._store(self._writing(entry))
         for part in save.parts:
             self._put(self._parts, part.origin, part)
+            self._clean_up(part.origin, part.floor.seq)
         for peer in save.peers:
             self._put(self._peers, peer.key, peer)
+        for origin in save.dropped:
+            self._drop(origin)
+        for key in save.forgotten:
+            self._put(self._peers, key, None)
+
+    def _clean_up(self, origin: Key, floor: int) -> None:
+        """Forget the tombstones up to the floor, when it has risen."""
+        if floor <= self._floors.get(origin, 0):
+            return
+        self._floors[origin] = floor
+        for stored in self.records(origin):
+            if stored.row.gone and stored.row.seq <= floor:
+                self._remove(stored)
+
+    def _drop(self, origin: Key) -> None:
+        """Forget a part with all its records, and what is kept aside for it."""
+        for stored in self.records(origin):
+            self._remove(stored)
+        self._unstage(origin)
+        self._put(self._parts, origin, None)
+        self._order.pop(origin, None)
+        self._floors.pop(origin, None)
 
     def commit(self) -> None:
         """Make what was written durable."""
@@ -134,6 +159,7 @@ class Store:
         """Forget what was written since the last commit; in how many places that was something."""
         undone = list(self._undo.items())
         self._undo.clear()
+        self._floors.clear()
         for (_, key), (table, value) in undone:
             if value is None:
                 table.pop(key, None)
@@ -192,15 +218,19 @@ class Store:
         if settle.whole:
             for stored in self.records(origin):
                 if stored.row.node not in page:
-                    self._drop(origin, stored.row.node)
+                    self._remove(stored)
         for writing in page.values():
             self._store(writing)
+        self._unstage(origin)
+
+    def _unstage(self, origin: Key) -> None:
         for stage in [stage for stage in self._staged if stage.origin == origin]:
             self._put(self._staged, stage, None)
 
-    def _drop(self, origin: Key, node: Key) -> None:
-        left = {other: stored for other, stored in self._nodes[node].items() if other != origin}
-        self._put(self._nodes, node, left or None)
+    def _remove(self, stored: Stored) -> None:
+        known = self._nodes[stored.row.node]
+        left = {origin: other for origin, other in known.items() if origin != stored.row.origin}
+        self._put(self._nodes, stored.row.node, left or None)
 
     def _store(self, writing: _Writing) -> None:
         """Write one record; a tombstone over a record takes its flows away."""
@@ -219,10 +249,10 @@ class Store:
         elif before is not None and writing.flows is None:
             flows_seq, digest, flows, size = before.row.flows_seq, before.row.digest, before.flows, before.size
         row = Row(
-            *(entry.origin, entry.key, node.created, node.modified, entry.seq),
-            *(flows_seq, digest, entry.via, entry.gone),
+            *(entry.origin, entry.key, node.url, node.created, node.modified, entry.seq, flows_seq, digest),
+            *(node.organization, node.heartbeat, node.status, entry.via, entry.gone),
         )
-        return Stored(row, node.url, node.organization, node.heartbeat, node.status, flows, size)
+        return Stored(row, flows, size)
 
     # -- the index -----------------------------------------------------------------------------------------
 
@@ -260,8 +290,20 @@ class Store:
     # -- what the core asks for ----------------------------------------------------------------------------
 
     def parts(self) -> list[Part]:
-        """How far each origin is known."""
+        """The parts for a start: as they were saved, but the content is counted anew, from the records as they are."""
+        return [replace(part, content=self._content_of(origin)) for origin, part in self._parts.items()]
+
+    def states(self) -> list[Part]:
+        """The parts as they were saved."""
         return list(self._parts.values())
+
+    def own_rows(self) -> list[Row]:
+        """What the core is to know of the own part: nodes with a lease, or on behalf of others, and tombstones."""
+        rows = (stored.row for stored in self.records(self.key))
+        return [row for row in rows if row.gone or row.via is not None or row.status != "unknown"]
+
+    def _content_of(self, origin: Key) -> int:
+        return reduce(xor, (stored.row.content for stored in self.records(origin) if not stored.row.gone), 0)
 
     def peers(self) -> list[PeerState]:
         """The peers there are."""
@@ -285,7 +327,7 @@ class Store:
     def view(self) -> dict[str, Stored]:
         """Of each node what is listed of it (rule 14), by its url, in their order."""
         shown = (self._listed(key) for key in self._nodes)
-        return {stored.url: stored for stored in sorted(filter(None, shown), key=lambda stored: stored.url)}
+        return {stored.row.url: stored for stored in sorted(filter(None, shown), key=lambda stored: stored.row.url)}
 
     def listing(self) -> list[dict[str, Any]]:
         """Every flow as the listing shows it, by node, then url."""
@@ -299,11 +341,11 @@ class Store:
     def _displayed(self, stored: Stored, flow: Mapping[str, Any]) -> dict[str, Any]:
         return {
             "registry": self.url,
-            "node": stored.url,
-            "organization": stored.organization,
+            "node": stored.row.url,
+            "organization": stored.row.organization,
             "created": stored.row.created,
             "modified": stored.row.modified,
-            "heartbeat": stored.heartbeat,
+            "heartbeat": stored.row.heartbeat,
             "url": flow["url"],
             "name": flow["name"],
             "author": MISSING_AUTHOR if flow["author"] is None else flow["author"],
@@ -329,9 +371,9 @@ class Store:
     def _pack(self, parcel: Parcel, owed: Range, limit: int, content: Content) -> int:
         """Pack the next page of what changed in one origin's part; the bytes it takes."""
         part = self._parts[owed.origin]
-        if not (part.follows(owed.base) and part.follows(owed.since)):
+        if not part.goes_on(owed.base, owed.since, owed.floor):
             # The origin began anew after this was owed: what is there now cannot be told as a difference.
-            owed = Range(owed.origin, NOTHING, NOTHING)
+            owed = Range(owed.origin, NOTHING, NOTHING, part.floor, owed.age)
         to, complete, used = part.version, True, 0
         packed: dict[str, Any] = {}
         for stored in self._changed(owed.origin, owed.since.seq):
@@ -344,24 +386,29 @@ class Store:
                 self._pack_plain(parcel.unsaid, stored, content.nodes)
             if parcel.form != "plain":
                 referred = parcel.form == "both" and self._listed(stored.row.node) is stored
-                packed[stored.url] = _record(stored, owed, referred=referred)
+                packed[stored.row.url] = _record(stored, owed, referred=referred)
         to = part.version if complete else to
-        content.carried[owed.origin] = Carried(owed.base, to, complete)
+        content.carried[owed.origin] = Carried(owed.base, to, complete, owed.floor)
         if parcel.form != "plain":
             content.deltas.append(_delta(part, owed, to, complete, packed))
         return used
 
     def _pack_plain(self, unsaid: Key | None, stored: Stored, nodes: dict[str, Any]) -> None:
         """A node as it is listed, whoever's record that is; one that is listed no more has no flows."""
-        shown = self._listed(stored.row.node) or replace(stored, flows="{}", size=0)
+        shown = self._listed(stored.row.node) or _unlisted(stored)
         own = self._nodes[stored.row.node].get(self.key)
         if unsaid is None or own is None or own.row.via != unsaid or not _as_late(own.row, shown.row):
-            nodes[shown.url] = shown.body()
+            nodes[shown.row.url] = shown.body()
 
 
 def _as_late(row: Row, other: Row) -> bool:
     """Whether a row is known to be no older than another."""
     return row.modified is not None and other.modified is not None and row.modified >= other.modified
+
+
+def _unlisted(stored: Stored) -> Stored:
+    """A node that is listed no more; one that lapsed has no time of its own, what is newer elsewhere is not hidden."""
+    return Stored(replace(stored.row, modified=stored.row.modified or stored.row.heartbeat))
 
 
 def _delta(part: Part, owed: Range, to: Any, complete: bool, packed: dict[str, Any]) -> dict[str, Any]:
@@ -372,6 +419,7 @@ def _delta(part: Part, owed: Range, to: Any, complete: bool, packed: dict[str, A
         "floor": part.floor,
         "epochs": part.epochs,
         "complete": complete,
+        "age": owed.age,
         "records": packed,
     }
 
@@ -381,6 +429,8 @@ def _record(stored: Stored, owed: Range, *, referred: bool) -> dict[str, Any]:
     record: dict[str, Any] = {"seq": stored.row.seq}
     if stored.row.gone:
         record["gone"] = True
+    if stored.row.via is not None:
+        record["adopted"] = True
     if referred:
         return record
     body = stored.body()

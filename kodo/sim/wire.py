@@ -15,11 +15,12 @@ from pydantic import BaseModel, ValidationError
 
 from kodo.core import events as ev
 from kodo.core.instructions import Reply, Send
+from kodo.core.parts import Carried
 from kodo.core.registry import Profile
-from kodo.models import Key, PeerMessage, PeerReply, Registration
+from kodo.models import Farewell, Key, PeerMessage, PeerReply, Registration
 from kodo.sim.store import Content
 
-PUSH, BEACON = "/update/node", "beacon"
+PUSH, BEACON, RECEIPT = "/update/node", "beacon", "receipt"
 HOUSEKEEPING = frozenset({BEACON, "/heartbeat"})
 """Kinds of messages that carry no news: they go on for ever, and the mesh is quiet all the same."""
 
@@ -33,7 +34,10 @@ class Route:
 
 
 ROUTES: Mapping[str, Route] = {
-    "/register": Route(Registration, lambda at, ticket, body: ev.Register(at, ticket=ticket, node=body)),
+    # Over the wire a node on the core registers, which beats; what registers once is `World.register`.
+    "/register": Route(Registration, lambda at, ticket, body: ev.Register(at, ticket=ticket, node=body, beats=True)),
+    "/heartbeat": Route(Farewell, lambda at, ticket, body: ev.Heartbeat(at, ticket=ticket, url=body.url)),
+    "/disconnect": Route(Farewell, lambda at, ticket, body: ev.Disconnect(at, ticket=ticket, message=body)),
     "/connect": Route(PeerMessage, lambda at, ticket, body: ev.Connect(at, ticket=ticket, message=body)),
     "/update/node": Route(PeerMessage, lambda at, ticket, body: ev.Update(at, ticket=ticket, message=body)),
 }
@@ -45,6 +49,7 @@ class Response:
 
     status: int
     body: bytes = b""
+    retry_after: float = 0.0
 
 
 def dumps(content: Any) -> bytes:
@@ -53,8 +58,10 @@ def dumps(content: Any) -> bytes:
 
 
 def kind(route: str, written: Mapping[str, Any]) -> str:
-    """What a message counts as: its route, but what is sent to `/update/node` without news is a beacon."""
-    return BEACON if route == PUSH and not (written.get("nodes") or written.get("deltas")) else route
+    """What a message counts as: its route, but what is sent to `/update/node` without news is a beacon, or receipts."""
+    if route != PUSH or written.get("nodes") or written.get("deltas"):
+        return route
+    return RECEIPT if written.get("asks") or written.get("receipts") else BEACON
 
 
 def told(written: Mapping[str, Any]) -> int:
@@ -66,11 +73,13 @@ def told(written: Mapping[str, Any]) -> int:
 
 def says_nothing(send: Send, content: Content) -> bool:
     """Whether a Send turned out to have nothing to say."""
-    return send.route == PUSH and not (content.nodes or content.deltas)
+    return send.bare and not (content.nodes or content.deltas)
 
 
 def message(profile: Profile, send: Send, content: Content) -> dict[str, Any]:
-    """The body of a message between registries."""
+    """The body of a message to a registry."""
+    if send.parcel is None:
+        return {"url": profile.url, "version": send.version}
     written: dict[str, Any] = {
         "url": profile.url,
         "organization": None,
@@ -79,6 +88,11 @@ def message(profile: Profile, send: Send, content: Content) -> dict[str, Any]:
     }
     if send.marks is not None:
         written |= {"deltas": content.deltas, "marks": dict(send.marks)}
+    if send.beacon is not None:
+        written["beacon"] = send.beacon.model_dump()
+    for name, said in (("asks", send.asks), ("receipts", send.receipts)):
+        if said:
+            written[name] = [one.model_dump() for one in said]
     return written
 
 
@@ -92,6 +106,12 @@ def answer(profile: Profile, reply: Reply, content: Content | None) -> dict[str,
     }
     if reply.marks is not None:
         written |= {"marks": dict(reply.marks), "handshake": reply.handshake}
+    if reply.contents is not None:
+        written["contents"] = dict(reply.contents)
+    if reply.receipts:
+        written["receipts"] = [receipt.model_dump() for receipt in reply.receipts]
+    if reply.lease is not None:
+        written["lease"] = reply.lease
     if content is not None:
         written["providers"] = {
             "url": profile.url,
@@ -104,25 +124,25 @@ def answer(profile: Profile, reply: Reply, content: Content | None) -> dict[str,
     return written
 
 
-def became(send: Send, carried: Mapping[Key, ev.Carried], response: Response | None, at: ev.Instant) -> ev.Event:
+def became(send: Send, carried: Mapping[Key, Carried], response: Response | None, at: ev.Instant) -> ev.Event:
     """What became of a Send, by what it was answered (None: nothing in time), as the transport reads it."""
     if response is None or response.status >= 500 or response.status == 429:
-        return ev.Lost(at, peer=send.peer)
+        return ev.Lost(at, peer=send.peer, retry_after=0.0 if response is None else response.retry_after)
+    if response.status != 200:
+        return refused(send, at, response.status)
     try:
-        reply = PeerReply.model_validate_json(response.body) if response.status == 200 else None
+        reply = PeerReply.model_validate_json(response.body)
     except ValidationError:
-        reply = None
-    if reply is None:
-        return ev.Refused(at, peer=send.peer)
-    return ev.Delivered(at, peer=send.peer, greeting=send.route == "/connect", carried=carried, reply=reply)
+        return refused(send, at)
+    return ev.Delivered(at, peer=send.peer, route=send.route, carried=carried, reply=reply)
 
 
-def refused(send: Send, at: ev.Instant) -> ev.Event:
-    """What became of a Send whose answer the core would not take."""
-    return ev.Refused(at, peer=send.peer)
+def refused(send: Send, at: ev.Instant, status: int | None = None) -> ev.Event:
+    """A Send was refused with this status, or its answer is none that the core would take."""
+    return ev.Refused(at, peer=send.peer, route=send.route, status=status)
 
 
-def unsaid(send: Send, carried: Mapping[Key, ev.Carried], at: ev.Instant) -> ev.Event:
+def unsaid(send: Send, carried: Mapping[Key, Carried], at: ev.Instant) -> ev.Event:
     """What became of a Send that had nothing to say."""
     return ev.Unsaid(at, peer=send.peer, carried=carried)
 

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import count
 from math import ceil
 from typing import Any, TypeAlias
@@ -34,7 +35,7 @@ from pydantic import BaseModel, ValidationError
 from kodo.core import events as ev
 from kodo.core.instructions import Instruction, Reply, Save, Send, Wake
 from kodo.core.peers import Peer
-from kodo.core.registry import Profile, Registry
+from kodo.core.registry import Profile, Registry, Timing
 from kodo.errors import KodoError, SimulationError
 from kodo.models import Key, Node, Registration, canonical, format_time
 from kodo.sim import wire
@@ -107,6 +108,17 @@ class OldSite(Member):
 
 
 @dataclass(slots=True)
+class Asked:
+    """Something that was asked of a service, and the Reply, once there is one."""
+
+    reply: Reply | None = None
+
+    def take(self, reply: Reply) -> None:
+        """The Reply is there."""
+        self.reply = reply
+
+
+@dataclass(slots=True)
 class _Exchange:
     """A request on its way: who asked in which life, by when the answer must be there, and who reads it."""
 
@@ -125,14 +137,15 @@ class _Exchange:
 class World:
     """Services that speak with each other under `faults`.
 
-    `page` are the bytes of nodes in a message that is no handshake, `disk` makes the store of a service from its url,
-    `log` is how many messages are kept (None: all), with their bodies if `bodies`.
+    `timing` says how long things last, `page` are the bytes of nodes in a message that is no handshake, `disk` makes
+    the store of a service from its url, `log` is how many messages are kept (None: all), with their bodies if `bodies`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, one for each thing that a world may be given
         self,
         seed: int = 0,
         *,
+        timing: Timing | None = None,
         page: int = LIMIT,
         disk: Callable[[str], Disk] | None = None,
         log: int | None = None,
@@ -141,6 +154,7 @@ class World:
         texts: dict[str, str] = {}
         self.random = random.Random(seed)
         self.now = 0
+        self.timing = timing or Timing()
         self.page = page
         self.bodies = bodies
         self.faults = Faults()
@@ -157,6 +171,7 @@ class World:
         self._future: list[tuple[int, int, Act, tuple[Any, ...]]] = []
         self._order = count()
         self._tickets = count(1)
+        self._waiting: dict[int, Callable[[Reply], None]] = {}
         self._parsed: dict[tuple[str, bytes], BaseModel] = {}
 
     # -- building ------------------------------------------------------------------------------------------
@@ -189,7 +204,7 @@ class World:
     ) -> Key:
         """Start a registry, a provider, or (with `flows`) a node or a registry that is one; it is at `http://NAME:1`."""
         url = _url(name)
-        profile = Profile(url, registry, provider, tuple(map(_url, connect)))
+        profile = Profile(url, registry, provider, tuple(map(_url, connect)), self.timing)
         own = None if flows is None else Node(url=url, flows=_flows(flows))
         site = Site(canonical(url), url, profile=profile, registry=Registry(profile), disk=self._disk(url), own=own)
         self._join(site)
@@ -262,7 +277,8 @@ class World:
             if disk is not None:
                 member.disk = disk.copy()
                 self.effects["copied disk"] += 1
-            member.registry = Registry(member.profile, member.disk.parts(), member.disk.peers())
+            disk = member.disk
+            member.registry = Registry(member.profile, disk.parts(), disk.peers(), disk.own_rows())
         self._start(member)
 
     def connect(self, name: str, *others: str) -> None:
@@ -324,18 +340,39 @@ class World:
             self._empty(member)
             lines: list[str] = said["message"]
             return lines
-        done = self.step(member.key, ev.Register(self._instant(member), next(self._tickets), Registration(**body)))
-        return _reply(done).message
+        asked = self._ask(self.site(name), partial(ev.Register, node=Registration(**body)))
+        return () if asked.reply is None else asked.reply.message
+
+    def register_and_wait(self, name: str, node: str, flows: Iterable[str], wait: float) -> Asked:
+        """A node registers, to be answered once every connected registry has it, or after `wait` seconds."""
+        body = Registration(url=_url(node), flows=_flows(flows))
+        return self._ask(self.site(name), partial(ev.Register, node=body, wait=wait))
+
+    def leave(self, name: str) -> Asked:
+        """The service leaves the mesh; it is answered once all that it was connected with were told."""
+        return self._ask(self.site(name), ev.Leave)
+
+    def _ask(self, site: Site, event: Callable[..., ev.Event]) -> Asked:
+        """Step an event that will be answered, now or later."""
+        asked, ticket = Asked(), next(self._tickets)
+        self._waiting[ticket] = asked.take
+        try:
+            self.step(site.key, event(self._instant(site), ticket=ticket))
+        except KodoError:
+            self._waiting.pop(ticket)
+            raise
+        return asked
 
     def step(self, key: Key, event: ev.Event) -> list[Instruction]:
         """Step one service and carry out what it wants; the Reply is for whoever asks."""
         site = self.site(key)
         if isinstance(event, ev.Concerning):
-            event = replace(event, rows=site.disk.rows(event.concerns()))
+            event = replace(event, rows=site.disk.rows(site.registry.concerns(event)))
         done = site.registry.step(event)
         self.steps += 1
-        self._save(site, [instruction for instruction in done if isinstance(instruction, Save)])
-        self.stepped(site)
+        saves = [instruction for instruction in done if isinstance(instruction, Save)]
+        self._save(site, saves)
+        self.stepped(site, saves)
         self._note(site)
         for instruction in done:
             match instruction:
@@ -343,9 +380,11 @@ class World:
                     self._send(site, instruction)
                 case Wake():
                     self._wake(site, instruction.at)
+                case Reply():
+                    self._waiting.pop(instruction.ticket, _ignore)(instruction)
         return done
 
-    def stepped(self, site: Site) -> None:
+    def stepped(self, site: Site, saves: Sequence[Save]) -> None:
         """Called after every step, when its Saves are written and nothing has left yet: the place for checks."""
 
     def leaving(self, message: Message, body: dict[str, Any]) -> None:
@@ -484,7 +523,7 @@ class World:
             self._busy.add(member.key)
 
     def _idle(self, site: Site) -> bool:
-        return site.registry.standing().idle and not any(map(self._unmet, site.registry.peers.values()))
+        return not any(not peer.quiet or self._unmet(peer) for peer in site.registry.peers.values())
 
     def _unmet(self, peer: Peer) -> bool:
         """Whether a first contact is still to come, with a service that runs: the core waits for none, a world does."""
@@ -519,14 +558,13 @@ class World:
     def _send(self, site: Site, send: Send) -> None:
         """Write the message of a Send from what is on the disk now, and let it go."""
         content = Content({}, [], {})
-        if send.parcel is None:
-            body = site.disk.own_node()
-        else:
+        if send.parcel is not None:
             content = site.disk.content(send.parcel, LIMIT if send.route == "/connect" else self.page)
             if wire.says_nothing(send, content):
                 self._at(self.now, self._unsaid, site, site.life, send, content)
                 return
-            body = wire.message(site.profile, send, content)
+        own = send.route == "/register"
+        body = site.disk.own_node() if own else wire.message(site.profile, send, content)
         message, written = self._message(site, canonical(send.address), send.route, body)
         self.leaving(message, body)
         self._post(site, message, written, send.deadline, lambda response: self._told(site, send, content, response))
@@ -582,7 +620,13 @@ class World:
         if self._held(member, self._arrive, exchange):
             self._doom(exchange)
             return
-        response = self._answer(member, exchange)
+        if isinstance(member, OldSite):
+            self._respond(member, exchange, self._old_answer(member, exchange))
+        elif isinstance(member, Site):
+            self._put(member, exchange)
+
+    def _respond(self, member: Member, exchange: _Exchange, response: Response) -> None:
+        """Let an answer go back to who asked."""
         way = (member.key, exchange.source.key)
         if self._lost(way, self.faults.answer_loss, "answer_loss", self.faults.answer_drops):
             exchange.message.outcome = "answer lost"
@@ -623,28 +667,27 @@ class World:
 
     # -- answers -------------------------------------------------------------------------------------------
 
-    def _answer(self, member: Member, exchange: _Exchange) -> Response:
+    def _put(self, site: Site, exchange: _Exchange) -> None:
+        """Put a request to a service on the core, which answers now or in a later step."""
+        route = wire.ROUTES.get(exchange.message.route)
+        if route is None or not site.profile.registry:
+            self._respond(site, exchange, Response(404))
+            return
+        ticket = next(self._tickets)
+        self._waiting[ticket] = partial(self._reply, site, exchange)
         try:
-            if isinstance(member, OldSite):
-                return self._old_answer(member, exchange)
-            return self._site_answer(self.site(member.key), exchange)
-        except ValidationError:
-            return Response(422)
-        except KodoError as error:
-            return Response(error.status)
+            read = self._read(exchange.message.route, exchange.body)
+            self.step(site.key, route.event(self._instant(site), ticket, read))
+        except (ValidationError, KodoError) as error:
+            self._waiting.pop(ticket, None)
+            self._respond(site, exchange, Response(error.status if isinstance(error, KodoError) else 422))
 
-    def _site_answer(self, site: Site, exchange: _Exchange) -> Response:
-        route = exchange.message.route
-        if not site.profile.registry or route not in wire.ROUTES:
-            return Response(404)
-        read = self._read(route, exchange.body)
-        done = self.step(site.key, wire.ROUTES[route].event(self._instant(site), next(self._tickets), read))
-        reply = _reply(done)
+    def _reply(self, site: Site, exchange: _Exchange, reply: Reply) -> None:
+        """Write the answer of a Reply; what it offers is read now, and the core told that it is on its way."""
         content = None if reply.offer is None else site.disk.content(reply.offer, LIMIT)
-        response = Response(200, wire.dumps(wire.answer(site.profile, reply, content)))
+        self._respond(site, exchange, Response(200, wire.dumps(wire.answer(site.profile, reply, content))))
         if content is not None and reply.to is not None:
             self.step(site.key, ev.Answered(self._instant(site), peer=reply.to, carried=content.carried))
-        return response
 
     def _read(self, route: str, body: bytes) -> BaseModel:
         """The body as the core reads it; what is sent to several is parsed once."""
@@ -658,7 +701,10 @@ class World:
     # -- older services ------------------------------------------------------------------------------------
 
     def _old_answer(self, member: OldSite, exchange: _Exchange) -> Response:
-        answer = member.service.receive(exchange.message.route, orjson.loads(exchange.body), self._utc(member))
+        try:
+            answer = member.service.receive(exchange.message.route, orjson.loads(exchange.body), self._utc(member))
+        except KodoError as error:
+            return Response(error.status)
         body = wire.dumps(answer)
         self._empty(member)
         return Response(200, body)
@@ -762,8 +808,8 @@ def _flows(names: Iterable[str]) -> dict[str, Any]:
     return {f"/{name}": {"url": f"/{name}", "name": name} for name in names}
 
 
-def _reply(done: Iterable[Instruction]) -> Reply:
-    return next(instruction for instruction in done if isinstance(instruction, Reply))
+def _ignore(reply: Reply) -> None:
+    """Who asked is gone."""
 
 
 def _takes(member: Member) -> bool:

@@ -6,8 +6,12 @@ loss of a disk. A message never tells a service its own part.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+from kodo.core.instructions import Save
+from kodo.core.parts import Part, Row
 from kodo.models import Key, Version
 from kodo.sim import Disk, Message
 from kodo.sim import World as Simulated
@@ -32,28 +36,47 @@ class World(Simulated):
             self.seen.pop(self.member(name).key, None)
         super().restart(name, keep_disk=keep_disk, disk=disk)
 
-    def stepped(self, site: Site) -> None:
+    def stepped(self, site: Site, saves: Sequence[Save]) -> None:
         """Invariants 1 and 2."""
+        if not saves:
+            return
         seen = self.seen.setdefault(site.key, {})
-        stored = {part.origin: part.version for part in site.disk.parts()}
+        stored = {part.origin: part for part in site.disk.states()}
         for origin, part in site.registry.parts.items():
-            assert stored[origin] == part.version
+            assert stored[origin] == part
             assert part.version >= seen.get(origin, part.version), f"{site.key} fell back on {origin}"
             if seen.get(origin) != part.version:
                 seen[origin] = part.version
-                state = _part(site, origin)
-                if origin == site.key:
-                    self.history[origin, part.version] = state
-                assert state == self.history[origin, part.version], f"{site.key} holds what {origin} never was"
+                self._check_part(site, part)
+
+    def _check_part(self, site: Site, part: Part) -> None:
+        """A replica is what its origin was at that version, and its content is what the records come to."""
+        state = _records(site, part.origin)
+        if part.origin not in site.registry.ledger.doubted:
+            counted = {found.origin: found.content for found in site.disk.parts()}[part.origin]
+            assert counted == part.content, f"{site.key} counts of {part.origin} what it does not hold"
+        if part.origin == site.key:
+            self.history[part.origin, part.version] = state
+        was = _without_tombstones(self.history[part.origin, part.version], part.floor.seq)
+        told = f"{site.key} holds what {part.origin} never was"
+        assert _without_tombstones(state, part.floor.seq) == was, told
 
     def leaving(self, message: Message, body: dict[str, Any]) -> None:
-        """A peer is told nothing of its own part."""
+        """A peer is told nothing of its own part. Who leaves declares a version at which its part is empty."""
+        if message.route == "/disconnect" and body["version"]:
+            self.history[message.source, Version(*body["version"])] = []
         assert all(delta["origin"] != message.target for delta in body.get("deltas", ())), "a peer is told its own part"
 
 
-def _part(site: Site, origin: Key) -> list[Any]:
+def _records(site: Site, origin: Key) -> list[tuple[Row, str]]:
+    """What a service holds of an origin, whole, but for what it counts for itself alone."""
+    own = {"flows_seq": 0, "digest": "", "via": None}
     return sorted(
-        (row.node, stored.organization, row.created, row.modified, stored.flows, row.gone, row.seq)
-        for stored in site.disk.records(origin)
-        for row in [stored.row]
+        ((replace(stored.row, **own), stored.flows) for stored in site.disk.records(origin)),
+        key=lambda record: record[0].node,
     )
+
+
+def _without_tombstones(state: list[tuple[Row, str]], floor: int) -> list[tuple[Row, str]]:
+    """The records, but for the tombstones that the floor has passed: those may be gone, or not yet."""
+    return [(row, flows) for row, flows in state if not row.gone or row.seq > floor]

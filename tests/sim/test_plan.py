@@ -22,7 +22,8 @@ registries:
 nodes:
   n1: {register: [r1], flows: [a, b]}
   n2: {register: [r2, r3], flows: [c], at: 2500ms}
-  n3: {register: [p, o]}
+  n3: {register: [p]}
+  n4: {register: [o]}
 """
 
 
@@ -42,11 +43,11 @@ def test_a_mesh_without_faults_agrees(tmp_path: Path) -> None:
     assert not told.lost
     assert not told.effects
     assert {belief.registry: (belief.state, belief.nodes) for belief in told.beliefs} == {
-        "r1": ("up", 3),
-        "r2": ("up", 3),
-        "r3": ("up", 3),
+        "r1": ("up", 4),
+        "r2": ("up", 4),
+        "r3": ("up", 4),
         "p": ("provider", 1),
-        "o": ("up", 3),
+        "o": ("up", 4),
     }
     assert told.forming.count("/connect") == 5
     assert told.running.count("/update/node") > 0
@@ -91,25 +92,36 @@ def test_a_prediction_is_the_same_every_time(tmp_path: Path) -> None:
     assert predicted(tmp_path, faults, 7) != predicted(tmp_path, faults, 8)
 
 
-def test_a_lost_disk_may_be_the_only_one(tmp_path: Path) -> None:
-    """A node that nobody lists any more, since its registry lost its disk, is named."""
-    mesh = "registries: {r1: {}, r2: {connect: [r1]}, r3: {connect: [r2]}}\n"
-    mesh += "nodes: {n1: {register: [r1]}, n2: {register: [r2], at: 6s}}"
-    told = predicted(tmp_path, "- {at: 3s, for: 1s, crash: r1, lose: true}", mesh=mesh)
+def test_a_lost_disk_is_repaired_by_beats_and_beacons(tmp_path: Path) -> None:
+    """A node whose registry lost its disk registers again, and the registry is told what the others know."""
+    told = predicted(tmp_path, "- {at: 3s, for: 1s, crash: r1, lose: true}")
+    assert told.effects["lost disk"] == 1
+    assert told.converged is not None
     assert told.agree
-    assert told.lost == ("n1",)
+    assert told.lost == ()
 
 
 def test_what_does_not_settle_is_told(tmp_path: Path) -> None:
     """A mesh that does not fall silent in time has not converged, and the reason names who owes what to whom."""
     (tmp_path / "mesh.yaml").write_text("{registries: {r1: {}, r2: {connect: [r1]}}, nodes: {n1: {register: [r1]}}}")
-    (tmp_path / "faults.yaml").write_text("- {at: 0s, for: 1s, loss: 1}")
+    (tmp_path / "faults.yaml").write_text("- {at: 5ms, for: 1s, loss: 1}")
     mesh = read_mesh(tmp_path / "mesh.yaml")
     told = predict(mesh, read_faults(tmp_path / "faults.yaml", mesh), within=1)
     assert told.converged is None
     assert not told.agree
     assert "r1 owes r2 news of r1 (/update/node at" in str(told.why)
     assert "r2 does not list n1" in str(told.why)
+
+
+def test_a_node_that_got_nowhere_is_named(tmp_path: Path) -> None:
+    """A node whose registry is gone before it registers is listed nowhere, and that is no agreement."""
+    (tmp_path / "mesh.yaml").write_text("{registries: {r1: {}, r2: {connect: [r1]}}, nodes: {n1: {register: [r1]}}}")
+    (tmp_path / "faults.yaml").write_text("- {at: 0s, for: 1s, loss: 1}")
+    mesh = read_mesh(tmp_path / "mesh.yaml")
+    told = predict(mesh, read_faults(tmp_path / "faults.yaml", mesh), within=1)
+    assert told.lost == ("n1",)
+    assert not told.agree
+    assert "n1 owes r1 a handshake (/register at" in str(told.why)
 
 
 @pytest.mark.parametrize(

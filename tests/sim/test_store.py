@@ -94,9 +94,17 @@ def _random_save(chance: random.Random, counts: dict[Key, int]) -> Save:
         # What is staged came in a delta: it is written on nobody's behalf.
         staged=tuple((Stage(entry.origin, ORIGINS[1]), replace(entry, via=None)) for entry in aside),
         settled=tuple(Settle(stage, chance.random() < 0.5) for stage in stages if chance.random() < 0.3),
-        parts=tuple(Part(origin, Version(1, "ab", count)) for origin, count in counts.items()),
+        parts=tuple(_random_part(chance, origin, count) for origin, count in counts.items()),
         peers=(PeerState(ORIGINS[1], "http://r1:1", "http://r1:1", acked=((R, Version(1, "ab", counts[R])),)),),
+        dropped=tuple(origin for origin in ORIGINS[1:] if chance.random() < 0.1),
+        forgotten=tuple(origin for origin in ORIGINS[1:] if chance.random() < 0.2),
     )
+
+
+def _random_part(chance: random.Random, origin: Key, count: int) -> Part:
+    """A part at this count, whose floor may have passed some tombstones."""
+    version = Version(1, "ab", count)
+    return Part(origin, version, version.at(count // 2) if chance.random() < 0.3 else NOTHING)
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -120,13 +128,14 @@ def test_any_saves_come_to_the_same(seed: int) -> None:
 def _compare(twin: Twin, limit: int) -> None:
     twin.rows([Key("http://x:1"), Key("http://y:1"), Key("http://z:1"), Key("http://unknown:1")])
     twin.peers(), twin.listing()
+    twin.states(), twin.own_rows()
     for part in twin.parts():
         twin.records(part.origin)
     known = {part.origin: part.version for part in twin.store.parts()}
     for form in ("plain", "delta", "both"):
         for seq in (0, 2):
             ranges = tuple(
-                Range(origin, base, base)
+                Range(origin, base, base, age=3)
                 for origin, version in sorted(known.items())
                 for base in [version.at(min(seq, version.seq)) if seq else NOTHING]
             )

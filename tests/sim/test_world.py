@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import networkx as nx
@@ -9,8 +10,7 @@ import pytest
 
 from kodo.core.instructions import Save
 from kodo.errors import SimulationError
-from kodo.sim import Message
-from kodo.sim.world import Site
+from kodo.sim import Message, Store
 from tests.core.world import World
 
 PLACES = {
@@ -214,9 +214,9 @@ def test_an_older_service_stands_anywhere(name: str, where: int) -> None:
     listings = [[(row["node"], row["url"], row["modified"]) for row in world.listing(f"r{at}")] for at in range(4)]
     assert all(listing == listings[0] for listing in listings)
     assert len(listings[0]) == 5
-    sent = world.sent.total()
+    sent = world.news
     world.run(3600)
-    assert world.sent.total() == sent
+    assert world.news == sent
 
 
 @pytest.mark.parametrize("pair", list(combinations(range(4), 2)))
@@ -232,9 +232,9 @@ def test_two_older_services_do_not_tell_each_other_for_ever(pair: tuple[int, int
         world.run(3)
     world.settle()
     assert world.missing() == []
-    sent = world.sent.total()
+    sent = world.news
     world.run(3600)
-    assert world.sent.total() == sent
+    assert world.news == sent
 
 
 def test_messages_are_plain_records() -> None:
@@ -276,15 +276,85 @@ def test_names_are_told_when_one_is_wrong() -> None:
         world.add("r1")
 
 
-def test_the_checks_bite() -> None:
-    """Marks that fall, and parts that their origin was never in, fail the test that meets them."""
+@pytest.mark.parametrize("check", ["counts of http://r1:1 what it does not hold", "holds what http://r1:1 never was"])
+def test_the_checks_bite(check: str) -> None:
+    """A disk that forgets a record is found out, by what is counted of its part, and by what its origin was."""
     world = World()
     world.add("r1")
     world.add("r2", ["r1"])
     world.settle()
-    site: Site = world.site("r2")
+    site = world.site("r2")
+    site.disk = Forgetful(site.url)
+    for part in site.registry.parts.values():
+        site.disk.write(Save(parts=(part,)))
+    if "holds" in check:
+        site.registry.ledger.doubted.add(world.site("r1").key)
     world.register("r1", "n1")
-    broken = type(site.disk).write
-    site.disk.write = lambda save: broken(site.disk, Save(parts=save.parts, peers=save.peers))  # type: ignore[method-assign]
-    with pytest.raises(AssertionError, match="holds what http://r1:1 never was"):
+    with pytest.raises(AssertionError, match=check):
         world.settle()
+
+
+class Forgetful(Store):
+    """A disk that forgets every record it is told of."""
+
+    def write(self, save: Save) -> None:
+        super().write(replace(save, entries=(), staged=()))
+
+
+def test_marks_never_fall() -> None:
+    """A disk that is exchanged for an older one behind the world's back is found out by marks that fall."""
+    world = World()
+    world.add("r1")
+    world.add("r2", ["r1"])
+    world.register("r1", "n1")
+    world.settle()
+    old = world.copy_disk("r2")
+    world.register("r1", "n1", ["b"])
+    world.settle()
+    world.crash("r2")
+    world.site("r2").disk = old
+    with pytest.raises(AssertionError, match="r2:1 fell back on http://r1:1"):
+        world.restart("r2")
+
+
+def test_leaving_is_answered_when_all_were_told() -> None:
+    """A service that leaves is answered once its peers know, and is gone everywhere."""
+    world = World()
+    world.add("r1")
+    world.add("r2", ["r1"])
+    world.add("r3", ["r2"])
+    world.settle()
+    world.register("r3", "n3")
+    world.settle()
+    asked = world.leave("r3")
+    assert asked.reply is None
+    world.settle()
+    assert asked.reply is not None
+    assert world.listing("r1") == world.listing("r2") == []
+
+
+def test_a_registration_may_wait_for_the_mesh() -> None:
+    """The answer to a registration that waits comes once every registry has it, or names who is missing."""
+    world = World.from_graph(nx.path_graph(4))
+    world.settle()
+    asked = world.register_and_wait("r0", "n0", ["a"], wait=5)
+    assert asked.reply is None
+    world.run(1)
+    assert asked.reply is not None
+    assert all(len(listing) == 1 for listing in world.listings())
+    assert world.sent["receipt"] + world.pushes > 0
+
+
+def test_beacons_are_counted_apart() -> None:
+    """Beacons are bounded by two a connection and interval, and are no news; they repair a lost disk."""
+    world = World.from_graph(nx.cycle_graph(4))
+    world.settle()
+    world.register("r0", "n0")
+    world.settle()
+    news = world.news
+    world.run(100)
+    assert world.news == news
+    assert 0 < world.sent["beacon"] <= 2 * 4 * 100 / (10 * 0.8)
+    world.restart("r2", keep_disk=False)
+    world.run(30)
+    assert world.missing() == []

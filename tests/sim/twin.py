@@ -53,6 +53,7 @@ class Twin:
         for save in self.durable:
             catalogue.write(save)
         catalogue.commit()
+        catalogue._floors.clear()  # as after a start
         return catalogue
 
     def copy(self) -> Twin:
@@ -77,6 +78,16 @@ class Twin:
     def parts(self) -> list[Part]:
         mine = self.store.parts()
         self.same(sorted(mine, key=lambda part: part.origin), self.catalogue.parts())
+        return mine
+
+    def states(self) -> list[Part]:
+        mine = self.store.states()
+        self.same(sorted(mine, key=lambda part: part.origin), self.catalogue.states())
+        return mine
+
+    def own_rows(self) -> list[Row]:
+        mine = self.store.own_rows()
+        self.same(mine, sorted(self.catalogue.own_rows(), key=lambda row: row.seq))
         return mine
 
     def peers(self) -> list[PeerState]:
@@ -120,6 +131,6 @@ class Twin:
 def _columns(stored: Stored) -> tuple[Any, ...]:
     row = stored.row
     return (
-        *(row.node, stored.url, stored.organization, row.created, row.modified, stored.heartbeat, stored.status),
+        *(row.node, row.url, row.organization, row.created, row.modified, row.heartbeat, row.status),
         *(row.seq, row.flows_seq, row.digest, stored.flows, stored.size, row.via, int(row.gone)),
     )
