@@ -22,7 +22,7 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeAlias, TypeVar, get_args, get_origin
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from kodo.client import Client, Counts, Listing, Status, View
     from kodo.lab import Member, MeshLab
+    from kodo.sim.plan import Belief, Phase, Prediction
 
 JOINERS = "\u200c\u200d"
 """The only invisible characters that are passed on: scripts and emoji are joined by them."""
@@ -539,6 +540,111 @@ def lab(ctx: typer.Context) -> None:
     root = (notebooks if notebooks.is_dir() else Path()).resolve()
     # In place of this process: its signals, its terminal and its exit code are those of jupyter.
     os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={root}", *ctx.args])
+
+
+# -- simulating a mesh -------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def sim(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="A scenario, or a mesh in YAML.")],
+    faults: Annotated[
+        Path | None, typer.Option("--faults", metavar="FILE", help="What goes wrong in the mesh, in YAML.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="NUMBER", help="The seed of every random number.")] = 0,
+    rewrite: Annotated[bool, typer.Option("--rewrite", help="Write what a scenario prints into its file.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the prediction for a mesh as JSON.")] = False,
+) -> None:
+    """Simulate a mesh in virtual time, without a network.
+
+    A mesh in YAML is played under its faults, and what came of it is a prediction: messages, bytes, time, and what
+    every registry believes. A scenario is a text of commands; it is printed with what each of them printed, and if that
+    is not what stands in the file the exit code is 1.
+
+    \b
+    kodo sim mesh.yaml --faults faults.yaml --seed 7
+    kodo sim scenario.txt
+    """
+    if path.suffix in {".yaml", ".yml"}:
+        if rewrite:
+            raise OptionError("rewrite: expected a scenario; a mesh in YAML has nothing to be rewritten")
+        _foretell(path, faults, seed, as_json)
+    elif faults is not None or as_json:
+        raise OptionError(f"{'faults' if faults else 'json'}: expected a mesh in a file that ends in .yaml")
+    else:
+        _perform(path, seed, rewrite)
+
+
+def _perform(path: Path, seed: int, rewrite: bool) -> None:
+    """Play a scenario."""
+    from kodo.sim.scenario import run_scenario  # noqa: PLC0415, the simulator is for this command alone
+    from kodo.sim.world import World  # noqa: PLC0415
+
+    played = run_scenario(path.read_text(), str(path), World(seed))
+    if rewrite:
+        path.write_text(played.text)
+        return
+    _say(*played.text.splitlines())
+    if played.differs is not None:
+        raise KodoError(
+            f"{path}:{played.differs}: expected what stands in the file; see it, or write it with --rewrite"
+        )
+
+
+def _foretell(path: Path, faults: Path | None, seed: int, as_json: bool) -> None:
+    """Predict what becomes of a mesh."""
+    from kodo.sim.plan import predict, read_faults, read_mesh  # noqa: PLC0415, the simulator is for this command alone
+
+    mesh = read_mesh(path)
+    prediction = predict(mesh, read_faults(faults, mesh) if faults else (), seed)
+    if as_json:
+        _show_json(asdict(prediction))
+    else:
+        _show(*_prediction(prediction))
+
+
+def _prediction(told: Prediction) -> Iterator[RenderableType]:
+    """A prediction as tables: what each phase costs, what the faults did, what every registry believes."""
+    table = _table("phase", "time", "handshakes", "pushes", "housekeeping", "bytes")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, phase in (("forming", told.forming), ("running", told.running), ("settling", told.settling)):
+        table.add_row(name, *_costs(phase))
+    yield table
+    yield Text()
+    if told.effects:
+        yield _text("faults: " + ", ".join(f"{name} {number}" for name, number in told.effects.items()), POOR)
+        yield Text()
+    table = _table("registry", "nodes", "flows", "believes")
+    for belief in told.beliefs:
+        table.add_row(_text(belief.registry, STRONG), str(belief.nodes), str(belief.flows), _belief(belief))
+    yield table
+    yield Text()
+    yield _verdict(told)
+
+
+def _costs(phase: Phase) -> tuple[str, ...]:
+    numbers = (phase.count("/connect"), phase.count("/update/node"), phase.count(), phase.bytes)
+    return (f"{phase.seconds:.2f} s", *(f"{number:,}" for number in numbers))
+
+
+def _belief(belief: Belief) -> Text:
+    """In what a registry differs from the newest that is listed anywhere."""
+    if belief.state == "provider":
+        return Text("its own: it is a provider", style=QUIET)
+    if belief.state == "down":
+        return Text("nothing: it is down", style=BAD)
+    wrong = [
+        f"{kind} {', '.join(names)}" for kind, names in (("misses", belief.missing), ("old", belief.stale)) if names
+    ]
+    return _text("; ".join(wrong), BAD) if wrong else Text("what is known", style=GOOD)
+
+
+def _verdict(told: Prediction) -> Text:
+    if told.why is not None:
+        return _text(told.why, BAD)
+    settled = f"settled {told.converged:.2f} s after the last event"
+    return Text(f"{settled}; all registries that run agree", style=GOOD)
 
 
 # -- how things are shown ----------------------------------------------------------------------------------------------

@@ -106,6 +106,10 @@ class LabError(KodoError):
     """A lab could not do what it was asked: start a member, find one, or wait long enough."""
 
 
+class SimulationError(KodoError):
+    """A simulation could not do what it was asked, or was described in a way that it does not read."""
+
+
 _BY_STATUS: dict[int, type[KodoError]] = {
     404: RoleError,
     413: TooLargeError,

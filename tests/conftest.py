@@ -145,3 +145,8 @@ def _answers(served: Process) -> bool:
         return served.client.get("/").status_code == 200
     except httpx.TransportError:
         return False
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--rewrite-scenarios` writes what the scenarios print into their files, to be read as a diff."""
+    parser.addoption("--rewrite-scenarios", action="store_true", help="write anew what tests/scenarios/*.txt print")

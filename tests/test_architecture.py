@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kodo.frames": WIRE,
     "kodo.guardian": WIRE | {"kodo.loader", "kodo.options", "kodo.service"},
     "kodo.service": SERVICE,
+    "kodo.sim": CORE | {"kodo.query"},
     "kodo.lab": LAB,
     "kodo.cli": SERVICE | LAB,
 }
@@ -49,6 +50,7 @@ LATE = {
     ("kodo.service.routes", "kodo.frames"),
     ("kodo.cli", "kodo.service"),
     ("kodo.cli", "kodo.lab"),
+    ("kodo.cli", "kodo.sim"),
 }
 OUTSIDE: dict[str, set[str]] = {
     "fastapi": {"kodo.service"},
@@ -135,7 +137,7 @@ def test_one_importer_each() -> None:
 
 
 def test_what_a_start_loads() -> None:
-    """A service starts without pandas, YAML and the lab: they are loaded when they are asked for."""
+    """A service starts without pandas, YAML, the lab and the simulator: they are loaded when they are asked for."""
     late = [
         "pandas",
         "numpy",
@@ -145,6 +147,7 @@ def test_what_a_start_loads() -> None:
         "matplotlib",
         "typer",
         "kodo.lab",
+        "kodo.sim",
     ]
     code = f"import sys, kodo.service.node; print([name for name in {late} if name in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

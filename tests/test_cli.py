@@ -86,7 +86,7 @@ def test_kodo_and_python_m_kodo_are_the_same(run: Run) -> None:
 def test_help_names_every_command(run: Run) -> None:
     """`kodo --help` names every command, with a summary that is not cut short."""
     told = run("--help").stdout
-    for command in ("serve", "flows", "counts", "map", "demo", "lab"):
+    for command in ("serve", "flows", "counts", "map", "demo", "sim", "lab"):
         assert re.search(rf"^  {command}  ", told, re.MULTILINE)
     assert "..." not in told.partition("Commands:")[2]
 
@@ -98,7 +98,8 @@ def test_reading_starts_nothing_heavy(mesh: tuple[Served, Served]) -> None:
         done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
         loaded = set(done.stdout.splitlines()[-1].split())
         assert "kodo.cli" in loaded
-        assert not loaded & {"fastapi", "pandas", "numpy", "uvicorn", "jupyterlab", "kodo.lab", "kodo.service"}
+        heavy = {"fastapi", "pandas", "numpy", "uvicorn", "jupyterlab", "kodo.lab", "kodo.sim", "kodo.service"}
+        assert not loaded & heavy
 
 
 # -- kodo serve --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,191 @@
+"""The simulator's store means by a Save, and tells of its records, exactly what the catalogue in SQLite does."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from kodo.core.instructions import Entry, Parcel, Range, Save, Settle, Stage
+from kodo.core.parts import Part
+from kodo.core.peers import PeerState
+from kodo.models import NOTHING, Key, Node, Version, digest
+from kodo.sim import Store
+from tests.core.world import World
+from tests.sim.twin import Twin
+
+R = Key("http://r0:1")
+ORIGINS = [R, Key("http://r1:1"), Key("http://old:1")]
+TIMES = [None, "2024-12-25T18:00:00.000000", "2024-12-25T18:00:00.000001"]
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_a_mesh_on_both_stores_sees_no_difference(seed: int) -> None:
+    """Whatever happens to a mesh, with faults and older services, both stores answer alike at every step."""
+    chance = random.Random(seed)
+    twins: list[Twin] = []
+
+    def disk(url: str) -> Twin:
+        twins.append(Twin(url))
+        return twins[-1]
+
+    world = World(seed, disk=disk, page=chance.choice([700, 2**23]))
+    world.add("r0", flows=["self"] if seed % 2 else None)
+    world.add("r1", ["r0"])
+    world.add_old("old", ["r1"])
+    world.add("r2", ["r1", "old"])
+    world.add("p", ["r2"], provider=True)
+    names = ["r0", "r1", "r2", "p", "old"]
+    world.run(3)
+    world.faults.loss = world.faults.answer_loss = world.faults.doubles = 0.15
+    world.faults.latency = (0.001, 0.3)
+    for _ in range(40):
+        _happen(world, chance, names)
+        world.run(chance.uniform(0, 1))
+        for site in world.sites.values():
+            site.disk.listing()
+            site.disk.peers()
+    world.faults.heal()
+    world.run(200)
+    world.settle()
+    assert sum(twin.asked for twin in twins) > 500
+    assert all(world.effects[name] for name in ("loss", "answer_loss", "doubles", "latency"))
+
+
+def _happen(world: World, chance: random.Random, names: list[str]) -> None:
+    name = chance.choice(names)
+    match chance.randrange(12):
+        case 0:
+            world.restart(name, keep_disk=chance.random() < 0.7)
+        case 1 if name != "old":
+            world.restart(name, disk=world.copy_disk(name))
+        case _:
+            world.register(name, f"n{chance.randrange(6)}", chance.sample("abcdef", chance.randrange(4)))
+
+
+def _entry(chance: random.Random, counts: dict[Key, int]) -> Entry:
+    """An entry such as a core may write, at the next place of its origin's history."""
+    origin, node, gone = chance.choice(ORIGINS), chance.choice("xyz"), chance.random() < 0.3
+    counts[origin] += 1
+    names = chance.sample("abc", chance.randrange(4))
+    flows = {f"/{n}": {"url": f"/{n}", "name": n, "tags": [n, n] if n == "a" else None} for n in names}
+    body = Node(
+        url=chance.choice([f"http://{node}:1", f"http://{node.upper()}:1/"]),
+        organization=chance.choice([None, "Straße"]),
+        flows=None if gone or chance.random() < 0.3 else flows,
+        created=chance.choice(TIMES),
+        modified=chance.choice(TIMES),
+        status=chance.choice(["unknown", "online"]),
+    )
+    via = chance.choice([None, ORIGINS[2]]) if origin == R else None
+    return Entry(origin, body.key, body, counts[origin], counts[origin], digest(body.flows or {}), via, gone)
+
+
+def _random_save(chance: random.Random, counts: dict[Key, int]) -> Save:
+    """A Save with something of everything."""
+    written = [_entry(chance, counts) for _ in range(chance.randrange(5))]
+    aside = [entry for entry in written if chance.random() < 0.4]
+    stages = [Stage(origin, ORIGINS[1]) for origin in ORIGINS]
+    return Save(
+        entries=tuple(entry for entry in written if entry not in aside),
+        unstage=tuple(stage for stage in stages if chance.random() < 0.2),
+        # What is staged came in a delta: it is written on nobody's behalf.
+        staged=tuple((Stage(entry.origin, ORIGINS[1]), replace(entry, via=None)) for entry in aside),
+        settled=tuple(Settle(stage, chance.random() < 0.5) for stage in stages if chance.random() < 0.3),
+        parts=tuple(_random_part(chance, origin, count) for origin, count in counts.items()),
+        peers=(PeerState(ORIGINS[1], "http://r1:1", "http://r1:1", acked=((R, Version(1, "ab", counts[R])),)),),
+        dropped=tuple(origin for origin in ORIGINS[1:] if chance.random() < 0.1),
+        forgotten=tuple(origin for origin in ORIGINS[1:] if chance.random() < 0.2),
+    )
+
+
+def _random_part(chance: random.Random, origin: Key, count: int) -> Part:
+    """A part at this count, whose floor may have passed some tombstones."""
+    version = Version(1, "ab", count)
+    return Part(origin, version, version.at(count // 2) if chance.random() < 0.3 else NOTHING)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_any_saves_come_to_the_same(seed: int) -> None:
+    """Any Saves, committed or rolled back, leave the same rows, parts, pages and listing in both stores."""
+    chance = random.Random(seed)
+    counts = dict.fromkeys(ORIGINS, 0)
+    twin = Twin(R)
+    for _ in range(12):
+        twin.write(_random_save(chance, counts))
+        match chance.randrange(3):
+            case 0:
+                twin.commit()
+            case 1:
+                twin.rollback()
+        _compare(twin, chance.choice([1, 400, 2**20]))
+    twin.rollback()
+    _compare(twin, 2**20)
+
+
+def _compare(twin: Twin, limit: int) -> None:
+    twin.rows([Key("http://x:1"), Key("http://y:1"), Key("http://z:1"), Key("http://unknown:1")])
+    twin.peers(), twin.listing()
+    twin.states(), twin.own_rows()
+    for part in twin.parts():
+        twin.records(part.origin)
+    known = {part.origin: part.version for part in twin.store.parts()}
+    for form in ("plain", "delta", "both"):
+        for seq in (0, 2):
+            ranges = tuple(
+                Range(origin, base, base, age=3)
+                for origin, version in sorted(known.items())
+                for base in [version.at(min(seq, version.seq)) if seq else NOTHING]
+            )
+            twin.content(Parcel(form, ranges, unsaid=ORIGINS[2] if seq else None), limit)
+
+
+def test_a_crash_takes_what_was_lazy() -> None:
+    """What was written and not committed is gone after a crash, and nothing else; a copy has what is durable."""
+    store = Store(R)
+    store.write(_save(1, "a"))
+    store.commit()
+    before = _all(store)
+    store.write(_save(2, "b"))
+    assert _all(store) != before
+    assert _all(store.copy()) == before
+    assert store.rollback() > 0
+    assert _all(store) == before
+    assert store.rollback() == 0
+
+
+def test_a_copy_is_another_disk() -> None:
+    """What is written to a disk does not show on its copy, nor the other way round."""
+    store = Store(R)
+    store.write(_save(1, "a"))
+    store.commit()
+    copy = store.copy()
+    before = _all(copy)
+    store.write(_save(2, "b"))
+    store.commit()
+    assert _all(copy) == before
+    copy.write(_save(2, "c"))
+    copy.commit()
+    assert [row["url"] for row in store.listing()] == ["/b"]
+
+
+def test_an_index_does_not_grow_with_changes() -> None:
+    """A node that registers for ever costs no more memory than one that did so a few times."""
+    store = Store(R)
+    for seq in range(1, 2000):
+        store.write(_save(seq, "a"))
+        store.commit()
+    assert len(store._order[R]) < 50
+    assert [stored.row.seq for stored in store.records(R)] == [1999]
+
+
+def _save(seq: int, flow: str) -> Save:
+    node = Node(url="http://x:1", flows={f"/{flow}": {"url": f"/{flow}", "name": flow}})
+    entry = Entry(R, node.key, node, seq, seq, digest(node.flows or {}))
+    return Save((entry,), parts=(Part(R, Version(1, "ab", seq)),))
+
+
+def _all(store: Store) -> Any:
+    return store.parts(), store.peers(), store.records(R), store.listing()
