@@ -19,9 +19,11 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import reduce
 from hashlib import sha256
+from operator import xor
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
 from filelock import FileLock, Timeout
@@ -234,6 +236,7 @@ class StoredPart(Model):
     epochs: tuple[Version, ...] = ()
     via: ServiceUrl | None = None
     seen: Time | None = None
+    content: Annotated[int, Field(ge=0, lt=2**64)] = 0
     records: dict[str, StoredRecord] = Field(default_factory=dict)
 
 
@@ -313,7 +316,7 @@ def _state(document: Document) -> Save:
         for url, record in part.records.items()
     ]
     parts = [
-        Part(canonical(part.origin), part.version, part.floor, part.epochs, _key(part.via), seen=part.seen)
+        Part(canonical(part.origin), part.version, part.floor, part.epochs, _key(part.via), part.content, part.seen)
         for part in document.parts or ()
     ]
     return Save(entries=tuple(entries), parts=tuple(parts), peers=document.peers)
@@ -351,5 +354,6 @@ def _older_state(document: Document) -> Save:
         Entry(own, key, node, seq, seq, digest(node.flows or {}), via)
         for seq, (key, (node, via)) in enumerate(found.items(), start=1)
     ]
-    part = Part(own, Version(0, "", len(entries)))
+    content = reduce(xor, (entry.content for entry in entries), 0)
+    part = Part(own, Version(0, "", len(entries)), content=content)
     return Save(entries=tuple(entries), parts=(part,), peers=tuple(peers))

@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +181,7 @@ class Catalogue:
     def _check_content(self) -> None:
         """Refuse what was damaged inside a row, where SQLite's own check does not look."""
         try:
-            self.states(), self.peers()
+            self.parts(), self.peers()
         except ValueError as error:
             raise DamagedCacheError(f"expected an intact catalogue in {self.path}, but a row is damaged") from error
         if self._writer.execute("SELECT 1 FROM record WHERE NOT json_valid(flows) LIMIT 1").fetchone():
@@ -392,16 +392,16 @@ class Catalogue:
 
     # -- what the core asks for ----------------------------------------------------------------------------
 
-    def parts(self) -> list[Part]:
-        """The parts for a start: as they were saved, but the content is counted anew, from the records as they are."""
+    def contents(self) -> dict[Key, int]:
+        """What the records of each part come to, counted anew."""
         contents: dict[Key, int] = {}
         for columns in self._writer.execute(f"SELECT {_ROW} FROM record WHERE NOT gone"):
             row = _row(columns)
             contents[row.origin] = contents.get(row.origin, 0) ^ row.content
-        return [replace(part, content=contents.get(part.origin, 0)) for part in self.states()]
+        return contents
 
-    def states(self) -> list[Part]:
-        """The parts as they were saved."""
+    def parts(self) -> list[Part]:
+        """How far each origin was known when the service stopped."""
         return [_PART.validate_json(state) for (state,) in self._writer.execute("SELECT state FROM part")]
 
     def own_rows(self) -> list[Row]:
@@ -608,6 +608,7 @@ class Catalogue:
                     "floor": part.floor,
                     "epochs": part.epochs,
                     "complete": complete,
+                    "content": f"{part.content:016x}",
                     "age": owed.age,
                     "records": packed,
                 }

@@ -288,7 +288,9 @@ class Delta(Model):
 
     `since` of nothing is a snapshot: it replaces whatever the receiver has of that origin. A delta too large for
     one message comes in pages: `complete` is false for all but the last, and `since` of each is `to` of the one
-    before. `epochs` are the last versions of the origin's earlier epochs, newest last.
+    before. `epochs` are the last versions of the origin's earlier epochs, newest last. `age` is how many
+    seconds ago the sender last knew the origin to be there (rule 12). `content` stands for all records of the part at
+    `to`, by the origin's own word, so that whoever has followed it can tell whether it holds the same (rule 11).
     """
 
     origin: ServiceUrl
@@ -297,6 +299,7 @@ class Delta(Model):
     floor: Version = NOTHING
     epochs: tuple[Version, ...] = Field(default=(), max_length=64)
     complete: bool = True
+    content: Digest | None = None
     age: Seconds = 0
     records: dict[ServiceUrl, Record] = Field(default_factory=dict)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,7 +51,7 @@ def test_what_was_committed_is_there_again(tmp_path: Path, name: str) -> None:
     written(tmp_path / name, 1, 2)
     cache = Cache(OWNER, tmp_path / name)
     assert listed(cache) == ["flow 1", "flow 2"]
-    assert [replace(part, content=0) for part in cache.catalogue.parts()] == list(save(1, 2).parts)
+    assert cache.catalogue.parts() == list(save(1, 2).parts)
     assert cache.catalogue.peers() == list(save(1).peers)
     cache.close()
 

@@ -109,6 +109,15 @@ class Ledger:
         self._nonce = nonce
         self._put(change, self.parts.get(self.key, Part(self.key)).new_epoch(unix, nonce))
 
+    def compare(self, change: Change, contents: Mapping[Key, int]) -> None:
+        """Find the parts that were spoiled while nobody looked: replicas are doubted, the own part begins anew."""
+        for origin, part in self.parts.items():
+            if contents.get(origin, 0) != part.content and origin != self.key:
+                self.doubted.add(origin)
+        counted = contents.get(self.key, 0)
+        if counted != self.own.content:
+            self._put(change, replace(self.own.above(NOTHING, self._nonce), content=counted))
+
     def surpass(self, change: Change, mark: Version) -> None:
         """Somebody knows more of the own part than this registry does: take an epoch above it (rule 10)."""
         if self.own.version < mark and mark.seconds <= LAST_EPOCH:
@@ -180,9 +189,13 @@ class Ledger:
         pages = staging or Staging(delta.since, whole=delta.since == NOTHING)
         pages.reached = delta.to
         _count(pages, entries, known)
+        content = self._content(part, pages)
+        if delta.complete and delta.content not in (None, f"{content:016x}"):
+            self._distrust(part, stage, pages)
+            return False
         if staging is None and delta.complete and not pages.whole:
             change.entries += entries
-            self._follow(change, delta, pages, news)
+            self._follow(change, delta, content, news)
             return True
         if staging is None:
             change.unstage.append(stage)
@@ -191,7 +204,7 @@ class Ledger:
             self.staging[stage] = pages
             return True
         change.settled.append(Settle(stage, pages.whole))
-        self._follow(change, delta, pages, news)
+        self._follow(change, delta, content, news)
         return True
 
     def take_farewell(self, change: Change, farewell: Farewell, at: Instant) -> bool:
@@ -217,12 +230,22 @@ class Ledger:
         staging = self.staging.get(stage)
         return staging if staging is not None and NOTHING != delta.since == staging.reached else None
 
-    def _follow(self, change: Change, delta: Delta, pages: Staging, news: News) -> None:
-        """A complete delta has been applied: the mark moves."""
-        origin = canonical(delta.origin)
-        content = 0 if pages.whole else self.parts[origin].content
+    def _content(self, part: Part, pages: Staging) -> int:
+        """What the records of the part come to with these pages."""
+        content = 0 if pages.whole else part.content
         for added, taken in pages.contents.values():
             content ^= added if pages.whole else added ^ taken
+        return content
+
+    def _distrust(self, part: Part, stage: Stage, pages: Staging) -> None:
+        """What would come out is not what the origin has: either the news is spoiled, or what is here."""
+        self.staging.pop(stage, None)
+        if not pages.whole:
+            self.doubted.add(part.origin)
+
+    def _follow(self, change: Change, delta: Delta, content: int, news: News) -> None:
+        """A complete delta has been applied: the mark moves."""
+        origin = canonical(delta.origin)
         self.staging = {other: kept for other, kept in self.staging.items() if other.origin != origin}
         self.doubted.discard(origin)
         seen = later(news.at.utc, timedelta(seconds=-delta.age))
@@ -249,9 +272,17 @@ class Ledger:
         return tuple(sorted(origin for origin, part in self.parts.items() if part.version.seq))
 
     def marks(self, origins: Iterable[Key] | None = None) -> Told:
-        """The versions known here, of these origins or of all; of what is doubted nothing is known."""
+        """The versions known here, of these origins or of all.
+
+        Of what is doubted the epoch is told without its nonce: a version that nobody can build on, but an origin that
+        has fallen behind it learns that it has (rule 10).
+        """
         wanted = self.parts.keys() if origins is None else self.parts.keys() & set(origins)
-        return tuple((origin, self.parts[origin].version) for origin in sorted(wanted - self.doubted))
+        return tuple((origin, self._mark(origin)) for origin in sorted(wanted))
+
+    def _mark(self, origin: Key) -> Version:
+        version = self.parts[origin].version
+        return Version(version.seconds, "", version.seq) if origin in self.doubted else version
 
     def contents(self, origins: Iterable[Key]) -> tuple[tuple[Key, str], ...]:
         """What stands for the content of each of these parts."""

@@ -98,8 +98,12 @@ class Leaving:
 
 
 class Registry:
-    """One service's state of the mesh. Starts from what was saved: `parts`, `peers`, and of the own part the `rows` of
-    nodes with a lease, of nodes on behalf of older services, and of tombstones."""
+    """One service's state of the mesh.
+
+    Starts from what was saved: `parts`, `peers`, of the own part the `rows` of nodes with a lease, of nodes on behalf
+    of older services, and of tombstones; and `contents`, what the records of each part come to now. A part whose
+    records come to something else than it should have was spoiled, and is not to be trusted (rule 11).
+    """
 
     def __init__(
         self,
@@ -107,6 +111,7 @@ class Registry:
         parts: Iterable[Part] = (),
         peers: Iterable[PeerState] = (),
         rows: Iterable[Row] = (),
+        contents: Mapping[Key, int] | None = None,
     ) -> None:
         self.profile = profile
         self.timing = profile.timing
@@ -122,6 +127,7 @@ class Registry:
         # Registrations whose answer waits for receipts: what it will say.
         self.visible: dict[int, tuple[str, ...]] = {}
         self._rows = tuple(rows)
+        self._contents = contents
         self._clock = 0.0
         self._stale: tuple[Key, ...] = ()
         self._chores_at = 0.0
@@ -201,6 +207,9 @@ class Registry:
         clock = event.at.clock
         self._resume(event.at)
         self.ledger.begin(change, event.unix, event.nonce)
+        if self._contents is not None:
+            self.ledger.compare(change, self._contents)
+            self._contents = None
         row = row_of(event.rows, self.key, self.key)
         if event.own is not None:
             self.ledger.write(change, self._own_node(event.own, row, event.at), row)
@@ -485,10 +494,11 @@ class Registry:
             peer.greet = True
         self.ledger.surpass(change, _marks(reply.marks).get(self.key, NOTHING))
         self._read_receipts(peer, reply)
+        stuck = peer.told and reply.marks is not None and _stuck(peer, event.carried, _marks(reply.marks))
         self._acknowledged(peer, event.carried, reply.marks, whole=greeted or reply.contents is not None)
         self._compare(peer, reply)
         self._raised(change.raised, source=peer)
-        if peer.told and _stuck(event.carried, reply.marks):
+        if stuck:
             # Answered, and not taken: the two disagree, and asking again at once would go on for ever.
             peer.greet = True
             peer.pause(event.at.clock, event.at.chance, refused=True)
@@ -994,9 +1004,12 @@ def _marks(marks: dict[str, Version] | None) -> dict[Key, Version]:
     return {canonical(origin): version for origin, version in (marks or {}).items()}
 
 
-def _stuck(carried: Mapping[Key, Carried], marks: dict[str, Version] | None) -> bool:
+def _stuck(peer: Peer, carried: Mapping[Key, Carried], told: dict[Key, Version]) -> bool:
     """Whether a peer that speaks deltas is no further than before, for anything that the message completed."""
-    told = _marks(marks)
-    return marks is not None and any(
-        part.complete and told.get(origin, NOTHING) <= part.base < part.to for origin, part in carried.items()
+    return any(
+        part.complete
+        and told.get(origin, NOTHING) < part.to
+        and told.get(origin, NOTHING) <= peer.acked.get(origin, NOTHING)
+        for origin, part in carried.items()
+        if origin not in peer.crossed
     )

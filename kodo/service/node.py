@@ -148,7 +148,7 @@ def _assembled(options: Options, cache: Cache) -> Runtime:
     timing = Timing(options.lease, options.retention, options.beacon, options.grace)
     profile = Profile(options.url, options.registry, options.provider, tuple(options.connect), timing)
     catalogue = cache.catalogue
-    registry = Registry(profile, catalogue.parts(), catalogue.peers(), catalogue.own_rows())
+    registry = Registry(profile, catalogue.parts(), catalogue.peers(), catalogue.own_rows(), catalogue.contents())
     identity = Identity(options.url, options.organization, options.node, options.registry, options.provider)
     return Runtime(identity, registry, cache, Transport())
 

@@ -71,7 +71,7 @@ class Disk(Protocol):
 
     def rows(self, keys: Iterable[Key]) -> dict[Key, tuple[Row, ...]]: ...
     def parts(self) -> list[Part]: ...
-    def states(self) -> list[Part]: ...
+    def contents(self) -> dict[Key, int]: ...
     def own_rows(self) -> list[Row]: ...
     def peers(self) -> list[PeerState]: ...
     def content(self, parcel: Parcel, limit: int) -> Content: ...
@@ -290,12 +290,12 @@ class Store:
     # -- what the core asks for ----------------------------------------------------------------------------
 
     def parts(self) -> list[Part]:
-        """The parts for a start: as they were saved, but the content is counted anew, from the records as they are."""
-        return [replace(part, content=self._content_of(origin)) for origin, part in self._parts.items()]
-
-    def states(self) -> list[Part]:
-        """The parts as they were saved."""
+        """How far each origin was known when the service stopped."""
         return list(self._parts.values())
+
+    def contents(self) -> dict[Key, int]:
+        """What the records of each part come to, counted anew."""
+        return {origin: self._content_of(origin) for origin in self._parts}
 
     def own_rows(self) -> list[Row]:
         """What the core is to know of the own part: nodes with a lease, or on behalf of others, and tombstones."""
@@ -419,6 +419,7 @@ def _delta(part: Part, owed: Range, to: Any, complete: bool, packed: dict[str, A
         "floor": part.floor,
         "epochs": part.epochs,
         "complete": complete,
+        "content": f"{part.content:016x}",
         "age": owed.age,
         "records": packed,
     }

@@ -278,7 +278,7 @@ class World:
                 member.disk = disk.copy()
                 self.effects["copied disk"] += 1
             disk = member.disk
-            member.registry = Registry(member.profile, disk.parts(), disk.peers(), disk.own_rows())
+            member.registry = Registry(member.profile, disk.parts(), disk.peers(), disk.own_rows(), disk.contents())
         self._start(member)
 
     def connect(self, name: str, *others: str) -> None:

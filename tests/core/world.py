@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from kodo.core.instructions import Save
+from kodo.core.instructions import Entry, Save
 from kodo.core.parts import Part, Row
 from kodo.models import Key, Version
 from kodo.sim import Disk, Message
@@ -25,15 +25,35 @@ class World(Simulated):
         super().__init__(seed, bodies=bodies, **kwargs)
         self.seen: dict[Key, dict[Key, Version]] = {}
         self.history: dict[tuple[Key, Version], list[Any]] = {}
+        # Copies in which a bit flipped, until they are whole again: by whom, and of which origin.
+        self.spoiled: set[tuple[Key, Key]] = set()
+
+    def spoil(self, name: str) -> None:
+        """Change a record in what the service has on its disk of another's part, if it has any."""
+        site = self.site(name)
+        others = [part.origin for part in site.disk.parts() if part.origin != site.key]
+        stored = [record for origin in sorted(others) for record in site.disk.records(origin) if not record.row.gone]
+        if stored:
+            row = stored[self.random.randrange(len(stored))].row
+            node = row.body().model_copy(update={"modified": "2024-01-01T00:00:00.000000"})
+            spoiled = Entry(row.origin, row.node, node, row.seq, row.flows_seq, row.digest, row.via)
+            site.disk.write(Save(entries=(spoiled,)))
+            site.disk.commit()
+            self.spoiled.add((site.key, row.origin))
+            self.effects["spoiled"] += 1
 
     def crash(self, name: str, *, keep_disk: bool = True) -> None:
         super().crash(name, keep_disk=keep_disk)
         if not keep_disk:
-            self.seen.pop(self.member(name).key, None)
+            self._forget(self.member(name).key)
+
+    def _forget(self, key: Key) -> None:
+        self.seen.pop(key, None)
+        self.spoiled = {spoiled for spoiled in self.spoiled if spoiled[0] != key}
 
     def restart(self, name: str, *, keep_disk: bool = True, disk: Disk | None = None) -> None:
         if disk is not None:
-            self.seen.pop(self.member(name).key, None)
+            self._forget(self.member(name).key)
         super().restart(name, keep_disk=keep_disk, disk=disk)
 
     def stepped(self, site: Site, saves: Sequence[Save]) -> None:
@@ -43,11 +63,11 @@ class World(Simulated):
         # An origin that was given up is known no more, and may come back as it was.
         known = self.seen.get(site.key, {})
         seen = self.seen[site.key] = {origin: known[origin] for origin in known if origin in site.registry.parts}
-        stored = {part.origin: part for part in site.disk.states()}
+        stored = {part.origin: part for part in site.disk.parts()}
         for origin, part in site.registry.parts.items():
             assert stored[origin] == part
             assert part.version >= seen.get(origin, part.version), f"{site.key} fell back on {origin}"
-            if seen.get(origin) != part.version:
+            if seen.get(origin) != part.version or (site.key, origin) in self.spoiled:
                 seen[origin] = part.version
                 self._check_part(site, part)
 
@@ -55,7 +75,7 @@ class World(Simulated):
         """A replica is what its origin was at that version, and its content is what the records come to."""
         state = _records(site, part.origin)
         if part.origin not in site.registry.ledger.doubted:
-            counted = {found.origin: found.content for found in site.disk.parts()}[part.origin]
+            counted = site.disk.contents().get(part.origin, 0)
             assert counted == part.content, f"{site.key} counts of {part.origin} what it does not hold"
         if part.origin == site.key:
             was = self.history.setdefault((part.origin, part.version), state)
@@ -63,8 +83,10 @@ class World(Simulated):
                 "two contents"
             )
         was = _without_tombstones(self.history[part.origin, part.version], part.floor.seq)
-        told = f"{site.key} holds what {part.origin} never was"
-        assert _without_tombstones(state, part.floor.seq) == was, told
+        same = _without_tombstones(state, part.floor.seq) == was
+        if same:
+            self.spoiled.discard((site.key, part.origin))
+        assert same or (site.key, part.origin) in self.spoiled, f"{site.key} holds what {part.origin} never was"
 
     def leaving(self, message: Message, body: dict[str, Any]) -> None:
         """A peer is told nothing of its own part. Who leaves declares a version at which its part is empty."""

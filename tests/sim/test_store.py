@@ -128,7 +128,7 @@ def test_any_saves_come_to_the_same(seed: int) -> None:
 def _compare(twin: Twin, limit: int) -> None:
     twin.rows([Key("http://x:1"), Key("http://y:1"), Key("http://z:1"), Key("http://unknown:1")])
     twin.peers(), twin.listing()
-    twin.states(), twin.own_rows()
+    twin.contents(), twin.own_rows()
     for part in twin.parts():
         twin.records(part.origin)
     known = {part.origin: part.version for part in twin.store.parts()}

@@ -80,9 +80,9 @@ class Twin:
         self.same(sorted(mine, key=lambda part: part.origin), self.catalogue.parts())
         return mine
 
-    def states(self) -> list[Part]:
-        mine = self.store.states()
-        self.same(sorted(mine, key=lambda part: part.origin), self.catalogue.states())
+    def contents(self) -> dict[Key, int]:
+        mine = self.store.contents()
+        self.same({origin: content for origin, content in mine.items() if content}, self.catalogue.contents())
         return mine
 
     def own_rows(self) -> list[Row]:
