@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import combinations
+from typing import Any
 
 import networkx as nx
 import pytest
 
-from kodo.core.instructions import Save
+from kodo.core.instructions import Entry, Save
 from kodo.errors import SimulationError
 from kodo.sim import Message, Store
 from tests.core.world import World
@@ -276,38 +277,39 @@ def test_names_are_told_when_one_is_wrong() -> None:
         world.add("r1")
 
 
-def test_a_disk_that_forgets_is_found_out() -> None:
-    """A disk that forgets a record is found out by what is counted of its part."""
-    world = World()
-    world.add("r1")
-    world.add("r2", ["r1"])
-    world.settle()
-    site = world.site("r2")
-    site.disk = Forgetful(site.url)
-    for part in site.registry.parts.values():
-        site.disk.write(Save(parts=(part,)))
-    world.register("r1", "n1")
-    with pytest.raises(AssertionError, match="counts of http://r1:1 what it does not hold"):
-        world.settle()
-
-
-def test_a_copy_of_what_never_was_is_found_out() -> None:
-    """A replica that holds anything but what its origin was at that version is found out."""
-    world = World()
-    key = world.add("r1")
-    world.add("r2", ["r1"])
-    world.settle()
-    world.register("r1", "n1")
-    world.history[key, world.site("r1").registry.own.version] = []
-    with pytest.raises(AssertionError, match="holds what http://r1:1 never was"):
-        world.settle()
-
-
 class Forgetful(Store):
     """A disk that forgets every record it is told of."""
 
     def write(self, save: Save) -> None:
         super().write(replace(save, entries=(), staged=()))
+
+
+class Garbling(Store):
+    """A disk that keeps other flows than it is told."""
+
+    def _writing(self, entry: Entry) -> Any:
+        return super()._writing(entry)._replace(flows="{}", size=0)
+
+
+@pytest.mark.parametrize(
+    ("disk", "told"),
+    [
+        (Forgetful, "counts of http://r1:1 what it does not hold"),
+        (Garbling, "holds what http://r1:1 never was"),
+    ],
+)
+def test_the_checks_bite(disk: type[Store], told: str) -> None:
+    """A disk that holds something else than it was told is found out, by what it counts or by what its origin was."""
+    world = World()
+    world.add("r1")
+    world.add("r2", ["r1"])
+    world.settle()
+    site = world.site("r2")
+    site.disk = disk(site.url)
+    site.disk.write(Save(parts=tuple(site.registry.parts.values())))
+    world.register("r1", "n1")
+    with pytest.raises(AssertionError, match=told):
+        world.settle()
 
 
 def test_marks_never_fall() -> None:
