@@ -329,12 +329,12 @@ def test_settle_names_who_lacks_which_flow(lab: MeshLab) -> None:
     assert repr(lab.settle()) == "<Settled: 3 registries agree>"
 
 
-def test_settle_names_who_does_not_answer(lab: MeshLab) -> None:
-    """A member that is paused runs, and says nothing."""
+def test_settle_names_who_is_paused(lab: MeshLab) -> None:
+    """Whoever paused it."""
     registry = lab.add_registry()
     assert registry.pid is not None
     os.kill(registry.pid, signal.SIGSTOP)
-    with pytest.raises(LabError, match="- registry1 does not answer"):
+    with pytest.raises(LabError, match="- registry1 is paused"):
         lab.settle(timeout=0.3)
 
 

@@ -13,6 +13,7 @@ import tempfile
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import astuple
 from difflib import get_close_matches
 from itertools import count
 from pathlib import Path
@@ -20,10 +21,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from kodo.client import Client
 from kodo.errors import LabError, UnavailableError
+from kodo.lab.faults import Effect, Fault, Faults, checked_number, checked_sides, ways
 from kodo.lab.flows import FlowTable, all_flows, united
+from kodo.lab.history import History
 from kodo.lab.member import Member, Setup, flow_source
-from kodo.lab.naming import Names, tally
-from kodo.lab.processes import Ports, Processes
+from kodo.lab.naming import Names, numbered, tally
+from kodo.lab.processes import Ports, Processes, Table
 from kodo.lab.settling import Settled, settle
 
 if TYPE_CHECKING:
@@ -46,7 +49,9 @@ class MeshLab:
         self._positions: dict[str, complex] = {}
         self.folder = Path(tempfile.mkdtemp(prefix="kodo-lab-")) if folder is None else Path(folder).absolute()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.processes = Processes(self.folder, scratch=folder is None)
+        self.history = History()
+        self.processes = Processes(self.folder, self.history, scratch=folder is None)
+        self.faults = Faults(self._apply, self._note_fault)
         self._ports = Ports()
         # It holds no lab, runs when nobody can reach the lab or a handle any more, and when the interpreter ends.
         self._end = weakref.finalize(self, _end, self.processes, self._ports)
@@ -91,7 +96,7 @@ class MeshLab:
     def _add(self, kind: str, name: str | None, options: dict[str, Any], timeout: float | None) -> Member:
         self._check_alive()
         name = self._new_name(kind, name)
-        defaults = {"organization": name, "cache": self.folder / f"{name}.json"}
+        defaults = {"organization": name, "cache": self.folder / f"{name}.json", "trace": True}
         if "url" not in options:
             defaults["url"] = f"http://127.0.0.1:{self._ports.take()}"
         setup = self.changed_setup(Setup({}), {**defaults, **options})
@@ -164,8 +169,8 @@ class MeshLab:
     # -- what is seen --------------------------------------------------------------------------------------
 
     def flows(self, q: str | None = None, by: str | None = None, times: bool = False) -> FlowTable:
-        """The flows that the running registries list, a row each, and who lists them."""
-        registries = [member for member in self if member.kind != "node" and member.running]
+        """The flows that the registries list, those that run and are not paused, a row each, and who lists them."""
+        registries = [member for member in self if member.kind != "node" and member.answers]
         listings = {}
         for member in registries:
             with Client(member.url, self.timeout) as client:
@@ -179,7 +184,7 @@ class MeshLab:
         seen = []
         for member in self:
             view = None
-            if member.running:
+            if member.answers:
                 with suppress(UnavailableError), Client(member.url, PATIENCE) as client:
                     view = client.map()
             seen.append(Seen(member.name, member.url, member.kind, view))
@@ -195,6 +200,74 @@ class MeshLab:
         """
         self._check_alive()
         return settle(list(self), self.timeout if timeout is None else timeout)
+
+    # -- faults --------------------------------------------------------------------------------------------
+
+    def cut(self, a: Targets, b: Targets, one_way: bool = False) -> Fault:
+        """Let messages between `a` and `b` meet silence, or only those that `a` sends to `b`, until it is healed.
+
+        As a statement, or as a `with` block, at whose end it is healed. `a` and `b` are members, names, or lists of
+        these. Raises `LabError` for what cannot be, and then nothing has changed.
+        """
+        return self._fault("cut", [a, b], Effect(cut=True), one_way=one_way)
+
+    def partition(self, *groups: Targets) -> Fault:
+        """Cut the mesh into groups that hear nothing of each other; of one group alone, the others are the rest.
+
+        Members that no group names hear all and are heard by all.
+        """
+        sides = list(groups)
+        if len(sides) == 1:
+            inside = self._members_of(sides[0])
+            sides.append([member for member in self if member.name not in inside])
+        return self._fault("partition", sides, Effect(cut=True), joint=" | ")
+
+    def latency(self, a: Targets, b: Targets, ms: float, one_way: bool = False) -> Fault:
+        """Delay messages between `a` and `b`, and as long their answers, by `ms` milliseconds. Otherwise as `cut`."""
+        delay = checked_number("ms", ms, 3_600_000, "milliseconds, 0 or more")
+        return self._fault("latency", [a, b], Effect(ms=delay), one_way=one_way)
+
+    def loss(self, a: Targets, b: Targets, request: float = 0.0, answer: float = 0.0, one_way: bool = False) -> Fault:
+        """Lose messages between `a` and `b`, or their answers, with these probabilities. Otherwise as `cut`."""
+        chances = [
+            checked_number(name, value, 1, "a probability from 0 to 1")
+            for name, value in (("request", request), ("answer", answer))
+        ]
+        return self._fault("loss", [a, b], Effect(request=chances[0], answer=chances[1]), one_way=one_way)
+
+    def heal(self) -> None:
+        """Heal every fault. Members that are paused stay so: `resume` them."""
+        self.faults.heal()
+
+    def _fault(
+        self, kind: str, sides: list[Targets], effect: Effect, *, one_way: bool = False, joint: str | None = None
+    ) -> Fault:
+        self._check_alive()
+        named = [self._members_of(side) for side in sides]
+        checked_sides(named)
+        joint = joint or (" -> " if one_way else " <-> ")
+        detail = "" if effect.cut else f" {effect.label.removeprefix('loss ') or '0'}"
+        label = f"{kind} {joint.join(', '.join(side) for side in named)}{detail}"
+        return self.faults.begin(label, dict.fromkeys(ways(named, one_way=one_way), effect))
+
+    def _members_of(self, targets: Targets) -> list[str]:
+        """The names of members of this lab."""
+        several = [targets] if isinstance(targets, Member | str) else list(targets or ())
+        for target in several:
+            if isinstance(target, Member) and target not in self:
+                raise LabError(f"expected members of this lab, but {target.name} is one of another")
+        return [self[target].name if isinstance(target, str) else target.name for target in several]
+
+    def table_of(self, name: str) -> Table:
+        """The policies that hold for the messages of a member."""
+        return self.faults.table(name, {member.name: member.url for member in self})
+
+    def _apply(self, names: set[str]) -> None:
+        self.processes.link({name: self.table_of(name) for name in sorted(names)}, self.timeout)
+
+    def _note_fault(self, what: str, fault: Fault) -> None:
+        effects = [[*way, *astuple(effect)] for way, effect in fault.effects.items()]
+        self.history.note(what, fault.label, effects=effects)
 
     # -- the end -------------------------------------------------------------------------------------------
 
@@ -213,10 +286,14 @@ class MeshLab:
         self.terminate()
 
     def __repr__(self) -> str:
-        running = [member.running for member in self]
+        running, paused = [member.running for member in self], sum(member.paused for member in self)
         state = "running" if self._end.alive else "terminated"
         if self._end.alive and not all(running):
             state = f"{sum(running)} of {len(running)} running"
+        if paused:
+            state += f", {paused} paused"
+        if self._end.alive and (active := len(self.faults.active)):
+            state += f", {numbered(active, 'fault')}"
         name = f"{self.name}, " if self.name else ""
         return f"<MeshLab {name}{tally(member.kind for member in self)}: {state}>"
 

@@ -88,7 +88,7 @@ def take_look(members: Sequence[Member], clients: dict[str, Client], *, thorough
     running = [member for member in members if member.running]
     for member in running:
         _ask(look, member, clients[member.name], names)
-    registries = [member for member in running if member.kind != "node"]
+    registries = [member for member in running if member.kind != "node" and member.answers]
     if thorough or not look.faults:
         _read_listings(look, registries, clients)
         look.faults += _disagreements(look, _groups(members, look, names), registries, names)
@@ -96,6 +96,9 @@ def take_look(members: Sequence[Member], clients: dict[str, Client], *, thorough
 
 
 def _ask(look: Look, member: Member, client: Client, names: Names) -> None:
+    if member.paused:
+        look.faults.append(Fault(f"{member.name} is paused", member))
+        return
     try:
         status = client.status()
     except KodoError as error:
