@@ -546,7 +546,7 @@ def test_a_picture_holds_whatever_a_name_is() -> None:
     names = ["$x$", 'a"b', "end", "a b", "a_b"]
     graph = nx.DiGraph()
     for name in names:
-        graph.add_node(name, kind="node", answers=True)
+        graph.add_node(name, kind="node", answers=True, paused=False)
     topology = Topology(graph, place(graph, {}))
     assert topology.png.startswith(b"\x89PNG")
     assert topology.mermaid().split("\n    ")[1:] == [

@@ -45,10 +45,13 @@ class Effect:
 
     @property
     def label(self) -> str:
-        """In a few words: `cut`, `200 ms`, `loss 30%`, `loss 30% / 10%` (of requests, of answers)."""
-        lost = f"{self.request:.0%}" if self.request == self.answer else f"{self.request:.0%} / {self.answer:.0%}"
-        parts = [f"{self.ms:g} ms"] * bool(self.ms) + [f"loss {lost}"] * bool(self.request or self.answer)
-        return "cut" if self.cut else ", ".join(parts)
+        """In a few words: `cut`, or what there is of `200 ms, loss 30%, answer loss 10%`."""
+        parts = [
+            f"{self.ms:g} ms" * bool(self.ms),
+            f"loss {self.request:.0%}" * bool(self.request),
+            f"answer loss {self.answer:.0%}" * bool(self.answer),
+        ]
+        return "cut" if self.cut else ", ".join(filter(None, parts))
 
     @property
     def link(self) -> dict[str, Any]:

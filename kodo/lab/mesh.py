@@ -178,7 +178,7 @@ class MeshLab:
         return FlowTable(united(listings), self.names, by=by, times=times)
 
     def topology(self) -> Topology:
-        """The mesh as the running members see it, as a graph and as a picture."""
+        """The mesh as the running members see it, as a graph and as a picture, with the faults between them."""
         from kodo.lab.topology import Seen, Topology, graph_of, place  # noqa: PLC0415, matplotlib takes its time
 
         seen = []
@@ -187,10 +187,10 @@ class MeshLab:
             if member.answers:
                 with suppress(UnavailableError), Client(member.url, PATIENCE) as client:
                     view = client.map()
-            seen.append(Seen(member.name, member.url, member.kind, view))
+            seen.append(Seen(member.name, member.url, member.kind, view, member.paused))
         graph = graph_of(seen)
         self._positions |= place(graph, self._positions)
-        return Topology(graph, self._positions)
+        return Topology(graph, self._positions, self.faults.effects())
 
     def settle(self, timeout: float | None = None) -> Settled:
         """Wait until every registry is idle, every connection stands, and the registries list the same flows.
@@ -246,8 +246,8 @@ class MeshLab:
         named = [self._members_of(side) for side in sides]
         checked_sides(named)
         joint = joint or (" -> " if one_way else " <-> ")
-        detail = "" if effect.cut else f" {effect.label.removeprefix('loss ') or '0'}"
-        label = f"{kind} {joint.join(', '.join(side) for side in named)}{detail}"
+        sides_named = joint.join(", ".join(side) for side in named)
+        label = f"{kind} {sides_named}" if effect.cut else f"{effect.label or kind} {sides_named}"
         return self.faults.begin(label, dict.fromkeys(ways(named, one_way=one_way), effect))
 
     def _members_of(self, targets: Targets) -> list[str]:
