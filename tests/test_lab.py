@@ -323,7 +323,9 @@ def test_settle_names_who_lacks_which_flow(lab: MeshLab) -> None:
     lab.settle()
     middle.kill()
     lab.add_node(connect=first, flows=["late"])
-    with pytest.raises(LabError, match="- registry3 does not list /late of node1"):
+    with pytest.raises(
+        LabError, match=r"- registry3 never learned /late of node1: last push registry1 -> registry2 ConnectError"
+    ):
         lab.settle(timeout=0.5)
     middle.restart()
     assert repr(lab.settle()) == "<Settled: 3 registries agree>"

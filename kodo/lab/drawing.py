@@ -90,7 +90,8 @@ def card(width: float, height: float) -> tuple[Figure, Any]:
     axes.set_axis_off()
     edge, style = 0.02, "round,pad=0,rounding_size=0.12"
     inside = (width - 2 * edge, height - 2 * edge)
-    axes.add_patch(FancyBboxPatch((edge, edge), *inside, boxstyle=style, facecolor=CARD, edgecolor=FRAME, linewidth=1))
+    look: dict[str, Any] = {"boxstyle": style, "facecolor": CARD, "edgecolor": FRAME, "linewidth": 1, "zorder": 0}
+    axes.add_patch(FancyBboxPatch((edge, edge), *inside, **look))
     return figure, axes
 
 

@@ -82,7 +82,11 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that became of a member or a link: `started`, `exited`, `paused`, `resumed`, `fault`, `healed`."""
+    """Something that became of a member or a link.
+
+    `what` is `launched`, `started`, `exited`, `paused` or `resumed`, of the member `who`; `fault` or `healed`, with the
+    fault's label. `code` is that of the process that exited; minus the signal's number when one ended it.
+    """
 
     what: str
     who: str

@@ -92,6 +92,7 @@ class Processes:
         life = Life()
         with self._changed:
             self._lives[name] = life
+        self._history.note("launched", name)
         self._tell(start=name, **order)
         return life
 
