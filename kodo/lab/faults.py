@@ -167,7 +167,9 @@ def checked_number(name: str, value: Any, most: float, expected: str) -> float:
 
 
 def checked_sides(sides: list[list[str]]) -> None:
-    """Refuse groups that are empty, or that a member stands in twice."""
+    """Refuse fewer than two groups, groups that are empty, and a member that stands in two places."""
+    if len(sides) < 2:
+        raise LabError("expected at least one group, such as lab.partition(['registry1'], ['registry2'])")
     if not all(sides):
         raise LabError("expected at least one member on each side, such as lab.partition(['registry1'], ['registry2'])")
     named = [name for side in sides for name in side]

@@ -21,10 +21,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from itertools import starmap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from kodo.errors import LabError
 from kodo.lab.naming import Names
@@ -40,7 +40,7 @@ FOUND = {"url", "cache", "node", "registry", "provider", "trace", "connect"}
 class PlannedFlow(BaseModel):
     """A flow of a node, as `Loader.add_flow` takes it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
     name: str
     url: str | None = None
@@ -52,7 +52,7 @@ class PlannedFlow(BaseModel):
 class PlannedMember(BaseModel):
     """A member: its kind, whom it connects with, what it offers, and its options."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
     kind: Kind = "registry"
     connect: str | list[str] = Field(default_factory=list)
@@ -74,13 +74,18 @@ class PlannedMember(BaseModel):
         return {**self.options, "connect": self.targets, **source}
 
 
+def _or_default(value: Any) -> Any:
+    """A member of which nothing is said is a registry."""
+    return {} if value is None else value
+
+
 class Plan(BaseModel):
     """A lab: its name, and its members by name."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
     name: str | None = None
-    members: dict[str, PlannedMember] = Field(default_factory=dict)
+    members: dict[str, Annotated[PlannedMember, BeforeValidator(_or_default)]] = Field(default_factory=dict)
 
 
 Place = tuple[str | int, ...]
@@ -137,7 +142,7 @@ def plan_of_graph(graph: Any) -> Plan:
             }
         )
     except ValidationError as error:
-        lines = (f"{_path(fault['loc'])}: {_expectation(fault)}" for fault in error.errors(include_url=False))
+        lines = starmap(lambda at, text: f"{_path(at)}: {text}", _told(error))
         raise LabError("the graph is no lab:\n" + "\n".join(lines)) from error
     if faults := faults_of(plan):
         raise LabError("the graph is no lab:\n" + "\n".join(f"{_path(at)}: {text}" for at, text in faults))
@@ -174,7 +179,7 @@ def read_plan(path: Path | str) -> Plan:
     try:
         plan = Plan.model_validate({} if content is None else content)
     except ValidationError as error:
-        faults += [(fault["loc"], _expectation(fault)) for fault in error.errors(include_url=False)]
+        faults += _told(error)
     faults += faults_of(plan)
     if faults:
         raise LabError(
@@ -271,6 +276,25 @@ def _path(at: Place) -> str:
     # Pydantic names the alternatives of a union too; they are no fields.
     steps = [str(step + 1) if isinstance(step, int) else step for step in at if step not in ("str", "PlannedFlow")]
     return ".".join(step for step in steps if not step.startswith("list[")) or "the file"
+
+
+def _told(error: ValidationError) -> list[tuple[Place, str]]:
+    """What pydantic found; of the alternatives that a field has, the one that was meant."""
+    found = error.errors(include_url=False)
+    meant = {fault["loc"][:-2] for fault in found if "PlannedFlow" in fault["loc"] and fault["type"] != "model_type"}
+    told: dict[Place, str] = {}
+    for fault in found:
+        at, kind = fault["loc"], fault["type"]
+        if kind == "model_type" and at[-1:] == ("PlannedFlow",):
+            continue
+        if at[-1:] == ("str",) and kind == "string_type":
+            if at[:-1] in meant:
+                continue
+            several = "a text or a list of texts" if at[-2] == "connect" else "a text or a mapping with a name"
+            told[at[:-1]] = f"expected {several}"
+        elif "list[str]" not in at or at[: at.index("list[str]")] not in told:
+            told[at] = _expectation(fault)
+    return list(told.items())
 
 
 def _expectation(fault: Any) -> str:

@@ -139,6 +139,15 @@ class Replay:
         return Player(self)
 
 
+def _as_known(note: Note, moment: float) -> Note | None:
+    """A note as far as it could be known: of what had not ended by then, the outcome was open."""
+    if note["start"] > moment:
+        return None
+    if note["end"] is None or note["end"] <= moment:
+        return note
+    return {**note, "end": None, "ended": None, "outcome": None}
+
+
 class Moment:
     """The mesh at one moment of a record."""
 
@@ -200,8 +209,13 @@ class Moment:
 
     def timeline(self, last: int | None = 200, answers: bool = False, beats: bool = False) -> Timeline:
         """The messages up to then."""
-        latest = {(note["id"], note["direction"]): note for note in self._record.notes}
-        notes = [note for note in latest.values() if note["start"] <= self._moment]
+        latest: dict[tuple[str, str], Note] = {}
+        for note in self._record.notes:
+            known = _as_known(note, self._moment)
+            end = (note["id"], note["direction"])
+            if known is not None and (known["end"] is not None or latest.get(end, known)["outcome"] is None):
+                latest[end] = known
+        notes = list(latest.values())
         story = Story(merged(notes, self._names), self._record.events, 0, self._record.began)
         kinds = {name: self._kind(name) for name in self.states}
         return timeline_of(story, kinds, self._moment, Choice(None, last, answers, beats))

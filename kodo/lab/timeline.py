@@ -148,7 +148,7 @@ class Timeline(Picture):
             ticks = ", ".join(f'"{name}": {tick}' for name, tick in sorted(clock.items()))
             what = "receive" if arrival else "send"
             other = message.sender if arrival else f"{message.receiver}: {message.outcome or 'on its way'}"
-            lines.append(f"{host} {{{ticks}}}\n{what} {message.route} {_plain(other)}")
+            lines.append(f"{host} {{{ticks}}}\n{what} {message.route} {' '.join(other.split())}")
         return "\n".join(lines) + "\n" * bool(lines)
 
     def _moments(self) -> Iterator[tuple[tuple[float, bool], Message, bool]]:
@@ -462,8 +462,9 @@ def _cut(label: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """A text that Mermaid and ShiViz take for nothing but text."""
-    return re.sub(r"[^\w .:/()-]", lambda found: f"#{ord(found[0])};", " ".join(text.split()))
+    """A text that Mermaid takes for nothing but text: what it would read as its own goes as a number."""
+    known = re.sub(r"[^\w .:/()-]", lambda found: f"#{ord(found[0])};", " ".join(text.split()))
+    return re.sub(r"\bend\b", "#101;nd", known)
 
 
 def _host(name: str) -> str:
