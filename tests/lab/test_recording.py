@@ -28,6 +28,7 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with lab.cut(first, second):
             node.restart(flows=["new"])
             listed(path, "registry1", "new")
+            until(lambda: lab.timeline().messages[-1].outcome == "cut", "the push to be seen to hang")
         lab.settle()
         listed(path, "registry2", "new")
         second.kill()
