@@ -213,7 +213,7 @@ class Moment:
         for note in self._record.notes:
             known = _as_known(note, self._moment)
             end = (note["id"], note["direction"])
-            if known is not None and (known["end"] is not None or latest.get(end, known)["outcome"] is None):
+            if known is not None and (known["outcome"] is not None or end not in latest):
                 latest[end] = known
         notes = list(latest.values())
         story = Story(merged(notes, self._names), self._record.events, 0, self._record.began)
