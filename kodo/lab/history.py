@@ -76,8 +76,8 @@ class Message:
 
     @property
     def news(self) -> bool:
-        """Whether it is of the kind that tells of nodes; a beat is not."""
-        return self.route not in CHATTER
+        """Whether it tells anything; a beat and a beacon only say that somebody is there."""
+        return self.route not in CHATTER and (self.nodes > 0 or self.route != "/update/node")
 
 
 @dataclass(frozen=True, slots=True)

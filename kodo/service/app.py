@@ -18,7 +18,7 @@ from kodo.cache import Cache
 from kodo.errors import InvalidMessageError, KodoError, TooLargeError
 from kodo.runtime import Runtime
 from kodo.service.faults import parameter_faults
-from kodo.service.messages import Traced
+from kodo.service.messages import Traced, create_messages
 from kodo.service.reports import create_reports
 from kodo.service.routes import JSON, Limits, create_routes
 from kodo.service.shapes import BODIES
@@ -62,8 +62,9 @@ def create_app(runtime: Runtime, cache: Cache, limits: Limits, trace: Trace | No
         openapi_url="/openapi.json",
         redirect_slashes=False,
     )
-    app.include_router(create_routes(runtime, cache, limits, trace))
+    app.include_router(create_routes(runtime, cache, limits))
     app.include_router(create_reports(runtime, cache))
+    app.include_router(create_messages(trace))
     if trace is not None:
         app.add_middleware(Traced, trace=trace)
     app.add_exception_handler(KodoError, _refuse)

@@ -9,14 +9,18 @@ came too late for.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import orjson
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as Part
 
+from kodo.errors import RoleError
 from kodo.models import PeerMessage, Registration
+from kodo.service import shapes
 from kodo.trace import HEADER, Message, Trace, nodes_in
 from kodo.transport import outcome_of
 
@@ -49,6 +53,27 @@ async def messages_stream(trace: Trace, last_event_id: str | None = None) -> Asy
 
 def _event(trace: Trace, number: int, message: Message) -> bytes:
     return b"id: %s-%d\nevent: message\ndata: %s\n\n" % (trace.nonce.encode(), number, orjson.dumps(message.plain()))
+
+
+def create_messages(trace: Trace | None) -> APIRouter:
+    """The route of the stream; without a trace it says that there is none."""
+    router = APIRouter()
+
+    @router.get("/events", **shapes.EVENTS)
+    async def get_events(
+        request: Request,
+        kind: Annotated[Literal["changes", "messages"], Query(description="to what is listed, or on the wire")] = (
+            "changes"
+        ),
+    ) -> Response:
+        """What happens, as it happens: protocol messages, where `trace` is on."""
+        if kind == "changes":
+            raise RoleError("changes are not there yet; ask for kind=messages")
+        if trace is None:
+            raise RoleError("this service keeps no trace of messages; start it with trace=true, as a lab does")
+        return StreamingResponse(messages_stream(trace, request.headers.get("last-event-id")), headers=STREAM)
+
+    return router
 
 
 class Traced:

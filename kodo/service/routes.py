@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import HTMLResponse, StreamingResponse
+from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ValidationError
 
 from kodo import query
@@ -33,8 +33,6 @@ from kodo.models import (
 from kodo.runtime import Answer, Runtime
 from kodo.service import shapes
 from kodo.service.faults import faults
-from kodo.service.messages import STREAM, messages_stream
-from kodo.trace import Trace
 
 MAX_PAGE = 2**53 - 1
 
@@ -57,7 +55,7 @@ class Limits(BaseModel):
     peer_body: int
 
 
-def create_routes(runtime: Runtime, cache: Cache, limits: Limits, trace: Trace | None = None) -> APIRouter:
+def create_routes(runtime: Runtime, cache: Cache, limits: Limits) -> APIRouter:
     """All routes, over one runtime."""
     router = APIRouter()
     identity = runtime.identity
@@ -184,20 +182,6 @@ def create_routes(runtime: Runtime, cache: Cache, limits: Limits, trace: Trace |
         if not identity.registry:
             raise RoleError("this service is no registry")
         return JSON(await runtime.read(cache.document))
-
-    @router.get("/events", **shapes.EVENTS)
-    async def get_events(
-        request: Request,
-        kind: Annotated[Literal["changes", "messages"], Query(description="what happens: to flows, or on the wire")] = (
-            "changes"
-        ),
-    ) -> Response:
-        """What happens, as it happens: protocol messages, where `trace` is on."""
-        if kind == "changes":
-            raise RoleError("changes are not there yet; ask for kind=messages")
-        if trace is None:
-            raise RoleError("this service keeps no trace of messages; start it with trace=true, as a lab does")
-        return StreamingResponse(messages_stream(trace, request.headers.get("last-event-id")), headers=STREAM)
 
     return router
 
