@@ -57,6 +57,7 @@ class Scope:
     kinds: Mapping[str, str]
     zero: float
     until: float
+    begin: float | None = None
     hidden: int = 0
     answers: bool = False
 
@@ -184,7 +185,9 @@ def timeline_of(story: Story, kinds: Mapping[str, str], until: float, choice: Ch
     told = [message for message in story.messages if message.began <= until and (choice.beats or message.news)]
     found = [message for message in told if choice.begin is None or message.began >= choice.begin]
     shown = found if choice.last is None else found[max(0, len(found) - choice.last) :]
-    scope = Scope(kinds, story.began, until, story.missed + len(told) - len(shown), choice.answers)
+    hidden = story.missed + len(told) - len(shown)
+    begin = choice.begin if len(shown) == len(found) else None
+    scope = Scope(kinds, story.began, until, begin if hidden else story.began, hidden, choice.answers)
     events = [event for event in story.events if event.at <= until]
     return Timeline(shown, events, _faults(events), scope)
 
@@ -248,7 +251,9 @@ class _Diagram:
     def __init__(self, timeline: Timeline) -> None:
         self._timeline = timeline
         self._names = timeline.names
-        self._begin = min([message.began for message in timeline.messages], default=timeline.scope.until)
+        begins = [message.began for message in timeline.messages]
+        begins += [] if timeline.scope.begin is None else [timeline.scope.begin]
+        self._begin = min(begins, default=timeline.scope.until)
         self._faults = [span for span in timeline.faults if span.end is None or span.end >= self._begin]
         self._events = [event for event in timeline.events if event.at >= self._begin and event.who in self._names]
         self._axis = Axis(self._moments(), WIDEST)
@@ -285,7 +290,8 @@ class _Diagram:
             if message.ended is None and message.received is None:
                 yield until
         for event in self._events:
-            yield event.at
+            if event.what != "launched":
+                yield event.at
         for span in self._faults:
             yield from (max(span.begin, self._begin), until if span.end is None else span.end)
 
