@@ -23,6 +23,11 @@ def flow_frame(items: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     )
 
 
+def frame_of(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
+    """Rows of anything as a frame of these columns, in their order."""
+    return pd.DataFrame([[row.get(column) for column in columns] for row in rows], columns=list(columns))
+
+
 def html_table(items: Sequence[Mapping[str, Any]]) -> str:
     """The rows as the table that `DataFrame.to_html` makes: escaped, nothing cut, times with a space for the T."""
     frame = flow_frame(items)

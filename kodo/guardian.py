@@ -5,10 +5,14 @@ the service and starts a member by forking, which takes a tenth of what a fresh 
 lines of JSON, one order a line, and reports the same way:
 
 ```
- stdin   {"start": NAME, "options": {...}, "loader": BASE64 or null, "log": PATH, "folder": PATH, "path": [...]}
+ stdin   {"start": NAME, "options": {...}, "loader": BASE64 or null, "log": PATH, "folder": PATH, "path": [...],
+          "links": {...}}
          {"signal": "TERM" | "KILL" | "STOP" | "CONT", "name": NAME}
+         {"links": {URL: {...}}, "name": NAME, "number": 3}     the policies of its outgoing messages, all of them
          {"end": true}
  stdout  {"started": NAME, "pid": 7, "url": URL}     by the member's own word, when it is about to answer
+         {"linked": NAME, "number": 3}               by the member's own word, when these policies hold
+         {"paused": NAME} {"resumed": NAME}          whoever stopped or continued it
          {"exited": NAME, "pid": 7, "code": CODE}    minus the signal's number when one ended it
          {"refused": NAME, "reason": TEXT}           nothing was done
 ```
@@ -21,15 +25,18 @@ lines of JSON, one order a line, and reports the same way:
   pandas, which start threads. What a member needs of these it imports itself.
 - It waits in one place, for a report, an order or a signal, and never looks at the clock to see what happened, but for
   its parent where the system has no pidfd.
-- It never blocks in writing: a lab that reads nothing must still be watched.
+- It never blocks in writing: a lab that reads nothing must still be watched, and so must a member that is paused. Of
+  policies that a member has not taken yet the newest alone waits for it.
 - File descriptors here are plain numbers. A file object that a member inherits would close its number when it is
   collected, and by then the number may be the member's own socket.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import ctypes
+import fcntl
 import gc
 import json
 import os
@@ -39,9 +46,10 @@ import signal
 import sys
 import time
 import traceback
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -50,6 +58,7 @@ from typing import Any, NoReturn
 from kodo.errors import KodoError, LabError, OptionError
 from kodo.options import load_options
 from kodo.service.node import Running, run
+from kodo.transport import Links
 
 if not hasattr(os, "fork"):
     raise LabError("a lab needs os.fork, which this system does not have; run it on Linux, macOS or WSL")
@@ -59,8 +68,8 @@ GRACE = 3.0
 LOOK = 0.5
 """Seconds between looks at the parent, where the system cannot tell when it ends."""
 CHUNK = 2**16
-REPORT = 3
-"""The number of the pipe to the guardian in a member, the one after stdin, stdout and stderr."""
+REPORT, ORDERS = 3, 4
+"""The numbers of the pipes to and from the guardian in a member, those after stdin, stdout and stderr."""
 SIGNALS = {"TERM": signal.SIGTERM, "KILL": signal.SIGKILL, "STOP": signal.SIGSTOP, "CONT": signal.SIGCONT}
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 PRELOADED = ("uvicorn.protocols.http.httptools_impl", "uvicorn.loops.uvloop", "uvloop", "httptools", "cloudpickle")
@@ -70,10 +79,15 @@ PR_SET_PDEATHSIG = 1
 
 @dataclass(slots=True)
 class Member:
-    """A child that was not reaped yet, and the pipe on which it reports its url."""
+    """A child that was not reaped yet, the pipe on which it reports, and the one on which it is told its policies."""
 
     name: str
-    report: int | None
+    report: int
+    orders: int
+    heard: bytearray = field(default_factory=bytearray)
+    writing: bytes = b""
+    newest: bytes = b""
+    gone: bool = False
 
 
 class Guardian:
@@ -143,9 +157,21 @@ class Guardian:
         if any(number in ENDING for number in os.read(self._woken, CHUNK)):
             self._over()
         for pid in list(self._members):
-            reaped, status = os.waitpid(pid, os.WNOHANG)
-            if reaped:
+            self._look_at(pid)
+
+    def _look_at(self, pid: int) -> None:
+        """See all that became of a member since the last look; once it is reaped, the number is nobody's."""
+        while True:
+            seen, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
+            if not seen:
+                return
+            if os.WIFSTOPPED(status):
+                self._say(paused=self._members[pid].name)
+            elif os.WIFCONTINUED(status):
+                self._say(resumed=self._members[pid].name)
+            else:
                 self._bury(pid, os.waitstatus_to_exitcode(status))
+                return
 
     # -- orders --------------------------------------------------------------------------------------------
 
@@ -164,29 +190,34 @@ class Guardian:
                 self._start(name, order)
             case {"signal": str(word), "name": str(name)}:
                 self._signal(name, SIGNALS[word])
+            case {"links": dict(), "name": str(name)}:
+                self._link(name, json.dumps(order).encode() + b"\n")
             case {"end": True}:
                 self._over()
             case _:
-                raise LabError(f"expected an order to start, signal or end, not one of {sorted(order)}")
+                raise LabError(f"expected an order to start, signal, link or end, not one of {sorted(order)}")
 
     def _start(self, name: str, order: dict[str, Any]) -> None:
         if self._pid(name) is not None:
             self._say(refused=name, reason="a member of this name is running; terminate it first")
             return
-        guardian, (report, told) = os.getpid(), os.pipe()
+        guardian, (report, told), (heard, orders) = os.getpid(), os.pipe(), os.pipe()
         try:
             pid = os.fork()
         except OSError as error:
             os.close(report)
+            os.close(orders)
             self._say(refused=name, reason=f"no process could be started: {error}")
         else:
             if pid == 0:
-                become_member(order, told, guardian)
-            os.set_blocking(report, False)
-            self._members[pid] = Member(name, report)
+                become_member(order, (told, heard), guardian)
+            for descriptor in (report, orders):
+                os.set_blocking(descriptor, False)
+            self._members[pid] = Member(name, report, orders)
             self._on_input(report, partial(self._hear, pid))
         finally:
             os.close(told)
+            os.close(heard)
 
     def _signal(self, name: str, number: signal.Signals) -> None:
         pid = self._pid(name)
@@ -195,29 +226,64 @@ class Guardian:
         else:
             os.kill(pid, number)
 
+    def _link(self, name: str, order: bytes) -> None:
+        pid = self._pid(name)
+        if pid is None:
+            self._say(refused=name, reason="no member of this name is running")
+        else:
+            self._members[pid].newest = order
+            self._write(self._members[pid])
+
+    def _write(self, member: Member) -> None:
+        """Write what the member's pipe takes: what was begun, then the newest policies, and none between."""
+        while not member.gone and (member.writing or member.newest):
+            if not member.writing:
+                member.writing, member.newest = member.newest, b""
+            try:
+                member.writing = member.writing[os.write(member.orders, member.writing) :]
+            except BlockingIOError:
+                if member.orders not in self._selector.get_map():
+                    self._selector.register(member.orders, selectors.EVENT_WRITE, partial(self._write, member))
+                return
+            except BrokenPipeError:
+                member.writing = member.newest = b""
+        if member.orders in self._selector.get_map():
+            self._selector.unregister(member.orders)
+
     def _pid(self, name: str) -> int | None:
         return next((pid for pid, member in self._members.items() if member.name == name), None)
 
     # -- members -------------------------------------------------------------------------------------------
 
     def _hear(self, pid: int) -> None:
-        """Read what a member reports: one line, or nothing when it ends before. It may be buried by now."""
+        """Read what a member reports, line by line. It may be buried by now."""
         member = self._members.get(pid)
-        if member is None or member.report is None:
+        if member is None or member.gone:
             return
         try:
             piece = os.read(member.report, CHUNK)
         except BlockingIOError:
             return
-        self._hang_up(member)
-        if piece:
-            self._say(started=member.name, pid=pid, url=piece.decode())
+        if not piece:
+            self._hang_up(member)
+        member.heard += piece
+        *lines, member.heard = member.heard.split(b"\n")
+        for line in lines:
+            self._pass_on(pid, member, json.loads(line))
+
+    def _pass_on(self, pid: int, member: Member, report: dict[str, Any]) -> None:
+        if "url" in report:
+            self._say(started=member.name, pid=pid, url=report["url"])
+        else:
+            self._say(linked=member.name, number=report["number"])
 
     def _hang_up(self, member: Member) -> None:
-        if member.report is not None:
-            self._selector.unregister(member.report)
-            os.close(member.report)
-            member.report = None
+        if not member.gone:
+            member.gone = True
+            for descriptor in (member.report, member.orders):
+                if descriptor in self._selector.get_map():
+                    self._selector.unregister(descriptor)
+                os.close(descriptor)
 
     def _bury(self, pid: int, code: int) -> None:
         self._hear(pid)
@@ -235,7 +301,7 @@ class Guardian:
 
     def _forget_the_lab(self) -> None:
         """Wait for members alone: what has ended would wake us again and again."""
-        kept = {self._woken, *(member.report for member in self._members.values())}
+        kept = {self._woken, *(member.report for member in self._members.values() if not member.gone)}
         for descriptor in set(self._selector.get_map()) - kept:
             self._selector.unregister(descriptor)
         self._look = None
@@ -274,11 +340,11 @@ class Guardian:
 # -- in the member -----------------------------------------------------------------------------------------
 
 
-def become_member(order: dict[str, Any], told: int, guardian: int) -> NoReturn:
+def become_member(order: dict[str, Any], pipes: tuple[int, int], guardian: int) -> NoReturn:
     """Turn this forked child into a service. It returns to nobody: the stack beneath is the guardian's."""
     code = 1
     try:
-        _leave(order, told, guardian)
+        _leave(order, pipes, guardian)
         _serve(order)
         code = 0
     except KodoError as error:
@@ -294,8 +360,8 @@ def become_member(order: dict[str, Any], told: int, guardian: int) -> NoReturn:
         os._exit(code)
 
 
-def _leave(order: dict[str, Any], told: int, guardian: int) -> None:
-    """Let go of all that is the guardian's: its signals, its session, its pipes."""
+def _leave(order: dict[str, Any], pipes: tuple[int, int], guardian: int) -> None:
+    """Let go of all that is the guardian's: its signals, its session, its pipes but the two that are for this one."""
     signal.set_wakeup_fd(-1)
     for handled in (signal.SIGCHLD, *ENDING):
         signal.signal(handled, signal.SIG_DFL)
@@ -303,10 +369,13 @@ def _leave(order: dict[str, Any], told: int, guardian: int) -> None:
     os.setsid()
     _die_with(guardian)
     log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    for source, number in ((os.open(os.devnull, os.O_RDONLY), 0), (log, 1), (log, 2), (told, REPORT)):
+    # Those that are here may stand at numbers that the others are to get.
+    told, heard = (fcntl.fcntl(pipe, fcntl.F_DUPFD_CLOEXEC, ORDERS + 1) for pipe in pipes)
+    null = os.open(os.devnull, os.O_RDONLY)
+    for source, number in ((null, 0), (log, 1), (log, 2), (told, REPORT), (heard, ORDERS)):
         os.dup2(source, number, inheritable=number < REPORT)
     for entry in list(Path("/dev/fd").iterdir()):
-        if int(entry.name) > REPORT:
+        if int(entry.name) > ORDERS:
             with suppress(OSError):  # that of the listing itself
                 os.close(int(entry.name))
     for stream in (sys.stdout, sys.stderr):
@@ -328,7 +397,8 @@ def _serve(order: dict[str, Any]) -> None:
     options = load_options(**order["options"], loader=_opened(order["loader"]))
     if options.reload:
         raise OptionError("reload: expected false in a lab; restart the member when its code has changed")
-    run(options, _report)
+    links = Links(order.get("links"), seed=zlib.crc32(order["start"].encode()))
+    run(options, partial(_report, links), links)
 
 
 def _opened(loader: str | None) -> Any:
@@ -337,9 +407,36 @@ def _opened(loader: str | None) -> Any:
     return import_module("cloudpickle").loads(base64.b64decode(loader))
 
 
-def _report(running: Running) -> None:
-    os.write(REPORT, running.url.encode())
-    os.close(REPORT)
+def _report(links: Links, running: Running) -> None:
+    """Say that this service is about to answer, and follow what the guardian says of its links from now on."""
+    os.set_blocking(ORDERS, False)
+    asyncio.get_running_loop().add_reader(ORDERS, _Orders(links).read)
+    _say(url=running.url)
+
+
+def _say(**report: Any) -> None:
+    with suppress(BrokenPipeError):
+        os.write(REPORT, json.dumps(report).encode() + b"\n")
+
+
+class _Orders:
+    """The policies that come over the pipe, a line each."""
+
+    def __init__(self, links: Links) -> None:
+        self._links = links
+        self._heard = bytearray()
+
+    def read(self) -> None:
+        """Take what has come; nothing comes any more when the guardian is gone."""
+        piece = os.read(ORDERS, CHUNK)
+        if not piece:
+            asyncio.get_running_loop().remove_reader(ORDERS)
+        self._heard += piece
+        *lines, self._heard = self._heard.split(b"\n")
+        for line in lines:
+            order = json.loads(line)
+            self._links.replace(order["links"])
+            _say(number=order["number"])
 
 
 # -- the process -------------------------------------------------------------------------------------------

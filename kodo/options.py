@@ -129,6 +129,9 @@ class Options(BaseSettings):
     grace: Seconds = Field(
         1_209_600, description="seconds after which a registry that nobody hears of is given up", examples=["1209600"]
     )
+    trace: bool = Field(
+        False, description="note each protocol message, for GET /events?kind=messages", examples=["false"]
+    )
 
     @field_validator("connect")
     @classmethod

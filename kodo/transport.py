@@ -3,11 +3,23 @@
 A peer that is away, slow, endless or talks nonsense costs its own message and nothing else. What became of a message is
 told by what `post` does: it returns the answer, or raises `RejectedError` (answered, but not with success) or
 `UnavailableError` (it may or may not have happened).
+
+A lab may put a policy on the way to a service: `Links`, a table of `Link` by url. It stands above the client, so that
+a connection that is kept alive is hit like a new one. A service that no lab started has none, and no route leads here.
+
+- What is cut is silent, never refused: a message that meets a cut waits until it is healed or its deadline is over, as
+  it would on a network that drops packets. So does an answer that comes back while the link is cut.
+- What is lost is lost: the sender hears nothing until its deadline. Chances are drawn from a seeded generator.
+- A policy is about the messages that one service sends and the answers to them; those of the other way are the other's.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 import httpx
@@ -16,7 +28,8 @@ from pydantic import ValidationError
 
 from kodo.core.instructions import Send
 from kodo.errors import RejectedError, UnavailableError
-from kodo.models import AT_ONCE, BEATS, PeerReply
+from kodo.models import AT_ONCE, BEATS, Key, PeerReply, canonical
+from kodo.trace import HEADER, Message, Trace, nodes_in
 
 OFFER_LIMIT, ANSWER_LIMIT = 64 * 2**20, 2**22
 """Bytes that the answer to a handshake may have (an older registry puts all it has into it), and any other."""
@@ -25,10 +38,64 @@ LONGEST_PAUSE = 3600.0
 _LOOPBACK = ("all://localhost", "all://127.0.0.1", "all://[::1]")
 
 
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What happens on the way to one service: silence, seconds of delay each way, chances of losing a message."""
+
+    cut: bool = False
+    delay: float = 0.0
+    request: float = 0.0
+    answer: float = 0.0
+
+
+PASSING = Link()
+
+
+class Links:
+    """The policies of a service by the url of whom it sends to; who is not named is passed to. Of one event loop."""
+
+    def __init__(self, table: Mapping[str, Mapping[str, Any]] | None = None, seed: int = 0) -> None:
+        self._table: dict[Key, Link] = {}
+        self._chance = Random(seed)
+        self._changed = asyncio.Event()
+        self.replace(table or {})
+
+    def replace(self, table: Mapping[str, Mapping[str, Any]]) -> None:
+        """Let another table hold: the fields of `Link` by url. Messages that wait at a cut look again."""
+        self._table = {canonical(url): Link(**fields) for url, fields in table.items()}
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    def to(self, url: str) -> Link:
+        """The policy on the way to a service."""
+        return self._table.get(canonical(url), PASSING)
+
+    async def send(self, url: str, message: Message) -> None:
+        """Let a request go its way, or hold it; what holds it stands in the message's outcome."""
+        await self._go(url, message, self.to(url).request, "lost: request")
+
+    async def answer(self, url: str, message: Message) -> None:
+        """Let the answer come back, likewise."""
+        await self._go(url, message, self.to(url).answer, "lost: answer")
+
+    async def _go(self, url: str, message: Message, chance: float, lost: str) -> None:
+        await asyncio.sleep(self.to(url).delay)
+        while self.to(url).cut:
+            message.outcome = "cut"
+            await self._changed.wait()
+        message.outcome = None
+        if chance and self._chance.random() < chance:
+            message.outcome = lost
+            await asyncio.get_running_loop().create_future()
+
+
 class Transport:
     """Carries messages to other services over HTTP."""
 
-    def __init__(self) -> None:
+    def __init__(self, links: Links | None = None, trace: Trace | None = None) -> None:
+        """`links` are the policies of a lab, `trace` is where messages are noted."""
+        self._links = links
+        self._trace = trace
         # Proxies of the environment are for the services of other organizations, never for those on this machine.
         self._client = httpx.AsyncClient(
             timeout=None,
@@ -40,31 +107,57 @@ class Transport:
     async def post(self, send: Send, message: dict[str, Any]) -> PeerReply:
         """Send one message and read its answer, all within `send.deadline` seconds."""
         body = orjson.dumps(message, default=list)
-        try:
-            async with asyncio.timeout(send.deadline):
-                response, answer = await self._exchange(send, body)
-        except TimeoutError as error:
-            raise UnavailableError(f"no answer within {send.deadline:g} s") from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise UnavailableError(f"{type(error).__name__}: {error}") from error
+        with self._noting(send) as noted:
+            noted.nodes, noted.bytes = nodes_in(message), len(body)
+            try:
+                async with asyncio.timeout(send.deadline):
+                    response, answer = await self._carry(send, body, noted)
+            except TimeoutError as error:
+                noted.outcome = noted.outcome or "lost: timeout"
+                raise UnavailableError(f"no answer within {send.deadline:g} s") from error
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                noted.outcome = f"lost: {type(error).__name__}"
+                raise UnavailableError(f"{type(error).__name__}: {error}") from error
+            noted.outcome = outcome_of(response.status_code)
         _check(response)
         return _read(answer) if len(answer) <= AT_ONCE else await asyncio.to_thread(_read, answer)
 
-    async def _exchange(self, send: Send, body: bytes) -> tuple[httpx.Response, bytes]:
+    def _noting(self, send: Send) -> AbstractContextManager[Message]:
+        if self._trace is None:
+            return nullcontext(Message("", "sent", send.address, send.route))
+        return self._trace.message("sent", send.address, send.route)
+
+    async def _carry(self, send: Send, body: bytes, noted: Message) -> tuple[httpx.Response, bytes]:
+        if self._links is None:
+            return await self._exchange(send, body, noted)
+        await self._links.send(send.address, noted)
+        got = await self._exchange(send, body, noted)
+        await self._links.answer(send.address, noted)
+        return got
+
+    async def _exchange(self, send: Send, body: bytes, noted: Message) -> tuple[httpx.Response, bytes]:
         url = send.address.rstrip("/") + send.route
         limit = OFFER_LIMIT if send.route == "/connect" else ANSWER_LIMIT
-        headers = {BEATS: "1"} if send.route == "/register" else None
+        headers = {BEATS: "1"} if send.route == "/register" else {}
+        if self._trace is not None:
+            headers[HEADER] = noted.id
         async with self._client.stream("POST", url, content=body, headers=headers) as response:
             answer = bytearray()
             async for chunk in response.aiter_bytes():
                 answer += chunk
                 if len(answer) > limit:
+                    noted.outcome = "refused: too long an answer"
                     raise RejectedError(f"expected an answer of at most {limit} bytes")
             return response, bytes(answer)
 
     async def close(self) -> None:
         """Close every connection."""
         await self._client.aclose()
+
+
+def outcome_of(status: int) -> str:
+    """What the trace says of a message that was answered."""
+    return str(status) if status == 200 else f"refused {status}"
 
 
 def _check(response: httpx.Response) -> None:

@@ -23,7 +23,7 @@ CORE = WIRE | {"kodo.core"}
 LAB = WIRE | {"kodo", "kodo.client", "kodo.query", "kodo.frames", "kodo.lab"}
 SERVICE = CORE | {
     *("kodo", "kodo.cache", "kodo.catalogue", "kodo.loader", "kodo.options", "kodo.query"),
-    *("kodo.runtime", "kodo.transport", "kodo.service"),
+    *("kodo.runtime", "kodo.trace", "kodo.transport", "kodo.service"),
 }
 MAY_IMPORT: dict[str, set[str]] = {
     "kodo": set(),
@@ -37,10 +37,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kodo.loader": WIRE,
     "kodo.options": WIRE | {"kodo.loader"},
     "kodo.runtime": CORE,
-    "kodo.transport": CORE,
+    "kodo.trace": WIRE,
+    "kodo.transport": CORE | {"kodo.trace"},
     "kodo.client": WIRE,
     "kodo.frames": WIRE,
-    "kodo.guardian": WIRE | {"kodo.loader", "kodo.options", "kodo.service"},
+    "kodo.guardian": WIRE | {"kodo.loader", "kodo.options", "kodo.service", "kodo.transport"},
     "kodo.service": SERVICE,
     "kodo.sim": CORE | {"kodo.query"},
     "kodo.lab": LAB,

@@ -42,6 +42,7 @@ class Spoken:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.names: set[str] = set()
+        self.pauses = False
         order = [sys.executable, "-m", "kodo.guardian", str(os.getpid()), str(folder / "scratch")]
         (folder / "scratch").mkdir()
         # Unbuffered: a report that was read ahead would be waited for in vain.
@@ -82,7 +83,8 @@ class Spoken:
         assert self.process.stdout is not None
         assert select.select([self.process.stdout], [], [], seconds)[0], "the guardian says nothing"
         report: dict[str, Any] = json.loads(self.process.stdout.readline())
-        return report
+        # That somebody was paused or went on is of interest to one test alone, which looks at all there is.
+        return self.hear(seconds) if {"paused", "resumed"} & report.keys() and not self.pauses else report
 
     def answering(self) -> int:
         """The pid of the member that starts now, when it has answered: from then on it ends in order when told to."""
@@ -204,8 +206,10 @@ def test_a_member_holds_nothing_of_the_guardian(guardian: Spoken) -> None:
     assert os.getsid(pid) == pid
     held = held_by(pid)
     assert (held["0"], held["1"], held["2"]) == ("/dev/null", *[str(guardian.folder / "two.log")] * 2)
+    # Pipes 3 and 4 are its own: it reports on the one, and is told its policies on the other.
+    foreign = {name for number, name in held.items() if number not in "34"}
     mine = set(held_by(guardian.process.pid).values())
-    assert not {name for name in held.values() if name in mine and name.startswith(("pipe:", "anon_inode:[pidfd]"))}
+    assert not {name for name in foreign if name in mine and name.startswith(("pipe:", "anon_inode:[pidfd]"))}
 
 
 def test_the_guardian_has_one_thread_and_no_event_loop(guardian: Spoken) -> None:
@@ -219,6 +223,38 @@ def test_the_guardian_has_one_thread_and_no_event_loop(guardian: Spoken) -> None
         loaded = Path(f"/proc/{pid}/maps").read_text()
         assert "numpy" not in loaded
         assert "pandas" not in loaded
+
+
+def test_who_is_paused_and_goes_on_is_reported_whoever_did_it(guardian: Spoken) -> None:
+    """By an order, and by a signal from elsewhere."""
+    guardian.start("one")
+    pid = guardian.answering()
+    guardian.pauses = True
+    guardian.tell(signal="STOP", name="one")
+    assert guardian.hear() == {"paused": "one"}
+    guardian.tell(signal="CONT", name="one")
+    assert guardian.hear() == {"resumed": "one"}
+    os.kill(pid, signal.SIGSTOP)
+    assert guardian.hear() == {"paused": "one"}
+    guardian.pauses = False
+
+
+def test_policies_are_taken_and_said_to_hold_and_a_paused_member_takes_the_newest(guardian: Spoken) -> None:
+    """However many there were meanwhile: more than a pipe holds."""
+    guardian.start("one")
+    pid = guardian.answering()
+    table = {f"http://127.0.0.1:{port}": {"cut": True} for port in range(1, 100)}
+    guardian.tell(links=table, name="one", number=1)
+    assert guardian.hear() == {"linked": "one", "number": 1}
+    os.kill(pid, signal.SIGSTOP)
+    for number in range(2, 100):
+        guardian.tell(links=table, name="one", number=number)
+    guardian.tell(signal="CONT", name="one")
+    heard = 0
+    while heard < 99:
+        heard = guardian.hear()["number"]
+    guardian.tell(links=table, name="nobody", number=1)
+    assert guardian.hear()["refused"] == "nobody"
 
 
 @pytest.mark.parametrize("how", ["end", "SIGTERM"])

@@ -62,6 +62,7 @@ def test_defaults() -> None:
         "grace": 14 * 86_400,
         "body_limit": 16 * MIB,
         "peer_body_limit": 64 * MIB,
+        "trace": False,
     }
 
 
@@ -85,6 +86,7 @@ def test_every_option_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
         "GRACE": "4",
         "BODY_LIMIT": "1",
         "PEER_BODY_LIMIT": "2",
+        "TRACE": "true",
     }.items():
         monkeypatch.setenv(f"KODO_{name}", value)
     assert load_options().model_dump() == {
@@ -105,6 +107,7 @@ def test_every_option_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
         "grace": 4,
         "body_limit": 1,
         "peer_body_limit": 2,
+        "trace": True,
     }
 
 
@@ -151,7 +154,7 @@ def test_none_is_not_given_where_none_is_legal(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    "name", ["url", "node", "registry", "provider", "reset", "reload", "body_limit", "peer_body_limit"]
+    "name", ["url", "node", "registry", "provider", "reset", "reload", "body_limit", "peer_body_limit", "trace"]
 )
 def test_none_is_refused_elsewhere(name: str) -> None:
     """None for an option that always has a value is an error that names it."""

@@ -33,7 +33,7 @@ SHOWN = ("node", "name", "url", "organization", "author", "description", "tags",
 TIMES = ("created", "modified", "heartbeat")
 _EMPTY: tuple[Any, ...] = (None, "", [], (), MISSING_AUTHOR, MISSING_DESCRIPTION)
 _GREY = "rgba(128,128,128,0.28)"
-_CELL = f"padding:4px 14px 4px 0;text-align:left;vertical-align:top;border-bottom:1px solid {_GREY}"
+CELL = f"padding:4px 14px 4px 0;text-align:left;vertical-align:top;border-bottom:1px solid {_GREY}"
 _WORD = f"background:{_GREY};border-radius:8px;padding:1px 7px;margin-right:4px;white-space:nowrap"
 
 
@@ -78,9 +78,9 @@ class FlowTable:
         if not self.rows:
             return "<div><i>no flows</i></div>"
         columns = self.columns
-        head = "".join(f'<th style="{_CELL};font-weight:600">{name}</th>' for name in columns)
+        head = "".join(f'<th style="{CELL};font-weight:600">{name}</th>' for name in columns)
         lines = (
-            "".join(f'<td style="{_CELL}">{_html(name, row.get(name))}</td>' for name in columns)
+            "".join(f'<td style="{CELL}">{_html(name, row.get(name))}</td>' for name in columns)
             for row in self._shown[:MOST]
         )
         body = "".join(f'<tr style="background:transparent">{line}</tr>' for line in lines)

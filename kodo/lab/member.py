@@ -1,4 +1,4 @@
-"""The handle of one member of a lab: ask it, end it, start it again, read its log.
+"""The handle of one member of a lab: ask it, pause it, end it, start it again, read its log.
 
 A handle stands for the member, not for one process: `restart` gives it a new one, at the same url and on the same
 cache. It keeps its lab alive. What a handle cannot do is a `LabError` that names the member, what was expected, and
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 import cloudpickle  # type: ignore[import-untyped]
@@ -21,7 +21,7 @@ import cloudpickle  # type: ignore[import-untyped]
 from kodo.client import Client, Status, View
 from kodo.errors import LabError
 from kodo.lab.flows import FlowTable, all_flows
-from kodo.lab.processes import tail_of
+from kodo.lab.processes import Life, tail_of
 
 if TYPE_CHECKING:
     from kodo.lab.mesh import MeshLab
@@ -73,10 +73,20 @@ class Member:
         return self.lab.processes.running(self.name)
 
     @property
+    def paused(self) -> bool:
+        """Whether its process is there and stands still, whoever stopped it."""
+        return self.running and self.lab.processes.life(self.name).paused
+
+    @property
+    def answers(self) -> bool:
+        """Whether there is any use in asking it."""
+        return self.running and not self.paused
+
+    @property
     def state(self) -> str:
-        """`running`, `terminated`, `killed`, or how it ended by itself."""
+        """`running`, `paused`, `terminated`, `killed`, or how it ended by itself."""
         if self.running:
-            return "running"
+            return "paused" if self.paused else "running"
         code = self.lab.processes.life(self.name).code
         return ENDS.get(code, f"ended with code {code}")
 
@@ -123,6 +133,31 @@ class Member:
 
     # -- its life ------------------------------------------------------------------------------------------
 
+    def pause(self, timeout: float | None = None) -> None:
+        """Let it stand still, as if it hung: connections are taken and nothing is answered, until `resume`."""
+        self._stand("STOP", timeout)
+
+    def resume(self, timeout: float | None = None) -> None:
+        """Let it go on. One that is not paused goes on anyway."""
+        self._stand("CONT", timeout)
+
+    def _stand(self, word: Literal["STOP", "CONT"], timeout: float | None) -> None:
+        pause, limit = word == "STOP", self.lab.timeout if timeout is None else timeout
+        if not self.running:
+            raise LabError(f"expected {self.name} to run, but it is {self.state}; use {self.name}.restart() first")
+        if pause == self.paused:
+            return
+        self._remember()
+        self.lab.processes.signal(self.name, word)
+        if not self.lab.processes.wait_for_pause(self.name, pause, limit):
+            done = "stand still" if pause else "go on"
+            raise LabError(f"expected {self.name} to {done} within {limit:g} s; it is {self.state}")
+
+    def _remember(self) -> None:
+        """Read its trace, which it takes along."""
+        if self.answers and self.lab.processes.life(self.name).url is not None:
+            self.lab.history.pull([(self.name, self.url)], patience=1)
+
     def terminate(self, timeout: float | None = None) -> None:
         """Tell it to end, and wait until it has. One that has ended stays as it is."""
         self._end_by("TERM", timeout)
@@ -145,11 +180,19 @@ class Member:
 
     def start(self, setup: Setup, timeout: float | None = None) -> None:
         """Start its process and wait until it is about to answer. Raises `LabError` when it does not come to that."""
-        limit = self.lab.timeout if timeout is None else timeout
+        self.await_start(self.launch(setup), timeout)
+
+    def launch(self, setup: Setup) -> Life:
+        """Have its process started; `await_start` is to follow."""
         order = self._order(setup)
         self.setup = setup
+        return self.lab.processes.launch(self.name, order)
+
+    def await_start(self, life: Life, timeout: float | None = None) -> None:
+        """Wait until the process that `launch` had started is about to answer. Raises `LabError` as `start` does."""
+        limit = self.lab.timeout if timeout is None else timeout
         try:
-            life = self.lab.processes.start(self.name, order, limit)
+            self.lab.processes.wait_for_start(life, limit)
         except BaseException:
             self.lab.processes.signal(self.name, "KILL")
             raise
@@ -173,6 +216,7 @@ class Member:
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in setup.options.items()}
         return {
             "options": plain,
+            "links": self.lab.table_of(self.name),
             "loader": None if setup.loader is None else _pickled(self.name, setup.loader),
             "log": str(self._log),
             "folder": str(Path.cwd()),
@@ -181,6 +225,7 @@ class Member:
 
     def _end_by(self, word: str, timeout: float | None) -> None:
         limit = self.lab.timeout if timeout is None else timeout
+        self._remember()
         self.lab.processes.signal(self.name, "KILL" if word == "KILL" else "TERM")
         # A paused process does not notice that it is told to end.
         self.lab.processes.signal(self.name, "CONT")

@@ -10,9 +10,11 @@ Methods wait by themselves and start no event loop, so they work in a script, in
 from __future__ import annotations
 
 import tempfile
+import time
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import astuple
 from difflib import get_close_matches
 from itertools import count
 from pathlib import Path
@@ -20,17 +22,31 @@ from typing import TYPE_CHECKING, Any, Self
 
 from kodo.client import Client
 from kodo.errors import LabError, UnavailableError
+from kodo.lab.beliefs import Beliefs, Offer, Truth, beliefs_of, offer_of
+from kodo.lab.faults import Effect, Fault, Faults, checked_number, checked_sides, ways
 from kodo.lab.flows import FlowTable, all_flows, united
+from kodo.lab.history import History
+from kodo.lab.logs import Logs
 from kodo.lab.member import Member, Setup, flow_source
-from kodo.lab.naming import Names, tally
-from kodo.lab.processes import Ports, Processes
-from kodo.lab.settling import Settled, settle
+from kodo.lab.naming import Names, numbered, tally
+from kodo.lab.plan import Plan, plan_of_graph, plan_of_members, read_plan, write_plan
+from kodo.lab.processes import Ports, Processes, Table
+from kodo.lab.recording import Recording
+from kodo.lab.settling import Settled, Trail, expected_by, settle
 
 if TYPE_CHECKING:
+    from kodo.lab.replay import Replay
+    from kodo.lab.timeline import Timeline
     from kodo.lab.topology import Topology
 
 Target = Member | str
 Targets = Target | Iterable[Target] | None
+ROLES = {
+    "registry": {"node": False, "registry": True, "provider": False},
+    "provider": {"node": False, "registry": True, "provider": True},
+    "node": {"node": True, "registry": False, "provider": False},
+}
+"""The options that make a member of a kind."""
 PATIENCE = 2.0
 """Seconds that a picture waits for a member before it draws it as one that does not answer."""
 
@@ -38,18 +54,82 @@ PATIENCE = 2.0
 class MeshLab:
     """A mesh of real services on this machine."""
 
-    def __init__(self, name: str | None = None, folder: Path | str | None = None, timeout: float = 30) -> None:
-        """Start an empty lab. `folder` keeps logs and caches; `timeout` is how long anything is waited for."""
+    def __init__(
+        self,
+        name: str | None = None,
+        folder: Path | str | None = None,
+        timeout: float = 30,
+        record: Path | str | None = None,
+    ) -> None:
+        """Start an empty lab. `folder` keeps logs and caches; `timeout` is how long anything is waited for.
+
+        `record` is a file to record into from the start, as `record()` does.
+        """
         self.name = name
         self.timeout = timeout
         self._members: dict[str, Member] = {}
         self._positions: dict[str, complex] = {}
+        self._settled = 0.0
+        self._offers: dict[str, Offer | None] = {}
         self.folder = Path(tempfile.mkdtemp(prefix="kodo-lab-")) if folder is None else Path(folder).absolute()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.processes = Processes(self.folder, scratch=folder is None)
+        self.history = History()
+        self.processes = Processes(self.folder, self.history, scratch=folder is None)
+        self.faults = Faults(self._apply, self._note_fault)
         self._ports = Ports()
         # It holds no lab, runs when nobody can reach the lab or a handle any more, and when the interpreter ends.
         self._end = weakref.finalize(self, _end, self.processes, self._ports)
+        self._recordings: list[Recording] = []
+        if record is not None:
+            self.record(record)
+
+    @classmethod
+    def from_graph(cls, graph: Any, timeout: float | None = None, **options: Any) -> Self:
+        """A lab with a member for each node of a networkx graph, named like it, and a connection for each edge.
+
+        Attributes of a node: `kind` (registry, the default, provider or node), `flows` and `loader`. The node of an
+        edge calls the registry; of two registries the later calls the earlier or, in a directed graph, as the edge
+        goes. All start side by side. `options` are those of `MeshLab`.
+        """
+        return cls._planned(plan_of_graph(graph), timeout, options)
+
+    @classmethod
+    def from_file(cls, path: Path | str, timeout: float | None = None, **options: Any) -> Self:
+        """A lab as a YAML file describes it (see `kodo.lab.plan`); all members start side by side.
+
+        Raises `LabError`, which names the line and the field at fault, and starts nothing then.
+        """
+        return cls._planned(read_plan(path), timeout, options)
+
+    @classmethod
+    def _planned(cls, plan: Plan, timeout: float | None, options: dict[str, Any]) -> Self:
+        lab = cls(**{"name": plan.name, **options})
+        try:
+            members = plan.members.items()
+            prepared = [lab._prepared(member.kind, name, {}) for name, member in members]
+            lab._members = {member.name: member for member in prepared}
+            for member, planned in zip(prepared, plan.members.values(), strict=True):
+                changes = planned.changes()
+                member.setup = lab.changed_setup(member.setup, {**ROLES[member.kind], **changes})
+            lab._started(prepared, timeout)
+        except BaseException:
+            lab.terminate()
+            raise
+        return lab
+
+    def to_file(self, path: Path | str) -> None:
+        """Write what the lab consists of to a YAML file, for `from_file`.
+
+        Raises `LabError` when a node has a loader that is a function: it cannot be written.
+        """
+        write_plan(plan_of_members(self.name, self), path)
+
+    @staticmethod
+    def replay(path: Path | str) -> Replay:
+        """What `record` wrote, to be looked at again with nothing running."""
+        from kodo.lab.replay import Replay  # noqa: PLC0415, matplotlib takes its time
+
+        return Replay(path)
 
     # -- members -------------------------------------------------------------------------------------------
 
@@ -67,8 +147,7 @@ class MeshLab:
         `LabError`, with the end of its log, when it does not start; the lab is then as before.
         """
         kind = "provider" if provider else "registry"
-        roles = {"node": False, "registry": True, "provider": provider}
-        return self._add(kind, name, {**roles, "connect": connect, **options}, timeout)
+        return self._add(kind, name, {**ROLES[kind], "connect": connect, **options}, timeout)
 
     def add_node(
         self,
@@ -84,25 +163,37 @@ class MeshLab:
         `flows` are names or dicts. `loader` is a callable, also one of this notebook, `"module:function"`, or a YAML
         file. Otherwise as `add_registry`.
         """
-        roles = {"node": True, "registry": False, "provider": False}
         given = {"connect": connect, "flows": flows, "loader": loader}
-        return self._add("node", name, {**roles, **given, **options}, timeout)
+        return self._add("node", name, {**ROLES["node"], **given, **options}, timeout)
 
     def _add(self, kind: str, name: str | None, options: dict[str, Any], timeout: float | None) -> Member:
+        return self._started([self._prepared(kind, name, options)], timeout)[0]
+
+    def _prepared(self, kind: str, name: str | None, options: dict[str, Any]) -> Member:
+        """A member with a url, which nobody has started yet."""
         self._check_alive()
         name = self._new_name(kind, name)
-        defaults = {"organization": name, "cache": self.folder / f"{name}.json"}
+        defaults = {"organization": name, "cache": self.folder / f"{name}.json", "trace": True}
         if "url" not in options:
             defaults["url"] = f"http://127.0.0.1:{self._ports.take()}"
         setup = self.changed_setup(Setup({}), {**defaults, **options})
-        member = Member(self, name, kind, setup)
-        self._members[name] = member
+        return Member(self, name, kind, setup)
+
+    def _started(self, members: list[Member], timeout: float | None) -> list[Member]:
+        """Start members side by side; when one does not start, none of them is left."""
+        self._members |= {member.name: member for member in members}
         try:
-            member.start(setup, timeout)
+            lives = [(member, member.launch(member.setup)) for member in members]
+            for member, life in lives:
+                member.await_start(life, timeout)
         except BaseException:
-            del self._members[name]
+            for member in members:
+                self.processes.signal(member.name, "KILL")
+                del self._members[member.name]
+            for member in members:
+                self.processes.wait_for_end(member.name, self.timeout)
             raise
-        return member
+        return members
 
     def _new_name(self, kind: str, name: str | None) -> str:
         if name is None:
@@ -164,8 +255,8 @@ class MeshLab:
     # -- what is seen --------------------------------------------------------------------------------------
 
     def flows(self, q: str | None = None, by: str | None = None, times: bool = False) -> FlowTable:
-        """The flows that the running registries list, a row each, and who lists them."""
-        registries = [member for member in self if member.kind != "node" and member.running]
+        """The flows that the registries list, those that run and are not paused, a row each, and who lists them."""
+        registries = [member for member in self if member.kind != "node" and member.answers]
         listings = {}
         for member in registries:
             with Client(member.url, self.timeout) as client:
@@ -173,19 +264,19 @@ class MeshLab:
         return FlowTable(united(listings), self.names, by=by, times=times)
 
     def topology(self) -> Topology:
-        """The mesh as the running members see it, as a graph and as a picture."""
+        """The mesh as the running members see it, as a graph and as a picture, with the faults between them."""
         from kodo.lab.topology import Seen, Topology, graph_of, place  # noqa: PLC0415, matplotlib takes its time
 
         seen = []
         for member in self:
             view = None
-            if member.running:
+            if member.answers:
                 with suppress(UnavailableError), Client(member.url, PATIENCE) as client:
                     view = client.map()
-            seen.append(Seen(member.name, member.url, member.kind, view))
+            seen.append(Seen(member.name, member.url, member.kind, view, member.paused))
         graph = graph_of(seen)
         self._positions |= place(graph, self._positions)
-        return Topology(graph, self._positions)
+        return Topology(graph, self._positions, self.faults.effects())
 
     def settle(self, timeout: float | None = None) -> Settled:
         """Wait until every registry is idle, every connection stands, and the registries list the same flows.
@@ -194,7 +285,138 @@ class MeshLab:
         `LabError` when the time is over, naming what is missing and who is to blame.
         """
         self._check_alive()
-        return settle(list(self), self.timeout if timeout is None else timeout)
+        trail = Trail(self.history, self.remember, self._settled)
+        settled = settle(list(self), self.timeout if timeout is None else timeout, trail)
+        self._settled = time.monotonic()
+        return settled
+
+    def timeline(
+        self, since: float | Fault | None = None, last: int | None = 200, answers: bool = False, beats: bool = False
+    ) -> Timeline:
+        """The messages between members, and what happened to them, as a space-time diagram.
+
+        The `last` ones, or those after a moment: `since` are seconds back from now, or a fault, for all since it began.
+        `answers` draws these too, `beats` shows the messages that tell no news.
+        """
+        from kodo.lab.timeline import Choice, Story, timeline_of  # noqa: PLC0415, matplotlib takes its time
+
+        if since is not None and not isinstance(since, Fault):
+            checked_number("since", since, 1e9, "seconds back from now, or a fault")
+        self.remember()
+        until = time.monotonic()
+        begin = since.began if isinstance(since, Fault) else None if since is None else until - since
+        kinds = {member.name: member.kind for member in self}
+        story = Story(
+            self.history.messages(self.names), list(self.history.events), self.history.missed, self.history.began
+        )
+        return timeline_of(story, kinds, until, Choice(begin, last, answers, beats))
+
+    def beliefs(self) -> Beliefs:
+        """What each registry says of each node, against what the nodes say: known, missing, stale or ghost."""
+        expected = expected_by(list(self))
+        listings = {member.name: self._listing(member) for member in self if member.kind != "node"}
+        truths = []
+        for node in self:
+            if node.kind == "node":
+                rows = self._listing(node)
+                offer = None if rows is None else offer_of(rows)
+                self._offers[node.name] = offer if offer is not None else self._offers.get(node.name)
+                truths.append(Truth(node.name, node.url, node.running, self._offers[node.name], expected[node.name]))
+        return beliefs_of(truths, listings)
+
+    def _listing(self, member: Member) -> list[dict[str, Any]] | None:
+        """What a member lists; None when it cannot be asked."""
+        if not member.answers:
+            return None
+        with suppress(UnavailableError), Client(member.url, PATIENCE) as client:
+            return all_flows(client)
+        return None
+
+    def logs(self) -> Logs:
+        """The lines that all members wrote into their logs: `.frame` has them as rows."""
+        return Logs({member.name: member.logs() for member in self})
+
+    def remember(self) -> None:
+        """Read the traces of all members that answer. Whatever shows messages does this first."""
+        self.history.pull([(member.name, member.url) for member in self if member.answers])
+
+    def record(self, path: Path | str) -> Recording:
+        """Write what happens from now on into a file, for `MeshLab.replay`: events, messages, and what is listed.
+
+        It ends with the lab, or with `stop()` of what is returned. A file that is there is replaced.
+        """
+        self._check_alive()
+        recording = Recording(self, Path(path))
+        self._recordings.append(recording)
+        return recording
+
+    # -- faults --------------------------------------------------------------------------------------------
+
+    def cut(self, a: Targets, b: Targets, one_way: bool = False) -> Fault:
+        """Let messages between `a` and `b` meet silence, or only those that `a` sends to `b`, until it is healed.
+
+        As a statement, or as a `with` block, at whose end it is healed. `a` and `b` are members, names, or lists of
+        these. Raises `LabError` for what cannot be, and then nothing has changed.
+        """
+        return self._fault("cut", [a, b], Effect(cut=True), one_way=one_way)
+
+    def partition(self, *groups: Targets) -> Fault:
+        """Cut the mesh into groups that hear nothing of each other; of one group alone, the others are the rest.
+
+        Members that no group names hear all and are heard by all.
+        """
+        sides = list(groups)
+        if len(sides) == 1:
+            inside = self._members_of(sides[0])
+            sides.append([member for member in self if member.name not in inside])
+        return self._fault("partition", sides, Effect(cut=True), joint=" | ")
+
+    def latency(self, a: Targets, b: Targets, ms: float, one_way: bool = False) -> Fault:
+        """Delay messages between `a` and `b`, and as long their answers, by `ms` milliseconds. Otherwise as `cut`."""
+        delay = checked_number("ms", ms, 3_600_000, "milliseconds, 0 or more")
+        return self._fault("latency", [a, b], Effect(ms=delay), one_way=one_way)
+
+    def loss(self, a: Targets, b: Targets, request: float = 0.0, answer: float = 0.0, one_way: bool = False) -> Fault:
+        """Lose messages between `a` and `b`, or their answers, with these probabilities. Otherwise as `cut`."""
+        chances = [
+            checked_number(name, value, 1, "a probability from 0 to 1")
+            for name, value in (("request", request), ("answer", answer))
+        ]
+        return self._fault("loss", [a, b], Effect(request=chances[0], answer=chances[1]), one_way=one_way)
+
+    def heal(self) -> None:
+        """Heal every fault. Members that are paused stay so: `resume` them."""
+        self.faults.heal()
+
+    def _fault(
+        self, kind: str, sides: list[Targets], effect: Effect, *, one_way: bool = False, joint: str | None = None
+    ) -> Fault:
+        self._check_alive()
+        named = [self._members_of(side) for side in sides]
+        checked_sides(named)
+        joint = joint or (" -> " if one_way else " <-> ")
+        sides_named = joint.join(", ".join(side) for side in named)
+        label = f"{kind} {sides_named}" if effect.cut else f"{effect.label or kind} {sides_named}"
+        return self.faults.begin(label, dict.fromkeys(ways(named, one_way=one_way), effect))
+
+    def _members_of(self, targets: Targets) -> list[str]:
+        """The names of members of this lab."""
+        several = [targets] if isinstance(targets, Member | str) else list(targets or ())
+        for target in several:
+            if isinstance(target, Member) and target not in self:
+                raise LabError(f"expected members of this lab, but {target.name} is one of another")
+        return [self[target].name if isinstance(target, str) else target.name for target in several]
+
+    def table_of(self, name: str) -> Table:
+        """The policies that hold for the messages of a member."""
+        return self.faults.table(name, {member.name: member.url for member in self})
+
+    def _apply(self, names: set[str]) -> None:
+        self.processes.link({name: self.table_of(name) for name in sorted(names)}, self.timeout)
+
+    def _note_fault(self, what: str, fault: Fault) -> None:
+        effects = [[*way, *astuple(effect)] for way, effect in fault.effects.items()]
+        self.history.note(what, fault.label, effects=effects)
 
     # -- the end -------------------------------------------------------------------------------------------
 
@@ -204,6 +426,8 @@ class MeshLab:
 
     def terminate(self) -> None:
         """End all members, and the lab with them. Doing so again does nothing."""
+        for recording in self._recordings:
+            recording.stop()
         self._end()
 
     def __enter__(self) -> Self:
@@ -213,10 +437,14 @@ class MeshLab:
         self.terminate()
 
     def __repr__(self) -> str:
-        running = [member.running for member in self]
+        running, paused = [member.running for member in self], sum(member.paused for member in self)
         state = "running" if self._end.alive else "terminated"
         if self._end.alive and not all(running):
             state = f"{sum(running)} of {len(running)} running"
+        if paused:
+            state += f", {paused} paused"
+        if self._end.alive and (active := len(self.faults.active)):
+            state += f", {numbered(active, 'fault')}"
         name = f"{self.name}, " if self.name else ""
         return f"<MeshLab {name}{tally(member.kind for member in self)}: {state}>"
 

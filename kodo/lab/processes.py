@@ -20,19 +20,22 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from kodo.errors import LabError
+from kodo.lab.history import History
 
 LAST = 10.0
 """Seconds that the guardian gets to end in, before it is killed, and with it (on Linux) the members."""
 GUARDIAN_LOG = "guardian.log"
 
 Word = Literal["TERM", "KILL", "STOP", "CONT"]
+Table = dict[str, dict[str, Any]]
+"""Policies on the messages to services, by url: the fields of `kodo.transport.Link`."""
 
 
 @dataclass(slots=True)
@@ -43,6 +46,8 @@ class Life:
     url: str | None = None
     code: int | None = None
     refused: str | None = None
+    paused: bool = False
+    linked: int = 0
 
     @property
     def over(self) -> bool:
@@ -53,14 +58,16 @@ class Life:
 class Processes:
     """The guardian of one lab, and the members it started, by name."""
 
-    def __init__(self, folder: Path, *, scratch: bool) -> None:
-        """Start the guardian; `scratch` says that the folder goes when it ends."""
+    def __init__(self, folder: Path, history: History, *, scratch: bool) -> None:
+        """Start the guardian; `scratch` says that the folder goes when it ends. `history` is told what it reports."""
         self.folder = folder
         self._scratch = scratch
+        self._history = history
         self._owner = os.getpid()
         self._lives: dict[str, Life] = {}
         self._changed = threading.Condition()
         self._gone = False
+        self._number = 0
         self._process = self._start_guardian()
         reader = threading.Thread(target=self._listen, args=(self._process.stdout,), name="kodo-lab", daemon=True)
         reader.start()
@@ -80,14 +87,38 @@ class Processes:
 
     # -- what a lab asks -----------------------------------------------------------------------------------
 
-    def start(self, name: str, order: dict[str, Any], timeout: float) -> Life:
-        """Start a member and wait until it is about to answer, has ended, was refused, or the time is over."""
+    def launch(self, name: str, order: dict[str, Any]) -> Life:
+        """Have a member started, and wait for nothing."""
         life = Life()
         with self._changed:
             self._lives[name] = life
+        self._history.note("launched", name)
         self._tell(start=name, **order)
-        self._wait(lambda: life.url is not None or life.over, timeout)
         return life
+
+    def wait_for_start(self, life: Life, timeout: float) -> None:
+        """Wait until a member is about to answer, has ended, was refused, or the time is over."""
+        self._wait(lambda: life.url is not None or life.over, timeout)
+
+    def link(self, tables: Mapping[str, Table], timeout: float) -> None:
+        """Let these policies hold for the outgoing messages of these members, and wait until they do.
+
+        Waited for are members that can say so: one that is paused has taken them when it goes on.
+        """
+        with self._changed:
+            self._number += 1
+            number = self._number
+        lives = [self._lives[name] for name in tables if self.running(name)]
+        for name, table in tables.items():
+            if self.running(name):
+                self._tell(links=table, name=name, number=number)
+        self._wait(lambda: all(life.linked >= number or life.over or life.paused for life in lives), timeout)
+
+    def wait_for_pause(self, name: str, paused: bool, timeout: float) -> bool:
+        """Wait until a member is paused, or is not. Whether that came to be."""
+        life = self.life(name)
+        self._wait(lambda: life.paused == paused or life.over, timeout)
+        return life.paused == paused and self.running(name)
 
     def signal(self, name: str, word: Word) -> None:
         """Send a signal to a running member; to others it is not sent."""
@@ -164,8 +195,19 @@ class Processes:
             match report:
                 case {"started": name, "pid": pid, "url": url}:
                     self._lives[name].pid, self._lives[name].url = pid, url
+                    self._history.note("started", name)
                 case {"exited": name, "pid": pid, "code": code}:
                     self._lives[name].pid, self._lives[name].code = pid, code
+                    self._lives[name].paused = False
+                    self._history.note("exited", name, code)
+                case {"paused": name}:
+                    self._lives[name].paused = True
+                    self._history.note("paused", name)
+                case {"resumed": name} if self._lives[name].paused:
+                    self._lives[name].paused = False
+                    self._history.note("resumed", name)
+                case {"linked": name, "number": number}:
+                    self._lives[name].linked = number
                 case {"refused": name, "reason": reason} if self._lives[name].pid is None:
                     self._lives[name].refused = reason
             self._changed.notify_all()

@@ -4,22 +4,32 @@ A mesh has settled when, twice in a row, every registry is idle, every connectio
 make stands, and registries that belong together list the same flows with the same times. Who belongs together follows
 from what was asked and what was answered: also over a member that does not run, for that is then what is missing.
 A provider takes nothing, so it is never blamed for what it lacks; what it lists, those that it connects with list too.
+
+What it took is measured from the members' traces: how many messages since the mesh settled before, and when each
+registry got its last news, counted from the last thing that was done to the mesh (a start, a fault, a heal, a resume).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
 from kodo.client import Client
 from kodo.errors import KodoError, LabError
 from kodo.lab.flows import all_flows
+from kodo.lab.history import History, Message
 from kodo.lab.member import Member
 from kodo.lab.naming import Names, numbered
 from kodo.models import canonical
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from kodo.lab.bars import Bars
 
 PAUSE = 0.05
 """Seconds between two looks."""
@@ -27,18 +37,52 @@ ANSWER = 2.0
 """Seconds that a member gets for an answer; one that takes longer has not settled."""
 MOST = 8
 """Faults that an error names."""
+DEEDS = {"launched", "resumed", "fault", "healed"}
+"""What is done to a mesh, from which it is measured when registries know."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Settled:
-    """A mesh that has settled: after how long, how many registries agree, and on how many flows."""
+    """A mesh that has settled: how many registries agree on how many flows, and what that took.
+
+    `seconds` is how long it was waited for. `messages` were sent since the mesh settled before, beats not counted, of
+    which `pushes` told other registries of nodes. `per_registry` says when each got its last news, in seconds from the
+    last thing that was done to the mesh; 0 when it needed none.
+    """
 
     seconds: float
     registries: int
     flows: int
+    messages: int = 0
+    pushes: int = 0
+    per_registry: Mapping[str, float] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"<Settled: {numbered(self.registries, 'registry agrees', 'registries agree')}>"
+
+    @property
+    def p50(self) -> float:
+        """The time within which half of the registries had their last news."""
+        return median(self.per_registry.values()) if self.per_registry else 0.0
+
+    @property
+    def max(self) -> float:
+        """The time within which all of them had it."""
+        return max(self.per_registry.values(), default=0.0)
+
+    @property
+    def frame(self) -> DataFrame:
+        """A row for each registry: `registry` and `seconds`, the first to know first."""
+        from kodo.frames import frame_of  # noqa: PLC0415, pandas is imported when the first frame is asked for
+
+        rows = sorted(self.per_registry.items(), key=lambda row: (row[1], row[0]))
+        return frame_of([{"registry": name, "seconds": seconds} for name, seconds in rows], ["registry", "seconds"])
+
+    def plot(self) -> Bars:
+        """A picture of when each registry had its last news."""
+        from kodo.lab.bars import Bars  # noqa: PLC0415, matplotlib takes its time
+
+        return Bars(f"when {numbered(self.registries, 'registry', 'registries')} knew", self.per_registry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +91,7 @@ class Fault:
 
     text: str
     culprit: Member | None = None
+    unheard: bool = False
 
 
 Listing = dict[tuple[str, str], dict[str, Any]]
@@ -62,7 +107,16 @@ class Look:
     faults: list[Fault] = field(default_factory=list)
 
 
-def settle(members: Sequence[Member], timeout: float) -> Settled:
+@dataclass(frozen=True, slots=True)
+class Trail:
+    """The lab's history, how to bring it up to date, and from when on messages count."""
+
+    history: History
+    remember: Callable[[], None]
+    since: float
+
+
+def settle(members: Sequence[Member], timeout: float, trail: Trail) -> Settled:
     """Wait until the mesh has settled. Raises `LabError` after `timeout` seconds."""
     began = time.monotonic()
     before: dict[str, Listing] | None = None
@@ -73,12 +127,40 @@ def settle(members: Sequence[Member], timeout: float) -> Settled:
             late = time.monotonic() - began > timeout
             look = take_look(members, clients, thorough=late)
             if not look.faults and look.listings == before:
-                flows = {key for listing in look.listings.values() for key in listing}
-                return Settled(time.monotonic() - began, len(look.listings), len(flows))
+                return _measured(members, look, began, trail)
             before = None if look.faults else look.listings
             if late:
-                raise _failure(members, look.faults, timeout)
+                raise _failure(members, look, timeout, trail)
             time.sleep(PAUSE)
+
+
+def _measured(members: Sequence[Member], look: Look, began: float, trail: Trail) -> Settled:
+    seconds = time.monotonic() - began
+    trail.remember()
+    names = Names({member.name: member.url for member in members})
+    sent = [message for message in trail.history.messages(names) if message.began >= trail.since and message.news]
+    done = [event.at for event in trail.history.events if event.what in DEEDS and event.at >= trail.since]
+    deed = max(done, default=began)
+    flows = {key for listing in look.listings.values() for key in listing}
+    return Settled(
+        seconds=seconds,
+        registries=len(look.listings),
+        flows=len(flows),
+        messages=len(sent),
+        pushes=sum(message.route == "/update/node" and message.nodes > 0 for message in sent),
+        per_registry={name: max(0.0, _last_news(name, sent, deed) - deed) for name in look.listings},
+    )
+
+
+def _last_news(name: str, messages: Iterable[Message], since: float) -> float:
+    """When a registry last got news: with a message, or in the answer to its own `/connect`."""
+    got = [since]
+    for message in messages:
+        if message.receiver == name and message.nodes and message.answered is not None:
+            got.append(message.answered)
+        if message.sender == name and message.route == "/connect" and message.delivered and message.ended is not None:
+            got.append(message.ended)
+    return max(got)
 
 
 def take_look(members: Sequence[Member], clients: dict[str, Client], *, thorough: bool) -> Look:
@@ -88,14 +170,38 @@ def take_look(members: Sequence[Member], clients: dict[str, Client], *, thorough
     running = [member for member in members if member.running]
     for member in running:
         _ask(look, member, clients[member.name], names)
-    registries = [member for member in running if member.kind != "node"]
+    registries = [member for member in running if member.kind != "node" and member.answers]
     if thorough or not look.faults:
         _read_listings(look, registries, clients)
-        look.faults += _disagreements(look, _groups(members, look, names), registries, names)
+        look.faults += _disagreements(look, groups_of(members, look, names), registries, names)
     return look
 
 
+def expected_by(members: Sequence[Member]) -> dict[str, frozenset[str]]:
+    """For each node the registries that are to list it: those it registers with, and all that these tell."""
+    names = Names({member.name: member.url for member in members})
+    groups = groups_of(members, Look(), names)
+    providers = {member.name: member for member in members if member.kind == "provider"}
+    expected = {}
+    for node in members:
+        sources = {names[url] for url in node.connect} if node.kind == "node" else set()
+        leaders = {groups[name] for name in sources if name in groups}
+        for name in sources & set(providers):
+            leaders |= _told_by(providers[name], members, groups, names)
+        expected[node.name] = frozenset(sources & set(providers) | {name for name in groups if groups[name] in leaders})
+    return expected
+
+
+def _told_by(provider: Member, members: Sequence[Member], groups: Mapping[str, str], names: Names) -> set[str]:
+    called = {names[url] for url in provider.connect}
+    callers = {member.name for member in members if provider.name in {names[url] for url in member.connect}}
+    return {groups[name] for name in called | callers if name in groups}
+
+
 def _ask(look: Look, member: Member, client: Client, names: Names) -> None:
+    if member.paused:
+        look.faults.append(Fault(f"{member.name} is paused", member))
+        return
     try:
         status = client.status()
     except KodoError as error:
@@ -122,7 +228,7 @@ def _read_listings(look: Look, registries: Iterable[Member], clients: dict[str, 
         }
 
 
-def _groups(members: Sequence[Member], look: Look, names: Names) -> dict[str, str]:
+def groups_of(members: Sequence[Member], look: Look, names: Names) -> dict[str, str]:
     """For each registry, the name that stands for all that belong together with it."""
     takers = {member.name for member in members if member.kind == "registry"}
     leader = {name: name for name in takers}
@@ -158,34 +264,85 @@ def _providers(look: Look, registries: Sequence[Member], there: Sequence[Member]
 
 
 def _latest(listings: Iterable[Listing]) -> Listing:
-    latest: Listing = {}
+    """Of each node the flows of its latest registration that is listed anywhere."""
+    latest: dict[str, tuple[str, Listing]] = {}
     for listing in listings:
-        for key, row in listing.items():
-            if key not in latest or (row["modified"] or "") > (latest[key]["modified"] or ""):
-                latest[key] = row
-    return latest
+        by_node: dict[str, Listing] = {}
+        for (node, url), row in listing.items():
+            by_node.setdefault(node, {})[node, url] = row
+        for node, rows in by_node.items():
+            modified = max(row["modified"] or "" for row in rows.values())
+            if node not in latest or modified > latest[node][0]:
+                latest[node] = modified, rows
+    return {key: row for _, rows in latest.values() for key, row in rows.items()}
 
 
 def _lacks(member: Member, listing: Listing, known: Listing, names: Names) -> list[Fault]:
     faults = []
+    behind = {key[0] for key, row in known.items() if listing.get(key) != row}
     for (node, url), row in sorted(known.items()):
         if (node, url) not in listing:
-            faults.append(Fault(f"{member.name} does not list {url} of {names[node]}", member))
+            faults.append(Fault(f"{member.name} never learned {url} of {names[node]}", member, unheard=True))
         elif listing[node, url] != row:
-            faults.append(Fault(f"{member.name} lists an older {url} of {names[node]}", member))
+            faults.append(Fault(f"{member.name} has an older {url} of {names[node]}", member, unheard=True))
+    nodes = {node for node, _ in known} - behind
+    for node, url in sorted(set(listing) - set(known)):
+        if node in nodes:
+            faults.append(Fault(f"{member.name} still lists {url} of {names[node]}", member, unheard=True))
     return faults
 
 
-def _failure(members: Sequence[Member], faults: Sequence[Fault], timeout: float) -> LabError:
+def _failure(members: Sequence[Member], look: Look, timeout: float, trail: Trail) -> LabError:
+    trail.remember()
+    messages = trail.history.messages(Names({member.name: member.url for member in members}))
     down = [Fault(f"{member.name} is not running ({member.state})", member) for member in members if not member.running]
-    missing = [*faults, *down] or [Fault("what the registries list still changes")]
-    lines = [f"- {fault.text}" for fault in missing[:MOST]]
+    found = [*look.faults, *_unheard_by_the_silent(members, look, messages), *down]
+    missing = found or [Fault("what the registries list still changes")]
+    lines = [f"- {fault.text}{_cause(fault, messages)}" for fault in missing[:MOST]]
     if len(missing) > MOST:
         lines.append(f"- and {len(missing) - MOST} more")
-    culprit = next((fault.culprit for fault in (*down, *missing) if fault.culprit), None)
+    silent = [fault for fault in missing if fault.culprit and fault.culprit.paused]
+    culprit = next((fault.culprit for fault in (*down, *silent, *missing) if fault.culprit), None)
     words = culprit.last_words() if culprit else ""
     said = "\n".join(lines)
     return LabError(
         f"expected the mesh to settle within {timeout:g} s, but\n{said}\n"
-        f"restart what is not running, or give settle() a longer timeout={words}"
+        "restart what is not running, resume what is paused, heal() what is cut, or give settle() a longer timeout="
+        f"{words}"
     )
+
+
+def _unheard_by_the_silent(members: Sequence[Member], look: Look, messages: Sequence[Message]) -> list[Fault]:
+    """What registries that cannot be asked have not been told: all that is newer than the last message they took."""
+    names = Names({member.name: member.url for member in members})
+    groups, faults = groups_of(members, look, names), []
+    for member in members:
+        if member.answers or member.kind != "registry":
+            continue
+        told = [message.utc for message in messages if message.receiver == member.name and message.delivered]
+        there = [look.listings[name] for name in look.listings if groups.get(name) == groups[member.name]]
+        own = {canonical(node.url) for node in members if member.url in node.connect}
+        for (node, url), row in sorted(_latest(there).items()):
+            if canonical(node) not in own and (row["modified"] or "") > max(told, default=""):
+                text = f"{member.name} never learned {url} of {names[node]}"
+                faults.append(Fault(text, member, unheard=True))
+    return faults
+
+
+def _cause(fault: Fault, messages: Sequence[Message]) -> str:
+    """Why news did not arrive: the last push there that failed, or else the last anywhere; and who cannot hear."""
+    if fault.culprit is None or not fault.unheard:
+        return ""
+    name, state = fault.culprit.name, fault.culprit.state
+    failed = [message for message in messages if message.news and message.nodes and not message.delivered]
+    last = next((message for message in reversed(failed) if message.receiver == name), failed[-1] if failed else None)
+    said = "" if last is None else f": last push {last.sender} -> {last.receiver} {_fate(last)}"
+    return said if state == "running" else f"{said or ':'}{'; ' if said else ' '}{name} is {state}"
+
+
+def _fate(message: Message) -> str:
+    now = time.monotonic()
+    if message.ended is None and message.outcome != "cut":
+        return f"on its way for {now - message.began:.1f} s"
+    end = message.began if message.ended is None else message.ended
+    return f"{(message.outcome or '').removeprefix('lost: ')} {now - end:.1f} s ago"

@@ -1,15 +1,14 @@
 """The topology of a mesh: a graph of what members answered, its picture, and the same as Mermaid text.
 
 Drawn is what `/map` says, not what the lab planned: who registered where, which registries are connected, whether a
-connection stands, and strangers that someone connected behind the lab's back. The one importer of networkx and
-matplotlib in the lab.
+connection stands, strangers that someone connected behind the lab's back, and the faults that the lab put between them.
+The one importer of networkx.
 
 - Positions are inches, as complex numbers. Who has a place keeps it; who comes finds one by stress (two
   links are twice as long as one), and is then pushed off what it would cover, its label included. Nothing is
   random.
 - Kinds differ in shape as well as in colour. What does not answer is grey, what does not stand is dashed.
-- The picture is drawn on a white card, so that it reads in a dark theme too, and at twice its size, so that its text
-  is sharp. It is made with matplotlib's objects alone: pyplot keeps figures, and belongs to the notebook.
+- A link that is cut is red and dashed, with a cross; latency and loss stand beside theirs, where there is room.
 - The bundle holds the Mermaid text, sorted, under a type that JupyterLab does not draw. It would draw
   `text/vnd.mermaid` in place of the picture, and write its drawing into the notebook, where a test finds it.
 """
@@ -17,32 +16,35 @@ matplotlib in the lab.
 from __future__ import annotations
 
 import re
-from base64 import b64encode
 from cmath import rect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
-from io import BytesIO
+from functools import partial
 from itertools import combinations
 from math import pi
-from pathlib import Path
 from typing import Any
 
 import networkx as nx  # type: ignore[import-untyped]
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.lines import Line2D
-from matplotlib.patches import FancyBboxPatch
-from matplotlib.textpath import TextPath
-from matplotlib.transforms import Affine2D
 
 from kodo.client import View
-from kodo.errors import LabError
+from kodo.lab.drawing import (
+    BROKEN,
+    CARD,
+    INK,
+    PALE,
+    QUIET,
+    SLOW,
+    Affine2D,
+    Figure,
+    Line2D,
+    Picture,
+    card,
+    width_of,
+)
+from kodo.lab.faults import Effect, Way
 from kodo.lab.naming import Names, numbered, tally
 
 MERMAID = "text/x-mermaid"
-SUFFIXES = (".png", ".svg", ".pdf", ".mmd")
 
 LINK = 1.35
 """Inches between two that are linked."""
@@ -54,9 +56,10 @@ GOLDEN = pi * (3 - 5**0.5)
 ROUNDS = 400
 MARGIN = 0.35
 LEGEND = 0.42
-DPI = 200
-SCREEN = 100
-"""Pixels an inch at which the picture is shown; it is drawn at `DPI`."""
+PLACES = 25
+"""Places on a link that are tried for its words."""
+WORDS = 7.5
+"""Points of the words on a link."""
 LONGEST = 26
 """Characters of a label."""
 
@@ -76,8 +79,7 @@ LOOKS = {
     "provider": Look("D", 16.5, "#8a5a8f", 9.5),
     "node": Look("o", 14, "#d39a3d", 8.5),
 }
-INK, QUIET, PALE, CARD, FRAME = "#26323d", "#8d99a5", "#c9d0d6", "#ffffff", "#dfe4e8"
-REGISTER, CONNECT, BROKEN = "#b3bdc6", "#5f7284", "#b5503c"
+REGISTER, CONNECT = "#b3bdc6", "#5f7284"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,17 +90,18 @@ class Seen:
     url: str
     kind: str
     view: View | None
+    paused: bool = False
 
 
 # -- the graph ---------------------------------------------------------------------------------------------
 
 
 def graph_of(seen: Sequence[Seen]) -> nx.DiGraph:
-    """The mesh as the members see it: `kind` and `answers` on each, `kind` and `stands` on each link."""
+    """The mesh as the members see it: `kind`, `answers` and `paused` on each, `kind` and `stands` on each link."""
     graph = nx.DiGraph()
     names = Names({member.name: member.url for member in seen})
     for member in seen:
-        graph.add_node(member.name, kind=member.kind, answers=member.view is not None)
+        graph.add_node(member.name, kind=member.kind, answers=member.view is not None, paused=member.paused)
     for member in seen:
         if member.view is not None:
             _add_links(graph, member, member.view, names)
@@ -134,7 +137,7 @@ def _add_nodes_of_strangers(graph: nx.DiGraph, seen: Sequence[Seen], names: Name
 
 def _add_stranger(graph: nx.DiGraph, name: str, kind: str) -> None:
     if name not in graph:
-        graph.add_node(name, kind=kind, answers=True)
+        graph.add_node(name, kind=kind, answers=True, paused=False)
 
 
 def _link(graph: nx.DiGraph, one: str, other: str, *, stands: bool) -> None:
@@ -223,18 +226,34 @@ def box_of(name: str, kind: str) -> Box:
     """The box of a member, with a little room around it."""
     look = LOOKS[kind]
     radius = look.size / 144
-    half = max(radius, _width(label_of(name), look.label) / 2)
+    half = max(radius, width_of(label_of(name), look.label) / 2)
     return Box(half + 0.07, radius + 0.06, radius + look.label / 72 + 0.16)
+
+
+@dataclass(frozen=True, slots=True)
+class Wrong:
+    """What is wrong with a link, both ways taken together."""
+
+    label: str
+    cut: bool
+
+
+def wrong_with(one: str, other: str, faults: Mapping[Way, Effect]) -> Wrong | None:
+    """The faults on a link: `cut`, `200 ms`, or with the way where it is wrong, `200 ms to registry2`."""
+    there, back = faults.get((one, other)), faults.get((other, one))
+    if there is None and back is None:
+        return None
+    words = {f"{effect.label} to {to}" for effect, to in ((there, other), (back, one)) if effect and effect.label}
+    if there == back and there is not None:
+        words = {there.label} - {""}
+    cut = any(effect is not None and effect.cut for effect in (there, back))
+    return Wrong("; ".join(sorted(words)), cut) if words else None
 
 
 def label_of(name: str) -> str:
     """The name as it is drawn: a url without its scheme, and nothing longer than there is room for."""
     short = name.partition("://")[2] or name
     return short if len(short) <= LONGEST else short[: LONGEST - 1] + "…"
-
-
-def _width(text: str, size: float) -> float:
-    return float(TextPath((0, 0), text.replace("$", r"\$"), size=size, prop=FontProperties()).get_extents().width) / 72
 
 
 def _apart(graph: nx.DiGraph, places: dict[str, complex], new: set[str]) -> dict[str, complex]:
@@ -268,82 +287,106 @@ def _push(places: dict[str, complex], pair: tuple[str, str], overlap: tuple[floa
 # -- the picture -------------------------------------------------------------------------------------------
 
 
-class Topology:
-    """The mesh at one moment: `graph`, a picture, and Mermaid text."""
+class Topology(Picture):
+    """The mesh at one moment: `graph`, a picture, and Mermaid text; `faults` are those between its members."""
 
-    def __init__(self, graph: nx.DiGraph, places: Mapping[str, complex]) -> None:
+    def __init__(
+        self, graph: nx.DiGraph, places: Mapping[str, complex], faults: Mapping[Way, Effect] | None = None
+    ) -> None:
         self.graph = graph
         self.places = {name: places[name] for name in graph}
+        self.faults = dict(faults or {})
 
     def __repr__(self) -> str:
         members = tally(kind for _, kind in self.graph.nodes(data="kind"))
         return f"<Topology: {members}, {numbered(self.graph.number_of_edges(), 'link')}>"
 
     def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, Any], dict[str, Any]]:
-        width, height = self._figure.get_size_inches()
-        size = {"width": round(width * SCREEN), "height": round(height * SCREEN)}
-        data = {"text/plain": repr(self), "image/png": b64encode(self.png).decode(), MERMAID: self.mermaid()}
-        return data, {"image/png": size}
+        data, metadata = super()._repr_mimebundle_()
+        return data | {MERMAID: self.mermaid()}, metadata
 
-    @cached_property
-    def png(self) -> bytes:
-        """The picture."""
-        return self._drawn("png")
+    def texts(self) -> dict[str, str]:
+        """The Mermaid text."""
+        return {".mmd": self.mermaid()}
 
-    def save(self, path: Path | str) -> None:
-        """Write the picture to a .png, .svg or .pdf file, or the Mermaid text to a .mmd file."""
-        target = Path(path)
-        if target.suffix not in SUFFIXES:
-            raise LabError(f"expected a file that ends in one of {', '.join(SUFFIXES)}, such as topology.png")
-        if target.suffix == ".mmd":
-            target.write_text(self.mermaid())
-        else:
-            target.write_bytes(self._drawn(target.suffix[1:]))
+    def draw(self) -> Figure:
+        """Draw the mesh, each where it stands."""
+        return _draw(self.graph, self.places, self.faults)
 
     def mermaid(self) -> str:
         """The graph as Mermaid text, sorted: the same mesh gives the same text."""
         ids = _ids(sorted(self.graph))
         lines = [_mermaid_member(ids[name], name, self.graph.nodes[name]) for name in sorted(self.graph)]
-        links = sorted(_mermaid_link(ids, one, other, data) for one, other, data in self.graph.edges(data=True))
-        grey = [f"classDef gone fill:{PALE},color:{QUIET},stroke:{QUIET}"] * any(":::gone" in line for line in lines)
-        return "\n    ".join(["graph LR", *lines, *links, *grey]) + "\n"
-
-    def _drawn(self, form: str) -> bytes:
-        drawn = BytesIO()
-        self._figure.savefig(drawn, format=form, dpi=DPI)
-        return drawn.getvalue()
-
-    @cached_property
-    def _figure(self) -> Figure:
-        return _draw(self.graph, self.places)
+        links = sorted(
+            _mermaid_link(ids, one, other, data, wrong_with(one, other, self.faults))
+            for one, other, data in self.graph.edges(data=True)
+        )
+        styles = {"gone": f"fill:{PALE},color:{QUIET},stroke:{QUIET}", "paused": f"stroke:{SLOW},stroke-dasharray:4"}
+        used = [f"classDef {name} {style}" for name, style in styles.items() if any(f":::{name}" in x for x in lines)]
+        return "\n    ".join(["graph LR", *lines, *links, *used]) + "\n"
 
 
-def _draw(graph: nx.DiGraph, places: Mapping[str, complex]) -> Figure:
-    corner, size = _extent(graph, places)
-    figure = Figure(figsize=(size.real, size.imag), facecolor="none")
-    FigureCanvasAgg(figure)
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, size.real), ylim=(0, size.imag))
-    axes.set_axis_off()
-    edge = 0.02
-    inside = (size.real - 2 * edge, size.imag - 2 * edge)
-    style = "round,pad=0,rounding_size=0.12"
-    axes.add_patch(FancyBboxPatch((edge, edge), *inside, boxstyle=style, facecolor=CARD, edgecolor=FRAME, linewidth=1))
+def _draw(graph: nx.DiGraph, places: Mapping[str, complex], faults: Mapping[Way, Effect]) -> Figure:
+    corner, size = _extent(graph, places, faults)
+    figure, axes = card(size.real, size.imag)
     at = {name: there - corner for name, there in places.items()}
-    for one, other, data in sorted(graph.edges(data=True), key=lambda link: link[:2]):
-        axes.add_line(_line(at[one], at[other], data, quiet=not (_answers(graph, one) and _answers(graph, other))))
+    links = sorted(graph.edges(data=True), key=lambda link: link[:2])
+    for one, other, data in links:
+        quiet = not (_answers(graph, one) and _answers(graph, other))
+        axes.add_line(_line(at[one], at[other], data, quiet=quiet, wrong=wrong_with(one, other, faults)))
     for name in sorted(graph):
         _draw_member(axes, name, at[name], graph.nodes[name])
-    _draw_legend(axes, graph)
+    taken = [(there, box_of(name, graph.nodes[name]["kind"])) for name, there in at.items()]
+    for one, other, _ in links:
+        if (wrong := wrong_with(one, other, faults)) is not None:
+            _draw_wrong(axes, (at[one], at[other]), wrong, taken)
+    _draw_legend(axes, graph, faults)
     return figure
 
 
-def _extent(graph: nx.DiGraph, places: Mapping[str, complex]) -> tuple[complex, complex]:
+def _draw_wrong(axes: Any, ends: tuple[complex, complex], wrong: Wrong, taken: list[tuple[complex, Box]]) -> None:
+    """A cross on what is cut, and words beside the rest, each where nothing stands yet; without room there are none."""
+    cross = wrong.label == "cut"
+    lines = re.split(", |; ", wrong.label)
+    high = 0.09 * len(lines)
+    half = 0.09 if cross else max(width_of(line, WORDS) for line in lines) / 2 + 0.05
+    box = Box(half, high, high)
+    at = _room(ends, box, taken)
+    if at is None:
+        return
+    taken.append((at, box))
+    if cross:
+        axes.add_line(_cross(at))
+        return
+    style = {"boxstyle": "round,pad=0.15", "facecolor": CARD, "edgecolor": "none", "alpha": 0.92}
+    colour = BROKEN if wrong.cut else SLOW
+    where = {"ha": "center", "va": "center", "parse_math": False, "zorder": 5, "bbox": style}
+    axes.text(at.real, at.imag, "\n".join(lines), fontsize=WORDS, color=colour, **where)
+
+
+def _room(ends: tuple[complex, complex], box: Box, taken: list[tuple[complex, Box]]) -> complex | None:
+    """The place on a link, or else beside it, the nearer to its middle the better, where a box covers no other."""
+    way = ends[1] - ends[0]
+    aside = way * 1j / (abs(way) or 1) * (box.up + 0.03)
+    for off in (0j, aside, -aside, 2 * aside, -2 * aside)[: 1 if box.half < 0.1 else None]:
+        for step in range(PLACES):
+            at = ends[0] + way * (0.5 + (step + 1) // 2 * 0.8 / PLACES * (1 if step % 2 else -1)) + off
+            if all(min(box.overlap(at, other, there)) < 1e-6 for there, other in taken):
+                return at
+    return None
+
+
+def _cross(at: complex, size: float = 8) -> Line2D:
+    return Line2D((at.real,), (at.imag,), marker="x", markersize=size, markeredgewidth=2, color=BROKEN, zorder=5)
+
+
+def _extent(graph: nx.DiGraph, places: Mapping[str, complex], faults: Mapping[Way, Effect]) -> tuple[complex, complex]:
     """The lower left corner of the card, and its size."""
     boxes = [(there, box_of(name, graph.nodes[name]["kind"])) for name, there in places.items()] or [(0j, Box(0, 0, 0))]
     left, right = min(p.real - b.half for p, b in boxes), max(p.real + b.half for p, b in boxes)
     low, high = min(p.imag - b.down for p, b in boxes), max(p.imag + b.up for p, b in boxes)
     needed = complex(right - left + 2 * MARGIN, high - low + 2 * MARGIN + LEGEND)
-    size = complex(max(needed.real, sum(_legend_widths(graph)) + 2 * MARGIN), max(needed.imag, 1.8))
+    size = complex(max(needed.real, sum(_legend_widths(graph, faults)) + 2 * MARGIN), max(needed.imag, 1.8))
     return complex(left - MARGIN, low - MARGIN - LEGEND) - (size - needed) / 2, size
 
 
@@ -351,28 +394,34 @@ def _answers(graph: nx.DiGraph, name: str) -> bool:
     return bool(graph.nodes[name]["answers"])
 
 
-def _line(one: complex, other: complex, data: Mapping[str, Any], *, quiet: bool) -> Line2D:
+def _line(one: complex, other: complex, data: Mapping[str, Any], *, quiet: bool, wrong: Wrong | None = None) -> Line2D:
     connect = data["kind"] == "connect"
     colour = PALE if quiet else CONNECT if connect else REGISTER
+    stands = data["stands"] and not (wrong and wrong.cut)
+    if wrong is not None:
+        colour = SLOW
     return Line2D(
         (one.real, other.real),
         (one.imag, other.imag),
-        color=colour if data["stands"] else BROKEN,
+        color=colour if stands else BROKEN,
         linewidth=2.2 if connect else 1.3,
-        linestyle="-" if data["stands"] else (0, (3, 2.5)),
+        linestyle="-" if stands else (0, (3, 2.5)),
         zorder=1,
     )
 
 
 def _draw_member(axes: Any, name: str, at: complex, data: Mapping[str, Any]) -> None:
     look, there = LOOKS[data["kind"]], data["answers"]
-    axes.add_line(_marker(at, look, look.size, there))
+    axes.add_line(_marker(at, look, look.size, there or data["paused"]))
+    if data["paused"]:
+        for sign in _paused(at, look.size / 144 * 0.45):
+            axes.add_line(sign)
     axes.text(
         at.real,
         at.imag - look.size / 144 - 0.07,
         label_of(name),
         fontsize=look.label,
-        color=INK if there else QUIET,
+        color=INK if there or data["paused"] else QUIET,
         ha="center",
         va="top",
         parse_math=False,
@@ -395,27 +444,48 @@ def _marker(at: complex, look: Look, size: float, answers: bool) -> Line2D:
     )
 
 
-def _legend(graph: nx.DiGraph) -> Iterator[tuple[str, Line2D]]:
+def _paused(at: complex, half: float, width: float = 2.6) -> list[Line2D]:
+    """Two upright bars."""
+    return [
+        Line2D((at.real + x, at.real + x), (at.imag - half, at.imag + half), color=CARD, linewidth=width, zorder=4)
+        for x in (-half * 0.55, half * 0.55)
+    ]
+
+
+def _legend(graph: nx.DiGraph, faults: Mapping[Way, Effect]) -> Iterator[tuple[str, list[Line2D]]]:
     """What the picture needs explained: the words, and the sign at the origin."""
     kinds = {kind for _, kind in graph.nodes(data="kind")}
     for kind, look in LOOKS.items():
         if kind in kinds:
-            yield kind, _marker(0j, look, 7.5, True)
-    if not all(_answers(graph, name) for name in graph):
-        yield "does not answer", _marker(0j, LOOKS["node"], 7.5, False)
+            yield kind, [_marker(0j, look, 7.5, True)]
+    if any(paused for _, paused in graph.nodes(data="paused")):
+        yield "paused", [_marker(0j, Look("s", 9, QUIET, 8), 9, True), *_paused(0j, 0.028, 1.2)]
+    if not all(answers or paused for answers, paused in _states(graph)):
+        yield "does not answer", [_marker(0j, LOOKS["node"], 7.5, False)]
     if not all(stands for *_, stands in graph.edges(data="stands")):
-        yield "does not stand", _line(-0.09 + 0j, 0.09 + 0j, {"kind": "register", "stands": False}, quiet=False)
+        yield "does not stand", [_line(-0.09 + 0j, 0.09 + 0j, {"kind": "register", "stands": False}, quiet=False)]
+    found = [wrong for one, other in graph.edges if (wrong := wrong_with(one, other, faults))]
+    for words, cut in (("cut", True), ("latency or loss", False)):
+        if any(wrong.cut == cut for wrong in found):
+            sign = _line(-0.09 + 0j, 0.09 + 0j, {"kind": "register", "stands": True}, quiet=False, wrong=Wrong("", cut))
+            yield words, [sign, *([_cross(0j, 5)] if cut else [])]
 
 
-def _legend_widths(graph: nx.DiGraph) -> list[float]:
-    return [_width(words, 8) + 0.5 for words, _ in _legend(graph)]
+def _states(graph: nx.DiGraph) -> Iterator[tuple[bool, bool]]:
+    for _, data in graph.nodes(data=True):
+        yield data["answers"], data["paused"]
 
 
-def _draw_legend(axes: Any, graph: nx.DiGraph) -> None:
+def _legend_widths(graph: nx.DiGraph, faults: Mapping[Way, Effect]) -> list[float]:
+    return [width_of(words, 8) + 0.5 for words, _ in _legend(graph, faults)]
+
+
+def _draw_legend(axes: Any, graph: nx.DiGraph, faults: Mapping[Way, Effect]) -> None:
     left, height = MARGIN, 0.27
-    for (words, sign), width in zip(_legend(graph), _legend_widths(graph), strict=True):
-        sign.set_transform(Affine2D().translate(left, height) + axes.transData)
-        axes.add_line(sign)
+    for (words, signs), width in zip(_legend(graph, faults), _legend_widths(graph, faults), strict=True):
+        for sign in signs:
+            sign.set_transform(Affine2D().translate(left, height) + axes.transData)
+            axes.add_line(sign)
         axes.text(left + 0.15, height, words, fontsize=8, color=QUIET, va="center_baseline", zorder=4)
         left += width
 
@@ -436,15 +506,24 @@ def _ids(names: Sequence[str]) -> dict[str, str]:
     return ids
 
 
-def _mermaid_member(word: str, name: str, data: Mapping[str, Any]) -> str:
+def _mermaid_text(text: str) -> str:
     # What Mermaid would read as its own, it takes as a number between # and ;
-    label = re.sub(r"[^\w .:/-]", lambda found: f"#{ord(found[0])};", name)
-    return word + _SHAPES[data["kind"]].format(label) + ("" if data["answers"] else ":::gone")
+    return re.sub(r"[^\w .:/-]", lambda found: f"#{ord(found[0])};", text)
 
 
-def _mermaid_link(ids: Mapping[str, str], one: str, other: str, data: Mapping[str, Any]) -> str:
+def _mermaid_member(word: str, name: str, data: Mapping[str, Any]) -> str:
+    state = ":::paused" if data["paused"] else "" if data["answers"] else ":::gone"
+    return word + _SHAPES[data["kind"]].format(_mermaid_text(name)) + state
+
+
+def _mermaid_link(ids: Mapping[str, str], one: str, other: str, data: Mapping[str, Any], wrong: Wrong | None) -> str:
     directed = data["kind"] == "register"
     if not directed and ids[other] < ids[one]:
         one, other = other, one
-    line = ("-->" if directed else "---") if data["stands"] else ("-.->" if directed else "-.-")
+    dashed, head = not data["stands"] or (wrong is not None and wrong.cut), ">" if directed else ""
+    if wrong is None:
+        line = f"-.-{head}" if dashed and not head else "-.->" if dashed else f"--{head or '-'}"
+    else:
+        words = f'"{_mermaid_text(wrong.label)}"'
+        line = f"-. {words} .-{head}" if dashed else f"-- {words} --{head or '-'}"
     return f"{ids[one]} {line} {ids[other]}"

@@ -18,9 +18,11 @@ from kodo.cache import Cache
 from kodo.errors import InvalidMessageError, KodoError, TooLargeError
 from kodo.runtime import Runtime
 from kodo.service.faults import parameter_faults
+from kodo.service.messages import Traced, create_messages
 from kodo.service.reports import create_reports
 from kodo.service.routes import JSON, Limits, create_routes
 from kodo.service.shapes import BODIES
+from kodo.trace import Trace
 
 DRAINED, DRAIN_TIME = 64 * 2**20, 5.0
 """Bytes of a refused body, and seconds, that are read and dropped after the answer, so that its sender reads it."""
@@ -51,8 +53,8 @@ async def _drop(receive: Receive) -> None:
             return
 
 
-def create_app(runtime: Runtime, cache: Cache, limits: Limits) -> FastAPI:
-    """The application over one runtime."""
+def create_app(runtime: Runtime, cache: Cache, limits: Limits, trace: Trace | None = None) -> FastAPI:
+    """The application over one runtime; with a `trace`, what it receives is noted there."""
     app = FastAPI(
         title="kodo",
         version=__version__,
@@ -62,6 +64,9 @@ def create_app(runtime: Runtime, cache: Cache, limits: Limits) -> FastAPI:
     )
     app.include_router(create_routes(runtime, cache, limits))
     app.include_router(create_reports(runtime, cache))
+    app.include_router(create_messages(trace))
+    if trace is not None:
+        app.add_middleware(Traced, trace=trace)
     app.add_exception_handler(KodoError, _refuse)
     app.add_exception_handler(RequestValidationError, _refuse_parameters)
     app.add_exception_handler(HTTPException, _refuse_route)

@@ -33,7 +33,8 @@ from kodo.options import Options, load_options, with_port
 from kodo.runtime import Identity, Runtime
 from kodo.service.app import create_app
 from kodo.service.routes import Limits
-from kodo.transport import Transport
+from kodo.trace import Trace
+from kodo.transport import Links, Transport
 
 log = logging.getLogger("kodo")
 
@@ -68,13 +69,16 @@ def run_service(**kwargs: Any) -> None:
         run(options)
 
 
-def run(options: Options, ready: Ready | None = None) -> None:
-    """Run a service with checked options until a signal, or until what `ready` is told ends it."""
+def run(options: Options, ready: Ready | None = None, links: Links | None = None) -> None:
+    """Run a service with checked options until a signal, or until what `ready` is told ends it.
+
+    `links` are policies on its outgoing messages, for a lab.
+    """
     listener = bind(options)
     try:
         options = with_port(options, listener.getsockname()[1])
         with _logging(options):
-            _run_on(listener, options, ready)
+            _run_on(listener, options, ready, links)
     finally:
         listener.close()
 
@@ -96,7 +100,7 @@ def bind(options: Options) -> socket.socket:
     return listener
 
 
-def _run_on(listener: socket.socket, options: Options, ready: Ready | None) -> None:
+def _run_on(listener: socket.socket, options: Options, ready: Ready | None, links: Links | None) -> None:
     log.info("%s startup", options.kind)
     own = _own_node(options)
     config = uvicorn.Config(
@@ -110,7 +114,7 @@ def _run_on(listener: socket.socket, options: Options, ready: Ready | None) -> N
         server_header=False,
     )
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(_serve(listener, config, own, options, ready))
+        runner.run(_serve(listener, config, own, options, _Lab(ready, links)))
 
 
 def _own_node(options: Options) -> Node | None:
@@ -120,21 +124,31 @@ def _own_node(options: Options) -> Node | None:
     return Node(url=options.url, organization=options.organization, flows=load_flows(options.loader))
 
 
+@dataclass(frozen=True, slots=True)
+class _Lab:
+    """What whoever started the service in this process wants of it."""
+
+    ready: Ready | None
+    links: Links | None
+
+
 async def _serve(
-    listener: socket.socket, config: uvicorn.Config, own: Node | None, options: Options, ready: Ready | None
+    listener: socket.socket, config: uvicorn.Config, own: Node | None, options: Options, lab: _Lab
 ) -> None:
     cache = Cache(
         Owner(options.url, options.organization, options.feed),
         options.cache_path if options.registry else None,
         reset=options.reset,
     )
-    runtime = _assembled(options, cache)
+    trace = Trace() if options.trace else None
+    runtime = _assembled(options, cache, Transport(lab.links, trace))
     last_word = threading.Timer(LAST_WORD, os._exit, [1])
     last_word.daemon = True
     try:
         await runtime.start(own)
-        config.app = create_app(runtime, cache, Limits(body=options.body_limit, peer_body=options.peer_body_limit))
-        server = _Server(config, options, ready, last_word)
+        limits = Limits(body=options.body_limit, peer_body=options.peer_body_limit)
+        config.app = create_app(runtime, cache, limits, trace)
+        server = _Server(config, options, lab.ready, last_word, trace)
         runtime.failure.add_done_callback(lambda _: server.end())
         await server.serve(sockets=[listener])
     finally:
@@ -144,13 +158,13 @@ async def _serve(
         raise runtime.failure.result()
 
 
-def _assembled(options: Options, cache: Cache) -> Runtime:
+def _assembled(options: Options, cache: Cache, transport: Transport) -> Runtime:
     timing = Timing(options.lease, options.retention, options.beacon, options.grace)
     profile = Profile(options.url, options.registry, options.provider, tuple(options.connect), timing)
     catalogue = cache.catalogue
     registry = Registry(profile, catalogue.parts(), catalogue.peers(), catalogue.own_rows(), catalogue.contents())
     identity = Identity(options.url, options.organization, options.node, options.registry, options.provider)
-    return Runtime(identity, registry, cache, Transport())
+    return Runtime(identity, registry, cache, transport)
 
 
 async def _nothing(scope: Any, receive: Any, send: Any) -> None:
@@ -165,10 +179,16 @@ class _Server(uvicorn.Server):
     """uvicorn, but the end of the service is ours: a signal ends it once, and is not raised again."""
 
     def __init__(
-        self, config: uvicorn.Config, options: Options, ready: Ready | None, last_word: threading.Timer
+        self,
+        config: uvicorn.Config,
+        options: Options,
+        ready: Ready | None,
+        last_word: threading.Timer,
+        trace: Trace | None,
     ) -> None:
         super().__init__(config)
         self._last_word = last_word
+        self._trace = trace
         self._options = options
         self._ready = ready
 
@@ -193,6 +213,8 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         log.info("shutdown now")
+        if self._trace is not None:
+            self._trace.close()
         await super().shutdown(sockets)
 
     def _told(self, number: int, frame: FrameType | None) -> None:

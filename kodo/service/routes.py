@@ -207,7 +207,9 @@ def _extras(answer: Answer) -> dict[str, Any]:
 async def _message(request: Request, model: type[M], limit: int, runtime: Runtime) -> M:
     body = await _body(request, limit)
     parse = partial(_parse, model, body)
-    return parse() if len(body) <= AT_ONCE else await runtime.aside(parse)
+    message = parse() if len(body) <= AT_ONCE else await runtime.aside(parse)
+    request.state.message = message  # for the trace
+    return message
 
 
 async def _body(request: Request, limit: int) -> bytes:

@@ -301,3 +301,11 @@ FLOWS["responses"][200]["content"]["text/html"] = {"schema": {"type": "string"},
 COUNTS = _route(CountsReply, _COUNTS, 503)
 MAP = _route(MapReply, _CACHED | {"connection": {}}, 503)
 CACHE = _route(CacheReply, _CACHED, 404, 503)
+_EVENT = {"model": None, "description": "server-sent events; each `data` is JSON, each `id` a place to go on from"}
+EVENTS: dict[str, Any] = {
+    "response_model": None,
+    "responses": {
+        200: _EVENT | {"content": {"text/event-stream": {"schema": {"type": "string"}, "example": "id: 1\\ndata: {}"}}},
+        **_errors(404, 422),
+    },
+}

@@ -1,0 +1,39 @@
+"""Bars: seconds by name, as a picture. Its text is constant, the measures stand in the picture alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from kodo.lab.drawing import INK, PALE, QUIET, Figure, Line2D, Picture, Rectangle, card, width_of
+
+ROW, EDGE, LONGEST = 0.3, 0.3, 4.5
+COLOUR = "#2f5d8c"
+
+
+class Bars(Picture):
+    """A bar for each name, the shortest first."""
+
+    def __init__(self, title: str, seconds: Mapping[str, float]) -> None:
+        """`title` says what is measured."""
+        self.title = title
+        self.seconds = dict(sorted(seconds.items(), key=lambda item: (item[1], item[0])))
+
+    def __repr__(self) -> str:
+        return f"<Bars: {self.title}>"
+
+    def draw(self) -> Figure:
+        """Draw them."""
+        left = EDGE + max([width_of(name[:26], 9) for name in self.seconds], default=0) + 0.15
+        longest = max(self.seconds.values(), default=0) or 1
+        height = 2 * EDGE + 0.3 + ROW * max(1, len(self.seconds))
+        figure, axes = card(left + LONGEST + 1.0, height)
+        axes.text(EDGE, height - 0.3, self.title, fontsize=9, color=QUIET, va="center", parse_math=False)
+        for number, (name, seconds) in enumerate(self.seconds.items()):
+            y = height - 0.3 - EDGE - ROW * (number + 0.5)
+            length = LONGEST * seconds / longest
+            axes.add_patch(Rectangle((left, y - 0.08), length, 0.16, facecolor=COLOUR, linewidth=0))
+            text = {"fontsize": 9, "va": "center", "parse_math": False}
+            axes.text(left - 0.12, y, name[:26], ha="right", color=INK, **text)
+            axes.text(left + length + 0.08, y, f"{seconds * 1000:.0f} ms", color=QUIET, **text)
+        axes.add_line(Line2D((left, left), (EDGE, height - 0.3 - EDGE), color=PALE, linewidth=1))
+        return figure

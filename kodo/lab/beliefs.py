@@ -1,0 +1,134 @@
+"""Beliefs: what runs, against what each registry says of it.
+
+A node is *known* to a registry that lists what the node itself says it offers. It is *missing* where it is not listed
+and should be, *stale* where something else is listed, and a *ghost* where it is listed and runs no more. Times are left
+out of the comparison. What a node offers is asked of the node, or is what was last heard of one that cannot be asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from kodo.lab.flows import CELL, Row
+from kodo.lab.naming import numbered
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+CONTENT = ("url", "name", "organization", "author", "description", "tags")
+COLOURS = {"known": "34,139,84", "missing": "200,60,50", "stale": "201,138,27", "ghost": "130,90,150"}
+APART, SILENT = "-", "no answer"
+"""What stands where nothing is expected, and where nobody can be asked."""
+
+Offer = list[tuple[Any, ...]]
+"""What a node offers, in a form that can be compared."""
+
+
+def offer_of(rows: Sequence[Row]) -> Offer:
+    """The flows of one node, from a listing."""
+    return sorted(tuple(str(row.get(column)) for column in CONTENT) for row in rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """A node: whether it runs, what it offers if anyone knows, and which registries are to list it."""
+
+    name: str
+    url: str
+    runs: bool
+    offer: Offer | None
+    expected: frozenset[str]
+
+
+def beliefs_of(truths: Sequence[Truth], listings: Mapping[str, Sequence[Row] | None]) -> Beliefs:
+    """Compare what nodes say of themselves with the listings of registries; a listing of None was not to be had."""
+    table = {}
+    for truth in truths:
+        table[truth.name] = {
+            registry: SILENT
+            if rows is None
+            else _belief(truth, [row for row in rows if row["node"] == truth.url], registry)
+            for registry, rows in listings.items()
+        }
+    states = {truth.name: "runs" if truth.runs else "ended" for truth in truths}
+    return Beliefs(table, states, list(listings))
+
+
+def _belief(truth: Truth, rows: Sequence[Row], registry: str) -> str:
+    if not truth.runs:
+        return "ghost" if rows else APART
+    if not rows and truth.offer != []:
+        return "missing" if registry in truth.expected else APART
+    return "known" if truth.offer is None or offer_of(rows) == truth.offer else "stale"
+
+
+class Beliefs:
+    """A table: nodes down, registries across."""
+
+    def __init__(
+        self, table: Mapping[str, Mapping[str, str]], states: Mapping[str, str], registries: list[str]
+    ) -> None:
+        """Made by `MeshLab.beliefs`."""
+        self.table = table
+        self.registries = registries
+        self._states = states
+
+    def __getitem__(self, place: tuple[str, str]) -> str:
+        """What a registry says of a node: `beliefs["node1", "registry2"]`."""
+        node, registry = place
+        return self.table[node][registry]
+
+    @cached_property
+    def frame(self) -> DataFrame:
+        """The same as a frame: `node`, `state`, and a column for each registry."""
+        from kodo.frames import frame_of  # noqa: PLC0415, pandas is imported when the first frame is asked for
+
+        rows = [{"node": node, "state": self._states[node], **row} for node, row in self.table.items()]
+        return frame_of(rows, ["node", "state", *self.registries])
+
+    @property
+    def agree(self) -> bool:
+        """Whether every registry that can be asked says what is true."""
+        return all(word in ("known", APART, SILENT) for row in self.table.values() for word in row.values())
+
+    def _lines(self) -> list[list[str]]:
+        return [
+            [node, self._states[node], *(row[name] for name in self.registries)] for node, row in self.table.items()
+        ]
+
+    def __repr__(self) -> str:
+        if not self.table:
+            return "no nodes"
+        lines = [["node", "", *self.registries], *self._lines()]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        table = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+        return "\n".join([*table, self._count])
+
+    def _repr_html_(self) -> str:
+        if not self.table:
+            return "<div><i>no nodes</i></div>"
+        head = "".join(
+            f'<th style="{CELL};font-weight:600">{escape(name)}</th>' for name in ["node", "", *self.registries]
+        )
+        lines = ("".join(f'<td style="{CELL}">{_cell(word)}</td>' for word in line) for line in self._lines())
+        body = "".join(f'<tr style="background:transparent">{line}</tr>' for line in lines)
+        return (
+            '<div style="overflow-x:auto"><table style="border-collapse:collapse;color:inherit;margin:0">'
+            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+            f'<div style="padding:6px 0;opacity:0.7">{self._count}</div></div>'
+        )
+
+    @property
+    def _count(self) -> str:
+        return f"{numbered(len(self.table), 'node')}, {numbered(len(self.registries), 'registry', 'registries')}"
+
+
+def _cell(word: str) -> str:
+    if word not in COLOURS:
+        return escape(word)
+    style = f"background:rgba({COLOURS[word]},0.25);border-radius:8px;padding:1px 7px;white-space:nowrap"
+    return f'<span style="{style}">{word}</span>'

@@ -1,0 +1,100 @@
+"""Pictures: a white card, its colours, and how it is shown and saved. The one importer of matplotlib.
+
+- A picture stands on a white card, so that it reads in a dark theme too, and is drawn at twice its size, so that its
+  text is sharp. Sizes are inches; the text beside it, `text/plain`, is constant and holds no measure.
+- matplotlib's objects alone are used: pyplot keeps figures, and belongs to the notebook.
+- It is shown as PNG, which no test of notebooks compares; SVG is for files.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
+from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.textpath import TextPath
+from matplotlib.transforms import Affine2D
+
+from kodo.errors import LabError
+
+__all__ = ["Affine2D", "Figure", "Line2D", "Picture", "Rectangle", "card", "width_of"]
+
+DPI = 200
+SCREEN = 100
+"""Pixels an inch at which a picture is shown; it is drawn at `DPI`."""
+INK, QUIET, PALE, CARD, FRAME = "#26323d", "#8d99a5", "#c9d0d6", "#ffffff", "#dfe4e8"
+BROKEN, SLOW = "#b5503c", "#c98a1b"
+FORMS = (".png", ".svg", ".pdf")
+
+
+class Picture:
+    """Something that is drawn when it is first looked at."""
+
+    def draw(self) -> Figure:
+        """Draw it."""
+        raise NotImplementedError
+
+    def texts(self) -> dict[str, str]:
+        """Its texts, by the ending of the file that each is saved to."""
+        return {}
+
+    @cached_property
+    def _figure(self) -> Figure:
+        return self.draw()
+
+    @cached_property
+    def png(self) -> bytes:
+        """The picture."""
+        return self._drawn("png")
+
+    @cached_property
+    def svg(self) -> str:
+        """The same as SVG."""
+        return self._drawn("svg").decode()
+
+    def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, Any], dict[str, Any]]:
+        width, height = self._figure.get_size_inches()
+        size = {"width": round(width * SCREEN), "height": round(height * SCREEN)}
+        return {"text/plain": repr(self), "image/png": b64encode(self.png).decode()}, {"image/png": size}
+
+    def save(self, path: Path | str) -> None:
+        """Write the picture, or one of its texts, to a file; the ending of its name says which."""
+        target = Path(path)
+        texts = self.texts()
+        if target.suffix in texts:
+            target.write_text(texts[target.suffix], encoding="utf-8")
+        elif target.suffix in FORMS:
+            target.write_bytes(self._drawn(target.suffix[1:]))
+        else:
+            known = ", ".join([*FORMS, *texts])
+            raise LabError(f"expected a file that ends in one of {known}, such as {type(self).__name__.lower()}.png")
+
+    def _drawn(self, form: str) -> bytes:
+        drawn = BytesIO()
+        self._figure.savefig(drawn, format=form, dpi=DPI)
+        return drawn.getvalue()
+
+
+def card(width: float, height: float) -> tuple[Figure, Any]:
+    """A figure of this size, and its axes, in inches from the lower left corner."""
+    figure = Figure(figsize=(width, height), facecolor="none")
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
+    axes.set_axis_off()
+    edge, style = 0.02, "round,pad=0,rounding_size=0.12"
+    inside = (width - 2 * edge, height - 2 * edge)
+    look: dict[str, Any] = {"boxstyle": style, "facecolor": CARD, "edgecolor": FRAME, "linewidth": 1, "zorder": 0}
+    axes.add_patch(FancyBboxPatch((edge, edge), *inside, **look))
+    return figure, axes
+
+
+def width_of(text: str, size: float) -> float:
+    """How wide a text is, in inches, at a size in points."""
+    return float(TextPath((0, 0), text.replace("$", r"\$"), size=size, prop=FontProperties()).get_extents().width) / 72

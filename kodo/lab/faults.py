@@ -1,0 +1,177 @@
+"""Faults between members: what is asked for, what holds, and how it ends.
+
+A fault names ways, from one member that sends to one that is sent to, and what happens there. The members' own outgoing
+transport carries it out (`kodo.transport.Links`); the lab tells each member, through the guardian, all that holds for
+it, and waits until it does. What the lab itself asks passes by all of this.
+
+- A fault holds until `heal`, which may be called twice, and ends with its `with` block however that ends. Faults on
+  one way add up. A member that starts again gets what holds for it before it says a word.
+- Killed is refused, cut is silent: a message waits at a cut until it is healed or its deadline (10 s) is over. A lost
+  one, or a lost answer, keeps its sender waiting that long.
+- What cannot be is a `LabError`, and nothing has changed then.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from kodo.errors import LabError
+from kodo.lab.processes import Table
+
+Way = tuple[str, str]
+"""Names: who sends, and to whom."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What happens on a way: silence, milliseconds of delay each way, chances that a message or its answer is lost."""
+
+    cut: bool = False
+    ms: float = 0.0
+    request: float = 0.0
+    answer: float = 0.0
+
+    def __add__(self, other: Effect) -> Effect:
+        return Effect(
+            self.cut or other.cut,
+            self.ms + other.ms,
+            1 - (1 - self.request) * (1 - other.request),
+            1 - (1 - self.answer) * (1 - other.answer),
+        )
+
+    @property
+    def label(self) -> str:
+        """In a few words: `cut`, or what there is of `200 ms, loss 30%, answer loss 10%`."""
+        parts = [
+            f"{self.ms:g} ms" * bool(self.ms),
+            f"loss {self.request:.0%}" * bool(self.request),
+            f"answer loss {self.answer:.0%}" * bool(self.answer),
+        ]
+        return "cut" if self.cut else ", ".join(filter(None, parts))
+
+    @property
+    def link(self) -> dict[str, Any]:
+        """As `kodo.transport.Link` takes it."""
+        return {"cut": self.cut, "delay": self.ms / 1000, "request": self.request, "answer": self.answer}
+
+
+@dataclass(eq=False, slots=True)
+class Fault:
+    """Something that is wrong on purpose, until it is healed: `fault.heal()`, or `with lab.cut(a, b):`."""
+
+    label: str
+    effects: dict[Way, Effect]
+    end: Callable[[Fault], None] = field(repr=False)
+    began: float = field(default_factory=time.monotonic)
+    ended: float | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether it holds."""
+        return self.ended is None
+
+    def heal(self) -> None:
+        """End it, and wait until that holds. Doing so again does nothing."""
+        if self.active:
+            self.end(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.heal()
+
+    def __repr__(self) -> str:
+        return f"<Fault {self.label}: {'active' if self.active else 'healed'}>"
+
+
+class Faults:
+    """All faults of a lab, in the order in which they came."""
+
+    def __init__(self, apply: Callable[[set[str]], None], note: Callable[[str, Fault], None]) -> None:
+        """`apply` tells members what holds for them, `note` is told of each fault that begins or ends."""
+        self.all: list[Fault] = []
+        self._apply = apply
+        self._note = note
+
+    @property
+    def active(self) -> list[Fault]:
+        """Those that hold."""
+        return [fault for fault in self.all if fault.active]
+
+    def begin(self, label: str, effects: dict[Way, Effect]) -> Fault:
+        """Let a fault hold, and wait until it does."""
+        fault = Fault(label, effects, self._end)
+        self.all.append(fault)
+        try:
+            self._apply({caller for caller, _ in effects})
+        except BaseException:
+            with suppress(LabError):
+                self._end(fault)
+            raise
+        self._note("fault", fault)
+        return fault
+
+    def heal(self) -> None:
+        """End all of them, together."""
+        self._end(*self.active)
+
+    def _end(self, *faults: Fault) -> None:
+        for fault in faults:
+            fault.ended = time.monotonic()
+        # With the lab its faults are over as well.
+        with suppress(LabError):
+            self._apply({caller for fault in faults for caller, _ in fault.effects})
+        for fault in faults:
+            self._note("healed", fault)
+
+    def effects(self) -> dict[Way, Effect]:
+        """What holds now, on each way."""
+        sums: dict[Way, Effect] = {}
+        for fault in self.active:
+            for way, effect in fault.effects.items():
+                sums[way] = sums.get(way, Effect()) + effect
+        return sums
+
+    def table(self, caller: str, urls: Mapping[str, str]) -> Table:
+        """What holds for the messages of one member, by the urls of those that it sends to."""
+        return {
+            urls[callee]: effect.link
+            for (name, callee), effect in self.effects().items()
+            if name == caller and callee in urls
+        }
+
+
+def ways(groups: Iterable[Iterable[str]], *, one_way: bool = False) -> list[Way]:
+    """From each member of a group to each of the groups after it and, unless it is `one_way`, back."""
+    sides = [list(group) for group in groups]
+    there = [
+        (one, other)
+        for number, side in enumerate(sides)
+        for later in sides[number + 1 :]
+        for one in side
+        for other in later
+    ]
+    return there if one_way else [*there, *((other, one) for one, other in there)]
+
+
+def checked_number(name: str, value: Any, most: float, expected: str) -> float:
+    """A number from 0 to `most`. Raises `LabError` for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+        raise LabError(f"{name}: expected {expected}, not {value!r}")
+    return float(value)
+
+
+def checked_sides(sides: list[list[str]]) -> None:
+    """Refuse fewer than two groups, groups that are empty, and a member that stands in two places."""
+    if len(sides) < 2:
+        raise LabError("expected at least one group, such as lab.partition(['registry1'], ['registry2'])")
+    if not all(sides):
+        raise LabError("expected at least one member on each side, such as lab.partition(['registry1'], ['registry2'])")
+    named = [name for side in sides for name in side]
+    if twice := sorted({name for name in named if named.count(name) > 1}):
+        raise LabError(f"expected different members, but {twice[0]} is named twice; name each once, on one side")

@@ -1,0 +1,477 @@
+"""The timeline: who told whom what and when, as a space-time diagram, a frame, Mermaid and ShiViz text.
+
+Every member has a line, time goes to the right, and a message is an arrow from where it left to where it arrived. One
+that did not arrive ends in a cross. Its rules:
+
+- Silence takes little room: the axis grows with the logarithm of what passes between two moments, so that messages
+  which take a millisecond are told apart beside a minute in which nothing happened. The ticks say the time.
+- What is left out is said. A line is pale while its member does not run, and banded while it is paused; the time of a
+  fault is shaded under its label.
+- The text beside the picture is constant.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import log10
+from typing import TYPE_CHECKING, Any
+
+from kodo.lab.drawing import BROKEN, INK, PALE, QUIET, SLOW, Figure, Line2D, Picture, Rectangle, card, width_of
+from kodo.lab.history import Event, Message
+from kodo.lab.naming import numbered, tally
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+COLUMNS = (*("sent", "seconds", "sender", "receiver", "route", "nodes", "bytes", "outcome", "way", "took", "id"),)
+COLOURS = {"/register": "#d39a3d", "/connect": "#8a5a8f", "/update/node": "#2f5d8c"}
+OTHER = "#5f7284"
+SHADE = {True: "#b5503c", False: "#c98a1b"}
+ROW, LEFT, RIGHT, FOOT = 0.42, 0.3, 0.35, 0.95
+LABEL_ROW = 0.19
+WIDEST, NARROWEST = 12.5, 6.0
+SHORTEST, GROWTH, GRAIN = 0.055, 0.2, 0.002
+"""Inches between two moments at least, for each tenfold of time between them, and seconds where that begins."""
+TICK = 0.85
+"""Inches between two times that are written at least."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A time in which something was so; without an end it still is."""
+
+    begin: float
+    end: float | None
+    label: str = ""
+    cut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a timeline is about: its members, name to kind, the moment 0, and what of it is shown."""
+
+    kinds: Mapping[str, str]
+    zero: float
+    until: float
+    begin: float | None = None
+    hidden: int = 0
+    answers: bool = False
+
+
+class Timeline(Picture):
+    """Messages between services, in the order in which they left."""
+
+    def __init__(
+        self, messages: Sequence[Message], events: Sequence[Event], faults: Sequence[Span], scope: Scope
+    ) -> None:
+        """Made by `MeshLab.timeline`."""
+        self.messages = list(messages)
+        self.events = list(events)
+        self.faults = list(faults)
+        self.scope = scope
+
+    def __len__(self) -> int:
+        return len(self.messages)
+
+    def __repr__(self) -> str:
+        return f"<Timeline: {tally(self.scope.kinds.values())}>"
+
+    @property
+    def names(self) -> list[str]:
+        """Those that have a line: the members, then whoever else sent or got a message."""
+        strangers = {name for message in self.messages for name in (message.sender, message.receiver)}
+        return [*self.scope.kinds, *sorted(strangers - set(self.scope.kinds))]
+
+    @cached_property
+    def frame(self) -> DataFrame:
+        """A row for each message: when it left (UTC, and in seconds of the lab), who, what, and what became of it.
+
+        `way` is the seconds until it arrived, `took` those until its sender knew.
+        """
+        from kodo.frames import frame_of  # noqa: PLC0415, pandas is imported when the first frame is asked for
+
+        return frame_of([self._row(message) for message in self.messages], COLUMNS)
+
+    def _row(self, message: Message) -> dict[str, Any]:
+        return {
+            "sent": message.utc,
+            "seconds": message.began - self.scope.zero,
+            "sender": message.sender,
+            "receiver": message.receiver,
+            "route": message.route,
+            "nodes": message.nodes,
+            "bytes": message.bytes,
+            "outcome": message.outcome or "on its way",
+            "way": _between(message.sent, message.received),
+            "took": _between(message.sent, message.ended),
+            "id": message.id,
+        }
+
+    def texts(self) -> dict[str, str]:
+        """The sequence diagram, and the log for ShiViz."""
+        return {".mmd": self.mermaid(), ".log": self.shiviz()}
+
+    def draw(self) -> Figure:
+        """Draw the diagram."""
+        return _Diagram(self).draw()
+
+    def mermaid(self) -> str:
+        """The messages as a Mermaid sequence diagram; what did not arrive ends in a cross."""
+        ids = {name: f"m{number}" for number, name in enumerate(self.names)}
+        lines = [f"participant {ids[name]} as {_plain(name)}" for name in self.names]
+        for message in self.messages:
+            arrow = "->>" if message.arrived else "-x"
+            said = f"{message.route} {numbered(message.nodes, 'node')}"
+            outcome = "" if message.delivered else f" ({message.outcome or 'on its way'})"
+            lines.append(f"{ids[message.sender]}{arrow}{ids[message.receiver]}: {_plain(said + outcome)}")
+        return "\n    ".join(["sequenceDiagram", *lines]) + "\n"
+
+    def shiviz(self) -> str:
+        """A log for ShiViz (https://bestchai.bitbucket.io/shiviz), with vector clocks.
+
+        Its parser is `(?<host>\\S*) (?<clock>{.*})\\n(?<event>.*)`, as ShiViz proposes.
+        """
+        clocks: dict[str, dict[str, int]] = {}
+        sent: dict[str, dict[str, int]] = {}
+        lines = []
+        for _, message, arrival in sorted(self._moments(), key=lambda moment: moment[0]):
+            host = _host(message.receiver if arrival else message.sender)
+            clock = clocks.setdefault(host, {})
+            if arrival:
+                clock.update({name: max(tick, clock.get(name, 0)) for name, tick in sent.get(message.id, {}).items()})
+            clock[host] = clock.get(host, 0) + 1
+            if not arrival:
+                sent[message.id] = dict(clock)
+            ticks = ", ".join(f'"{name}": {tick}' for name, tick in sorted(clock.items()))
+            what = "receive" if arrival else "send"
+            other = message.sender if arrival else f"{message.receiver}: {message.outcome or 'on its way'}"
+            lines.append(f"{host} {{{ticks}}}\n{what} {message.route} {' '.join(other.split())}")
+        return "\n".join(lines) + "\n" * bool(lines)
+
+    def _moments(self) -> Iterator[tuple[tuple[float, bool], Message, bool]]:
+        for message in self.messages:
+            if message.sent is not None:
+                yield (message.sent, False), message, False
+            if message.received is not None:
+                yield (message.received, True), message, True
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What of it a timeline shows: from a moment on, the last ones, answers, messages that tell no news."""
+
+    begin: float | None = None
+    last: int | None = 200
+    answers: bool = False
+    beats: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """All that happened: messages and events, how many messages are gone, and the moment when it began."""
+
+    messages: Sequence[Message]
+    events: Sequence[Event]
+    missed: int
+    began: float
+
+
+def timeline_of(story: Story, kinds: Mapping[str, str], until: float, choice: Choice) -> Timeline:
+    """The timeline of what happened up to a moment; what of it is not shown is counted."""
+    told = [message for message in story.messages if message.began <= until and (choice.beats or message.news)]
+    found = [message for message in told if choice.begin is None or message.began >= choice.begin]
+    shown = found if choice.last is None else found[max(0, len(found) - choice.last) :]
+    hidden = story.missed + len(told) - len(shown)
+    begin = choice.begin if len(shown) == len(found) else None
+    scope = Scope(kinds, story.began, until, begin if hidden else story.began, hidden, choice.answers)
+    events = [event for event in story.events if event.at <= until]
+    return Timeline(shown, events, _faults(events), scope)
+
+
+def _faults(events: Iterable[Event]) -> list[Span]:
+    spans: list[Span] = []
+    for event in events:
+        if event.what == "fault":
+            spans.append(Span(event.at, None, event.who, event.who.startswith(("cut ", "partition "))))
+        elif event.what == "healed":
+            number = next(n for n, span in enumerate(spans) if span.label == event.who and span.end is None)
+            spans[number] = Span(spans[number].begin, event.at, event.who, spans[number].cut)
+    return spans
+
+
+# -- the picture -------------------------------------------------------------------------------------------
+
+
+class Axis:
+    """From moments to inches: every moment has its place, and silence takes little room."""
+
+    def __init__(self, moments: Iterable[float], widest: float) -> None:
+        self._moments = sorted(set(moments)) or [0.0]
+        steps = [_step(later - earlier) for earlier, later in zip(self._moments, self._moments[1:], strict=False)]
+        scale = min(1.0, widest / max(sum(steps), 1e-9))
+        self._places = [0.0]
+        for step in steps:
+            self._places.append(self._places[-1] + step * scale)
+
+    @property
+    def width(self) -> float:
+        """Inches from the first moment to the last."""
+        return self._places[-1]
+
+    def __call__(self, moment: float) -> float:
+        after = bisect_right(self._moments, moment)
+        if after == 0:
+            return 0.0
+        if after == len(self._moments):
+            return self.width
+        begin, end = self._moments[after - 1 : after + 1]
+        share = (moment - begin) / (end - begin)
+        return self._places[after - 1] + share * (self._places[after] - self._places[after - 1])
+
+    def ticks(self, apart: float) -> list[float]:
+        """Moments whose places are so far apart that their times can be written."""
+        kept: list[float] = []
+        for moment in self._moments:
+            if not kept or self(moment) - self(kept[-1]) >= apart:
+                kept.append(moment)
+        return kept
+
+
+def _step(seconds: float) -> float:
+    return SHORTEST + GROWTH * log10(1 + seconds / GRAIN)
+
+
+class _Diagram:
+    """The drawing of one timeline."""
+
+    def __init__(self, timeline: Timeline) -> None:
+        self._timeline = timeline
+        self._names = timeline.names
+        begins = [message.began for message in timeline.messages]
+        begins += [] if timeline.scope.begin is None else [timeline.scope.begin]
+        self._begin = min(begins, default=timeline.scope.until)
+        self._faults = [span for span in timeline.faults if span.end is None or span.end >= self._begin]
+        self._events = [event for event in timeline.events if event.at >= self._begin and event.who in self._names]
+        self._axis = Axis(self._moments(), WIDEST)
+        self._labels = _rows([(self._x(span.begin), self._width_of_label(span)) for span in self._faults])
+        self._left = LEFT + max([width_of(_short(name), 9) for name in self._names], default=0) + 0.2
+
+    def draw(self) -> Figure:
+        """Draw it: what is behind first."""
+        rows = max(1, len(self._names))
+        above = 0.35 + LABEL_ROW * (max(self._labels, default=-1) + 1)
+        self._top = FOOT + rows * ROW
+        legend = sum(width for *_, width in self._legend())
+        inner = max(self._axis.width, NARROWEST - self._left, legend + LEFT - self._left, self._labels_end())
+        figure, self._axes = card(self._left + inner + RIGHT, self._top + above)
+        for span, row in zip(self._faults, self._labels, strict=True):
+            self._draw_fault(span, row)
+        self._draw_ticks()
+        for name in self._names:
+            self._draw_line(name)
+        for message in self._timeline.messages:
+            self._draw_message(message)
+        self._draw_foot()
+        return figure
+
+    # -- places --------------------------------------------------------------------------------------------
+
+    def _moments(self) -> Iterator[float]:
+        until = self._timeline.scope.until
+        for message in self._timeline.messages:
+            arrived = message.received if message.received is not None else None
+            answered = message.answered if self._timeline.scope.answers else None
+            lost = None if message.arrived else message.ended
+            yield from (at for at in (message.sent, arrived, answered, lost) if at is not None)
+            if message.ended is None and message.received is None:
+                yield until
+        for event in self._events:
+            if event.what != "launched":
+                yield event.at
+        for span in self._faults:
+            yield from (max(span.begin, self._begin), until if span.end is None else span.end)
+
+    def _x(self, moment: float) -> float:
+        return self._axis(moment)
+
+    def _at(self, moment: float) -> float:
+        return self._left + self._axis(moment)
+
+    def _y(self, name: str) -> float:
+        return self._top - ROW * (self._names.index(name) + 0.5)
+
+    def _width_of_label(self, span: Span) -> float:
+        return width_of(_cut(span.label), 7.5) + 0.15
+
+    def _labels_end(self) -> float:
+        return max([self._x(span.begin) + self._width_of_label(span) for span in self._faults], default=0.0)
+
+    # -- what is drawn -------------------------------------------------------------------------------------
+
+    def _line(self, xs: tuple[float, float], ys: tuple[float, float], **look: Any) -> None:
+        self._axes.add_line(Line2D(xs, ys, **look))
+
+    def _mark(self, x: float, y: float, marker: str, colour: str, size: float = 6) -> None:
+        look: dict[str, Any] = {
+            "marker": marker,
+            "color": colour,
+            "markersize": size,
+            "markeredgewidth": 1.6,
+            "zorder": 6,
+        }
+        self._axes.add_line(Line2D((x,), (y,), linestyle="none", **look))
+
+    def _write(self, x: float, y: float, text: str, size: float, colour: str, **look: Any) -> None:
+        self._axes.text(x, y, text, fontsize=size, color=colour, parse_math=False, **{"va": "center", **look})
+
+    def _draw_fault(self, span: Span, row: int) -> None:
+        begin, end = self._at(span.begin), self._at(self._timeline.scope.until if span.end is None else span.end)
+        label, colour = self._top + 0.14 + LABEL_ROW * row, SHADE[span.cut]
+        size = (max(end - begin, 0.03), label + 0.08 - FOOT)
+        self._axes.add_patch(Rectangle((begin, FOOT), *size, facecolor=colour, alpha=0.1, linewidth=0, zorder=0.5))
+        self._line((begin, begin), (FOOT, label + 0.08), color=colour, linewidth=0.8, alpha=0.7, zorder=0.6)
+        self._write(begin + 0.06, label, _cut(span.label), 7.5, colour, zorder=7)
+
+    def _draw_ticks(self) -> None:
+        zero = self._timeline.scope.zero
+        for moment in self._axis.ticks(TICK):
+            x = self._at(moment)
+            self._line((x, x), (FOOT - 0.06, self._top), color=PALE, linewidth=0.5, zorder=0.7)
+            self._write(x, FOOT - 0.15, _seconds(moment - zero), 7, QUIET, ha="center")
+
+    def _draw_line(self, name: str) -> None:
+        y = self._y(name)
+        self._write(self._left - 0.15, y, _short(name), 9, INK, ha="right")
+        end = self._left + max(self._axis.width, 0.1)
+        dotted: dict[str, Any] = {"color": PALE, "linewidth": 1.2, "linestyle": (0, (1, 3)), "zorder": 1}
+        self._line((self._left, end), (y, y), **dotted)
+        stranger = name not in self._timeline.scope.kinds
+        for span in (
+            [Span(self._begin, None)] if stranger else _states(self._timeline.events, name, "started", "exited")
+        ):
+            self._band(span, y, {"color": QUIET, "linewidth": 1.4, "zorder": 1.1})
+        for span in _states(self._timeline.events, name, "paused", "resumed"):
+            self._band(span, y, {"color": SLOW, "linewidth": 5, "alpha": 0.45, "zorder": 1.2, "solid_capstyle": "butt"})
+        for event in self._events:
+            if event.who == name and event.what in ("started", "exited"):
+                killed = event.what == "exited" and event.code not in (0, -15)
+                marker, colour = ("o", QUIET) if event.what == "started" else ("X", BROKEN) if killed else ("|", INK)
+                self._mark(self._at(event.at), y, marker, colour, 4 if marker == "o" else 7)
+
+    def _band(self, span: Span, y: float, look: dict[str, Any]) -> None:
+        end = self._timeline.scope.until if span.end is None else span.end
+        if end >= self._begin:
+            self._line((self._at(max(span.begin, self._begin)), self._at(end)), (y, y), **look)
+
+    def _draw_message(self, message: Message) -> None:
+        colour = COLOURS.get(message.route, OTHER)
+        refused = (message.outcome or "").startswith("refused")
+        begin = (self._at(message.began), self._y(message.sender))
+        if message.received is not None:
+            self._arrow(begin, (self._at(message.received), self._y(message.receiver)), BROKEN if refused else colour)
+            if message.outcome is not None and message.outcome.startswith(("lost", "cut")):
+                self._mark(self._at(message.received) + 0.05, self._y(message.receiver), "x", BROKEN, 4.5)
+        elif message.arrived:
+            self._arrow(begin, (self._at(message.ended or message.began), self._y(message.receiver)), colour)
+        else:
+            self._draw_lost(message, begin, colour)
+        if self._timeline.scope.answers and message.delivered and message.answered and message.ended:
+            back = (self._at(message.answered), self._y(message.receiver))
+            self._arrow(back, (self._at(message.ended), self._y(message.sender)), PALE)
+
+    def _draw_lost(self, message: Message, begin: tuple[float, float], colour: str) -> None:
+        """Half the way, and there a cross; what is still on its way has none."""
+        end = self._at(self._timeline.scope.until if message.ended is None else message.ended)
+        x, y = (begin[0] + end) / 2, begin[1] + (self._y(message.receiver) - begin[1]) * 0.55
+        self._line((begin[0], x), (begin[1], y), color=colour, linewidth=1, linestyle=(0, (3, 2)), zorder=3)
+        if message.outcome is not None:
+            self._mark(x, y, "x", BROKEN)
+
+    def _arrow(self, begin: tuple[float, float], end: tuple[float, float], colour: str) -> None:
+        look = {"arrowstyle": "-|>,head_width=0.16,head_length=0.34", "color": colour, "linewidth": 1, "shrinkA": 0}
+        self._axes.annotate("", end, begin, arrowprops={**look, "shrinkB": 0}, zorder=4)
+
+    def _legend(self) -> Iterator[tuple[str, str, str, float]]:
+        routes = {message.route for message in self._timeline.messages}
+        signs = [(route, "-", COLOURS.get(route, OTHER)) for route in sorted(routes)]
+        if any(not message.arrived and message.outcome for message in self._timeline.messages):
+            signs.append(("lost, or its answer", "x", BROKEN))
+        if any(event.what == "paused" for event in self._events):
+            signs.append(("paused", "-", SLOW))
+        if any(event.what == "exited" and event.code not in (0, -15) for event in self._events):
+            signs.append(("killed", "X", BROKEN))
+        for words, sign, colour in signs:
+            yield words, sign, colour, width_of(words, 8) + 0.5
+
+    def _draw_foot(self) -> None:
+        x, y = LEFT, 0.3
+        for words, sign, colour, width in self._legend():
+            if sign == "-":
+                self._line((x - 0.08, x + 0.1), (y, y), color=colour, linewidth=2)
+            else:
+                self._mark(x, y, sign, colour)
+            self._write(x + 0.18, y, words, 8, QUIET)
+            x += width
+        said = _left_out(self._timeline.scope.hidden) if self._timeline.messages else "no messages"
+        self._write(LEFT - 0.1, 0.55, said, 8, INK)
+
+
+def _left_out(hidden: int) -> str:
+    words = "earlier message is not shown" if hidden == 1 else "earlier messages are not shown"
+    return f"{hidden} {words}" if hidden else ""
+
+
+def _states(events: Iterable[Event], name: str, begin: str, end: str) -> list[Span]:
+    """The times between an event and the one that ends it."""
+    spans: list[Span] = []
+    for event in events:
+        if event.who != name:
+            continue
+        is_open = bool(spans) and spans[-1].end is None
+        if event.what == begin and not is_open:
+            spans.append(Span(event.at, None))
+        elif is_open and event.what in (end, "exited"):
+            spans[-1] = Span(spans[-1].begin, event.at)
+    return spans
+
+
+def _rows(labels: Sequence[tuple[float, float]]) -> list[int]:
+    """For labels, each with its left end and width, the row where it covers no other."""
+    ends: list[float] = []
+    rows = []
+    for left, width in labels:
+        row = next((number for number, end in enumerate(ends) if end <= left), len(ends))
+        ends[row : row + 1] = [left + width]
+        rows.append(row)
+    return rows
+
+
+def _between(begin: float | None, end: float | None) -> float | None:
+    return None if begin is None or end is None else end - begin
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.3f} s" if abs(seconds) < 1 else f"{seconds:.2f} s" if abs(seconds) < 100 else f"{seconds:.0f} s"
+
+
+def _short(name: str) -> str:
+    short = name.partition("://")[2] or name
+    return short if len(short) <= 26 else short[:25] + "…"
+
+
+def _cut(label: str) -> str:
+    return label if len(label) <= 60 else label[:59] + "…"
+
+
+def _plain(text: str) -> str:
+    """A text that Mermaid takes for nothing but text: what it would read as its own goes as a number."""
+    known = re.sub(r"[^\w .:/()-]", lambda found: f"#{ord(found[0])};", " ".join(text.split()))
+    return re.sub(r"\bend\b", "#101;nd", known)
+
+
+def _host(name: str) -> str:
+    return re.sub(r'[\s{}"\\]', "_", name)

@@ -1,0 +1,359 @@
+"""Faults between members: each verb, what it does to messages, how it ends, and what cannot be."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from itertools import combinations
+from typing import Any
+
+import networkx as nx  # type: ignore[import-untyped]
+import pytest
+
+from kodo.errors import LabError
+from kodo.lab import MeshLab
+from kodo.lab.faults import Effect, Fault, ways
+from kodo.lab.history import Message
+from kodo.lab.member import Member
+from kodo.lab.topology import Topology, box_of, place, wrong_with
+from tests.waiting import until
+
+
+def pair(lab: MeshLab, **loader: Any) -> tuple[Member, Member, Member]:
+    """Two registries that are connected, and a node at the first; settled."""
+    first = lab.add_registry()
+    second = lab.add_registry(connect=first)
+    node = lab.add_node(connect=first, flows=["old"])
+    lab.settle()
+    return first, second, node
+
+
+def listed(member: Member) -> list[str]:
+    return [row["name"] for row in member.flows().rows]
+
+
+def messages(lab: MeshLab, sender: Member, receiver: Member) -> list[Message]:
+    lab.remember()
+    found = lab.history.messages(lab.names)
+    return [message for message in found if (message.sender, message.receiver) == (sender.name, receiver.name)]
+
+
+# -- cut and partition -------------------------------------------------------------------------------------
+
+
+def test_a_cut_is_silence_on_connections_that_are_open_and_its_end_lets_messages_through(lab: MeshLab) -> None:
+    """Nothing is refused: the message hangs, is seen to hang, and goes on its way when the cut is healed."""
+    first, second, node = pair(lab)
+    fault = lab.cut(first, second)
+    assert repr(fault) == "<Fault cut registry1 <-> registry2: active>"
+    assert repr(lab) == "<MeshLab 2 registries, 1 node: running, 1 fault>"
+    node.restart(flows=["new"])
+    until(lambda: messages(lab, first, second)[-1].outcome == "cut", "the push to hang")
+    assert (listed(first), listed(second)) == (["new"], ["old"])
+    fault.heal()
+    lab.settle()
+    assert listed(second) == ["new"]
+    assert repr(fault) == "<Fault cut registry1 <-> registry2: healed>"
+    assert messages(lab, first, second)[-1].outcome == "200"
+
+
+def test_the_labs_own_questions_pass_by_every_fault(lab: MeshLab) -> None:
+    """Who is cut off from everybody answers the lab as before."""
+    first, second, _ = pair(lab)
+    with lab.partition(first, second):
+        assert second.status()["registry"]
+        assert len(lab.flows()) == 1
+
+
+def test_a_cut_of_one_way_lets_the_other_pass(lab: MeshLab) -> None:
+    """Only what the one sends to the other is silent."""
+    first, second, node = pair(lab)
+    fault = lab.cut(first, second, one_way=True)
+    assert repr(fault) == "<Fault cut registry1 -> registry2: active>"
+    other = lab.add_node(connect=second, flows=["of the second"])
+    until(lambda: "of the second" in listed(first), "what is sent the other way to arrive")
+    node.restart(flows=["new"])
+    until(lambda: messages(lab, first, second)[-1].outcome == "cut", "the push to hang")
+    assert listed(second) == ["of the second", "old"]
+    fault.heal()
+    lab.settle()
+    assert listed(other) == ["of the second"]
+    assert listed(second) == ["new", "of the second"]
+
+
+def test_a_partition_ends_with_its_block_even_when_that_fails(lab: MeshLab) -> None:
+    """What was said on each side is everywhere afterwards."""
+    first, second, node = pair(lab)
+    far = lab.add_node(connect=second, flows=["far"])
+    lab.settle()
+
+    def fail() -> None:
+        with lab.partition([first, node], ["registry2", far]) as fault:
+            assert repr(fault) == "<Fault partition registry1, node1 | registry2, node2: active>"
+            node.restart(flows=["near and new"])
+            far.restart(flows=["far and new"])
+            until(lambda: listed(second) == ["far and new", "old"], "the one side to know its own alone")
+            until(lambda: listed(first) == ["far", "near and new"], "the other side too")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert lab.faults.active == []
+    lab.settle()
+    assert listed(first) == listed(second) == ["far and new", "near and new"]
+
+
+def test_of_one_group_the_others_are_the_rest(lab: MeshLab) -> None:
+    """`lab.partition(member)` isolates it."""
+    first, _, _ = pair(lab)
+    assert repr(lab.partition(first)) == "<Fault partition registry1 | registry2, node1: active>"
+    with pytest.raises(LabError, match="at least one member on each side"):
+        lab.partition(list(lab))
+
+
+def test_a_member_that_starts_again_gets_what_holds_before_it_says_a_word(lab: MeshLab) -> None:
+    """A node that is cut off from its registry registers nowhere, however often it is restarted."""
+    registry = lab.add_registry()
+    node = lab.add_node(connect=registry, flows=["old"])
+    lab.settle()
+    with lab.cut(node, registry):
+        node.restart(flows=["new"])
+        until(lambda: messages(lab, node, registry)[-1].outcome == "cut", "the registration to hang")
+        assert listed(registry) == ["old"]
+        node.kill()
+        node.restart()
+        until(lambda: messages(lab, node, registry)[-1].outcome == "cut", "the registration to hang again")
+        assert listed(registry) == ["old"]
+    lab.settle()
+    assert listed(registry) == ["new"]
+
+
+def test_killed_is_refused_and_cut_is_silent(lab: MeshLab) -> None:
+    """The trace tells the one from the other."""
+    first, second, node = pair(lab)
+    second.kill()
+    node.restart(flows=["new"])
+    until(lambda: messages(lab, first, second)[-1].outcome == "lost: ConnectError", "the push to be refused")
+
+
+# -- latency and loss --------------------------------------------------------------------------------------
+
+
+def test_latency_delays_the_message_and_its_answer(lab: MeshLab) -> None:
+    """As long each way, in both directions; afterwards nothing is late."""
+    first, second, node = pair(lab)
+    with lab.latency("registry1", "registry2", ms=150) as fault:
+        assert repr(fault) == "<Fault 150 ms registry1 <-> registry2: active>"
+        node.restart(flows=["slow"])
+        lab.settle()
+        slow = messages(lab, first, second)[-1]
+        assert slow.sent is not None
+        assert slow.received is not None
+        assert slow.answered is not None
+        assert slow.ended is not None
+        assert slow.received - slow.sent >= 0.15
+        assert slow.ended - slow.answered >= 0.15
+    node.restart(flows=["fast"])
+    lab.settle()
+    fast = messages(lab, first, second)[-1]
+    assert fast.sent is not None
+    assert fast.received is not None
+    assert fast.received - fast.sent < 0.15
+
+
+@pytest.mark.parametrize(("which", "reached"), [("request", False), ("answer", True)])
+def test_a_lost_message_and_a_lost_answer_leave_the_sender_waiting(lab: MeshLab, which: str, reached: bool) -> None:
+    """With an answer lost the news is there; with a request lost it is not."""
+    first, second, node = pair(lab)
+    label = "loss 100%" if which == "request" else "answer loss 100%"
+    fault = lab.loss(first, second, request=float(which == "request"), answer=float(which == "answer"))
+    assert repr(fault) == f"<Fault {label} registry1 <-> registry2: active>"
+    node.restart(flows=["new"])
+    until(lambda: messages(lab, first, second)[-1].outcome == f"lost: {which}", f"the {which} to be lost")
+    assert listed(second) == (["new"] if reached else ["old"])
+
+
+def test_faults_on_one_way_add_up() -> None:
+    """A cut wins, delays are added, chances are those of two dice."""
+    one, other = Effect(ms=100, request=0.5), Effect(ms=50, request=0.5, answer=0.1)
+    assert (one + other).request == 0.75
+    assert (one + Effect(cut=True)).label == "cut"
+    assert (one + other).label == "150 ms, loss 75%, answer loss 10%"
+
+
+# -- pause and resume --------------------------------------------------------------------------------------
+
+
+def test_a_paused_member_takes_connections_and_answers_nothing_until_it_goes_on(lab: MeshLab) -> None:
+    """It shows in the texts, and both verbs may be repeated."""
+    first, second, node = pair(lab)
+    for _ in range(2):
+        second.pause()
+    assert repr(second) == "<Registry registry2: paused>"
+    assert repr(lab) == "<MeshLab 2 registries, 1 node: running, 1 paused>"
+    node.restart(flows=["new"])
+    until(lambda: messages(lab, first, second)[-1].ended is None, "the push to wait")
+    for _ in range(2):
+        second.resume()
+    assert repr(second) == "<Registry registry2: running>"
+    lab.settle()
+    assert listed(second) == ["new"]
+
+
+def test_who_is_paused_from_elsewhere_is_seen_to_be(lab: MeshLab) -> None:
+    """By a signal that nobody told the lab of."""
+    registry = lab.add_registry()
+    assert registry.pid is not None
+    os.kill(registry.pid, signal.SIGSTOP)
+    until(lambda: registry.state == "paused", "the pause to be seen")
+    registry.kill()
+    assert registry.state == "killed"
+
+
+def test_a_fault_is_set_and_healed_beside_a_paused_member(lab: MeshLab) -> None:
+    """Nobody waits for it; it takes what holds when it goes on."""
+    first, second, _ = pair(lab)
+    second.pause()
+    began = time.monotonic()
+    with lab.cut(second, first):
+        assert time.monotonic() - began < 5
+    fault = lab.cut(second, first, one_way=True)
+    second.resume()
+    lab.add_node(connect=second, flows=["of the second"])
+    until(lambda: messages(lab, second, first)[-1].outcome == "cut", "the cut to hold")
+    fault.heal()
+    lab.settle()
+
+
+def test_who_does_not_run_is_not_paused(lab: MeshLab) -> None:
+    """The error says what to do."""
+    registry = lab.add_registry()
+    registry.kill()
+    for verb in (registry.pause, registry.resume):
+        with pytest.raises(LabError, match=r"expected registry1 to run, but it is killed; use registry1.restart\(\)"):
+            verb()
+
+
+# -- what cannot be, and the end ---------------------------------------------------------------------------
+
+WRONG: dict[str, tuple[Callable[[MeshLab], Fault], str]] = {
+    "an unknown name": (lambda lab: lab.cut("registry1", "regitsry2"), "did you mean 'registry2'"),
+    "the same on both sides": (lambda lab: lab.cut("registry1", "registry1"), "registry1 is named twice"),
+    "in two groups": (lambda lab: lab.partition(["registry1"], ["registry2", "registry1"]), "registry1 is named twice"),
+    "nobody": (lambda lab: lab.cut([], "registry1"), "at least one member on each side"),
+    "no groups": (lambda lab: lab.partition(), "at least one group"),
+    "negative": (lambda lab: lab.latency("registry1", "registry2", ms=-1), "ms: expected milliseconds, 0 or more"),
+    "no number": (lambda lab: lab.latency("registry1", "registry2", ms="5"), "ms: expected milliseconds"),  # type: ignore[arg-type]
+    "not a number": (lambda lab: lab.latency("registry1", "registry2", ms=float("nan")), "ms: expected"),
+    "above one": (lambda lab: lab.loss("registry1", "registry2", request=1.5), "request: expected a probability"),
+    "below zero": (lambda lab: lab.loss("registry1", "registry2", answer=-0.1), "answer: expected a probability"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_cannot_be_is_an_error_that_changes_nothing(lab: MeshLab, what: str) -> None:
+    """Names, sides and numbers are checked before anybody is told."""
+    lab.add_registry()
+    lab.add_registry()
+    do, text = WRONG[what]
+    with pytest.raises(LabError, match=re.escape(text)):
+        do(lab)
+    assert lab.faults.all == []
+    assert lab.processes.life("registry1").linked == 0
+
+
+def test_members_of_another_lab_are_strangers(lab: MeshLab) -> None:
+    """A handle of another lab is not taken for one of this."""
+    lab.add_registry()
+    with MeshLab() as other, pytest.raises(LabError, match="registry1 is one of another"):
+        lab.cut("registry1", other.add_registry())
+
+
+def test_heal_heals_all_and_may_be_repeated(lab: MeshLab) -> None:
+    """Also those that a block would heal later."""
+    first, second, node = pair(lab)
+    lab.latency(first, node, ms=1)
+    with lab.cut(first, second) as fault:
+        lab.heal()
+        lab.heal()
+        assert not fault.active
+    assert repr(lab) == "<MeshLab 2 registries, 1 node: running>"
+    assert lab.table_of("registry1") == {}
+
+
+def test_the_end_of_the_lab_is_the_end_of_its_faults() -> None:
+    """A block around it ends in peace."""
+    with MeshLab() as lab:
+        lab.add_registry()
+        lab.add_registry()
+        with lab.cut("registry1", "registry2") as fault:
+            lab.terminate()
+        assert not fault.active
+        with pytest.raises(LabError, match="this lab was terminated"):
+            lab.cut("registry1", "registry2")
+
+
+# -- the picture -------------------------------------------------------------------------------------------
+
+
+def test_faults_and_paused_members_are_drawn(lab: MeshLab) -> None:
+    """In the picture and in its text."""
+    first, second, node = pair(lab)
+    before = lab.topology().png
+    lab.cut(first, second)
+    lab.latency(node, first, ms=200)
+    node.pause()
+    topology = lab.topology()
+    assert topology.png != before
+    assert topology.mermaid().split("\n    ")[1:] == [
+        'node1(["node1"]):::paused',
+        'registry1["registry1"]',
+        'registry2["registry2"]',
+        'node1 -- "200 ms" --> registry1',
+        'registry1 -. "cut" .- registry2',
+        "classDef paused stroke:#c98a1b,stroke-dasharray:4\n",
+    ]
+    data, _ = topology._repr_mimebundle_()
+    assert base64.b64decode(data["image/png"]) == topology.png
+
+
+def test_what_is_wrong_one_way_says_which() -> None:
+    """The same both ways is said once."""
+    faults = {
+        ("a", "b"): Effect(ms=5),
+        ("b", "a"): Effect(cut=True),
+        ("a", "c"): Effect(ms=5),
+        ("c", "a"): Effect(ms=5),
+    }
+    wrong = wrong_with("a", "b", faults)
+    assert wrong is not None
+    assert (wrong.label, wrong.cut) == ("5 ms to b; cut to a", True)
+    wrong = wrong_with("a", "c", faults)
+    assert wrong is not None
+    assert (wrong.label, wrong.cut) == ("5 ms", False)
+    assert wrong_with("b", "c", faults) is None
+    assert wrong_with("a", "b", {("a", "b"): Effect()}) is None
+
+
+def test_labels_of_faults_cover_nothing_in_a_clique_of_24() -> None:
+    """What finds no room has its colour alone."""
+    names = [f"registry{number}" for number in range(24)]
+    graph = nx.DiGraph()
+    for name in names:
+        graph.add_node(name, kind="registry", answers=True, paused=False)
+    for one, other in combinations(names, 2):
+        graph.add_edge(one, other, kind="connect", stands=True)
+    faults = dict.fromkeys(ways([names[:12], names[12:]]), Effect(cut=True))
+    faults |= dict.fromkeys(ways([names[:6], names[6:12]]), Effect(ms=200, request=0.3))
+    topology = Topology(graph, place(graph, {}), faults)
+    axes = topology._figure.axes[0]
+    topology._figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert len(boxes) > 24
+    for one_box, other_box in combinations(boxes, 2):
+        assert not one_box.overlaps(other_box)
+    assert box_of("registry1", "registry").half > 0

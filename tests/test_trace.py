@@ -1,0 +1,239 @@
+"""The trace of a service and its stream, and the policies on outgoing messages, without a lab."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Any
+
+import httpx
+import pytest
+
+from kodo.service.messages import messages_stream
+from kodo.trace import Message, Trace, nodes_in
+from kodo.transport import Link, Links, Transport
+from tests.conftest import Process, Start
+from tests.waiting import until
+
+
+def events(lines: list[str]) -> list[tuple[str, dict[str, Any]]]:
+    """Ids and messages of a stream's lines."""
+    found, last = [], ""
+    for line in lines:
+        word, _, value = line.partition(": ")
+        if word == "id":
+            last = value
+        elif word == "data":
+            found.append((last, json.loads(value)))
+    return found
+
+
+def backlog(url: str, last: str | None = None) -> list[tuple[str, dict[str, Any]]]:
+    """What a service tells at once."""
+    headers = {"Last-Event-ID": last} if last else {}
+    lines: list[str] = []
+    with httpx.stream("GET", url + "/events?kind=messages", headers=headers, trust_env=False, timeout=20) as answer:
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        for line in answer.iter_lines():
+            if line == ": caught up":
+                return events(lines)
+            lines.append(line)
+    raise AssertionError("the stream ended")
+
+
+def test_both_ends_note_a_message_under_one_id(serve: Start) -> None:
+    """With peer, route, nodes, bytes, outcome, and moments of both clocks."""
+    registry = serve(node=False, trace=True)
+    node = serve(registry=False, connect=registry.url, loader=["a"], trace=True)
+    until(lambda: backlog(node.url) and backlog(registry.url), "the registration to be noted")
+    sent, received = backlog(node.url)[0][1], backlog(registry.url)[0][1]
+    assert sent["id"] == received["id"]
+    assert (sent["direction"], received["direction"]) == ("sent", "received")
+    assert (sent["peer"], received["peer"]) == (registry.url, node.url)
+    for end in (sent, received):
+        assert (end["route"], end["nodes"], end["outcome"]) == ("/register", 1, "200")
+        assert end["bytes"] == sent["bytes"] > 0
+        assert end["began"] <= end["ended"]
+        assert end["start"] <= end["end"]
+    assert sent["start"] <= received["start"] <= received["end"] <= sent["end"]
+
+
+def test_what_is_refused_and_who_is_away_is_noted(serve: Start) -> None:
+    """A refused request has no peer that anybody could believe; a foreign id is taken if it is one."""
+    registry = serve(node=False, trace=True, connect="http://127.0.0.1:9")
+    assert registry.client.post("/register", json={}, headers={"Kodo-Message": "x" * 65}).status_code == 422
+    assert registry.client.post("/register", json={}, headers={"Kodo-Message": "mine"}).status_code == 422
+
+    def noted() -> list[tuple[Any, ...]]:
+        return [(note["peer"], note["route"], note["outcome"]) for _, note in backlog(registry.url)]
+
+    until(lambda: ("http://127.0.0.1:9", "/connect", "lost: ConnectError") in noted(), "the lost message to be noted")
+    assert noted().count((None, "/register", "refused 422")) == 2
+    ids = [note["id"] for _, note in backlog(registry.url) if note["route"] == "/register"]
+    assert ids[1] == "mine"
+    assert len(ids[0]) < 65
+
+
+def test_the_stream_goes_on_after_an_id_and_begins_anew_after_an_unknown_one(serve: Start) -> None:
+    """Nothing is told twice, nothing is left out."""
+    registry = serve(node=False, trace=True)
+    for _ in range(3):
+        registry.client.post("/register", json={})
+    told = backlog(registry.url)
+    assert len(told) == 3
+    assert backlog(registry.url, told[1][0]) == told[2:]
+    assert backlog(registry.url, told[2][0]) == []
+    for unknown in ("nonsense", "1", "abc-1", told[0][0] + "99999", told[0][0].split("-")[0] + "-x"):
+        assert backlog(registry.url, unknown) == told
+
+
+def test_without_a_trace_there_is_no_stream(serve: Start) -> None:
+    """The answer says what to do, and no header is sent."""
+    plain = serve(node=False)
+    for kind, text in {"messages": "start it with trace=true", "changes": "not there yet"}.items():
+        answer = plain.client.get("/events", params={"kind": kind})
+        assert answer.status_code == 404
+        assert text in answer.json()["detail"]
+    assert plain.client.get("/events", params={"kind": "nonsense"}).status_code == 422
+
+
+def test_a_service_with_open_streams_ends_in_time(spawn: Callable[..., Process]) -> None:
+    """And the streams end in order, not torn."""
+    service = spawn(node=False, trace=True)
+    with httpx.stream("GET", service.url + "/events?kind=messages", trust_env=False, timeout=20) as answer:
+        lines = answer.iter_lines()
+        assert next(lines) == ": caught up"
+        began = time.monotonic()
+        service.process.terminate()
+        assert [line for line in lines if line] == []
+        service.process.join(5)
+    assert service.process.exitcode == 0
+    assert time.monotonic() - began < 2
+
+
+# -- the ring ----------------------------------------------------------------------------------------------
+
+
+def note(number: int) -> Message:
+    return Message(str(number), "sent", "http://a:1", "/register")
+
+
+def test_a_slow_reader_costs_nothing_and_is_told_what_it_missed() -> None:
+    """The ring is bounded; the stream says how many notes are gone."""
+
+    async def read() -> list[bytes]:
+        trace = Trace(limit=5)
+        for number in range(3):
+            trace.note(note(number))
+        stream = messages_stream(trace)
+        chunks = [await anext(stream)]
+        for number in range(3, 23):
+            trace.note(note(number))
+        chunks += [await anext(stream), await anext(stream), await anext(stream)]
+        trace.close()
+        with pytest.raises(StopAsyncIteration):
+            await anext(stream)
+        return chunks
+
+    first, missed, rest, caught_up = asyncio.run(read())
+    assert first.count(b"event: message") == 3
+    assert missed == b'event: missed\ndata: {"missed":15}\n\n'
+    assert rest.count(b"event: message") == 5
+    assert caught_up == b": caught up\n\n"
+
+
+def test_a_silent_stream_says_that_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A comment now and then; news at once."""
+    monkeypatch.setattr("kodo.service.messages.KEEP_ALIVE", 0.01)
+
+    async def read() -> list[bytes]:
+        trace = Trace()
+        stream: AsyncIterator[bytes] = messages_stream(trace)
+        chunks = [await anext(stream), await anext(stream)]
+        trace.note(note(1))
+        return [*chunks, await anext(stream)]
+
+    caught_up, alive, news = asyncio.run(read())
+    assert (caught_up, alive) == (b": caught up\n\n", b": still here\n\n")
+    assert b'"id":"1"' in news
+
+
+def test_a_message_that_takes_long_is_noted_before_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once without an end, once with; one that ends with an error has that as its outcome."""
+    monkeypatch.setattr("kodo.trace.PATIENCE", 0.01)
+
+    async def send() -> Trace:
+        trace = Trace()
+        with suppress(ZeroDivisionError), trace.message("sent", "http://a:1", "/register"):
+            await trace.wait(0, 5)
+            raise ZeroDivisionError
+        return trace
+
+    notes = asyncio.run(send()).since(0, 10).notes
+    assert [(found.outcome, found.end is None) for found in notes] == [(None, True), ("lost: ZeroDivisionError", False)]
+
+
+def test_nodes_are_counted_once() -> None:
+    """A record of a delta may refer to a node beside it."""
+    assert nodes_in({"flows": {}}) == 1
+    assert nodes_in({"nodes": {"a": 1}, "deltas": [{"records": {"a": {}, "b": {}}}]}) == 2
+    assert nodes_in({}) == 0
+
+
+# -- policies ----------------------------------------------------------------------------------------------
+
+
+async def passes(links: Links, seconds: float = 0.05) -> str | None:
+    """What holds a message to http://a:1, or None."""
+    message = note(1)
+    try:
+        async with asyncio.timeout(seconds):
+            await links.send("http://A:1/", message)
+    except TimeoutError:
+        return message.outcome
+    return None
+
+
+def test_policies_are_by_url_and_a_cut_ends_when_it_is_replaced() -> None:
+    """Whatever form a url has; who waits at a cut goes on."""
+
+    async def tell() -> None:
+        links = Links({"http://a:1": {"cut": True}})
+        assert links.to("http://a:1/") == Link(cut=True)
+        assert links.to("http://b:1") == Link()
+        assert await passes(links) == "cut"
+        waiting = asyncio.create_task(passes(links, 5))
+        await asyncio.sleep(0)
+        links.replace({})
+        assert await waiting is None
+
+    asyncio.run(tell())
+
+
+def test_chances_are_drawn_the_same_every_time() -> None:
+    """The same seed loses the same messages, another seed others; about as many as was asked for."""
+
+    async def lost(seed: int) -> list[bool]:
+        links = Links({"http://a:1": {"request": 0.3}}, seed)
+        return [await passes(links, 0.001) == "lost: request" for _ in range(100)]
+
+    first, again, other = (asyncio.run(lost(seed)) for seed in (1, 1, 2))
+    assert first == again != other
+    assert 15 < sum(first) < 45
+
+
+def test_a_transport_of_no_lab_has_no_policy() -> None:
+    """Nothing stands between it and the client."""
+
+    async def make() -> Transport:
+        transport = Transport()
+        await transport.close()
+        return transport
+
+    made = asyncio.run(make())
+    assert made._links is None
+    assert made._trace is None
