@@ -22,7 +22,7 @@ WIRE = {"kodo.errors", "kodo.models"}
 CORE = WIRE | {"kodo.core"}
 LAB = WIRE | {"kodo", "kodo.client", "kodo.query", "kodo.frames", "kodo.lab"}
 SERVICE = CORE | {
-    *("kodo", "kodo.cache", "kodo.catalogue", "kodo.loader", "kodo.options", "kodo.query"),
+    *("kodo", "kodo.cache", "kodo.catalogue", "kodo.changes", "kodo.loader", "kodo.options", "kodo.query"),
     *("kodo.runtime", "kodo.transport", "kodo.service"),
 }
 MAY_IMPORT: dict[str, set[str]] = {
@@ -32,7 +32,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kodo.models": set(),
     "kodo.core": CORE,
     "kodo.query": WIRE,
-    "kodo.catalogue": CORE | {"kodo.query"},
+    "kodo.changes": WIRE,
+    "kodo.catalogue": CORE | {"kodo.changes", "kodo.query"},
     "kodo.cache": CORE | {"kodo.catalogue"},
     "kodo.loader": WIRE,
     "kodo.options": WIRE | {"kodo.loader"},

@@ -21,6 +21,7 @@ from kodo.service.faults import parameter_faults
 from kodo.service.reports import create_reports
 from kodo.service.routes import JSON, Limits, create_routes
 from kodo.service.shapes import BODIES
+from kodo.service.stream import Streams
 
 DRAINED, DRAIN_TIME = 64 * 2**20, 5.0
 """Bytes of a refused body, and seconds, that are read and dropped after the answer, so that its sender reads it."""
@@ -51,8 +52,8 @@ async def _drop(receive: Receive) -> None:
             return
 
 
-def create_app(runtime: Runtime, cache: Cache, limits: Limits) -> FastAPI:
-    """The application over one runtime."""
+def create_app(runtime: Runtime, cache: Cache, limits: Limits, streams: Streams) -> FastAPI:
+    """The application over one runtime; its streams end when `streams` are closed."""
     app = FastAPI(
         title="kodo",
         version=__version__,
@@ -60,7 +61,7 @@ def create_app(runtime: Runtime, cache: Cache, limits: Limits) -> FastAPI:
         openapi_url="/openapi.json",
         redirect_slashes=False,
     )
-    app.include_router(create_routes(runtime, cache, limits))
+    app.include_router(create_routes(runtime, cache, limits, streams))
     app.include_router(create_reports(runtime, cache))
     app.add_exception_handler(KodoError, _refuse)
     app.add_exception_handler(RequestValidationError, _refuse_parameters)

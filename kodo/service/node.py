@@ -33,6 +33,7 @@ from kodo.options import Options, load_options, with_port
 from kodo.runtime import Identity, Runtime
 from kodo.service.app import create_app
 from kodo.service.routes import Limits
+from kodo.service.stream import Streams
 from kodo.transport import Transport
 
 log = logging.getLogger("kodo")
@@ -133,8 +134,10 @@ async def _serve(
     last_word.daemon = True
     try:
         await runtime.start(own)
-        config.app = create_app(runtime, cache, Limits(body=options.body_limit, peer_body=options.peer_body_limit))
-        server = _Server(config, options, ready, last_word)
+        limits = Limits(body=options.body_limit, peer_body=options.peer_body_limit)
+        streams = Streams()
+        config.app = create_app(runtime, cache, limits, streams)
+        server = _Server(config, options, ready, last_word, streams)
         runtime.failure.add_done_callback(lambda _: server.end())
         await server.serve(sockets=[listener])
     finally:
@@ -165,9 +168,15 @@ class _Server(uvicorn.Server):
     """uvicorn, but the end of the service is ours: a signal ends it once, and is not raised again."""
 
     def __init__(
-        self, config: uvicorn.Config, options: Options, ready: Ready | None, last_word: threading.Timer
+        self,
+        config: uvicorn.Config,
+        options: Options,
+        ready: Ready | None,
+        last_word: threading.Timer,
+        streams: Streams,
     ) -> None:
         super().__init__(config)
+        self._streams = streams
         self._last_word = last_word
         self._options = options
         self._ready = ready
@@ -193,6 +202,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         log.info("shutdown now")
+        self._streams.close()
         await super().shutdown(sockets)
 
     def _told(self, number: int, frame: FrameType | None) -> None:

@@ -33,6 +33,9 @@ from kodo.models import (
 from kodo.runtime import Answer, Runtime
 from kodo.service import shapes
 from kodo.service.faults import faults
+from kodo.service.listing import ListingEvents
+from kodo.service.stream import EventStream, Streams
+from kodo.service.tags import headers_of, not_modified, tag_of
 
 MAX_PAGE = 2**53 - 1
 
@@ -55,11 +58,13 @@ class Limits(BaseModel):
     peer_body: int
 
 
-def create_routes(runtime: Runtime, cache: Cache, limits: Limits) -> APIRouter:
+def create_routes(runtime: Runtime, cache: Cache, limits: Limits, streams: Streams) -> APIRouter:
     """All routes, over one runtime."""
     router = APIRouter()
     identity = runtime.identity
     catalogue = cache.catalogue
+    changes = catalogue.changes
+    listing = ListingEvents(catalogue, runtime.read_aside)
 
     def common(answer: Answer | None = None) -> dict[str, Any]:
         standing = answer.reply.standing if answer else runtime.standing
@@ -149,9 +154,13 @@ def create_routes(runtime: Runtime, cache: Cache, limits: Limits) -> APIRouter:
         order = query.parse_order(by)
         asked = query.parse(q)
         select = None if asked is None else query.compile_filter(asked)
+        html = format == "html" or (not format and _prefers_html(request.headers.get("accept", "")))
+        tagged = headers_of(tag_of(changes.epoch, changes.count("flows"), p, pp, by, q, html), vary="Accept")
+        if (same := not_modified(request, tagged)) is not None:
+            return same
         page = await runtime.read(partial(catalogue.page, select, order, p, pp))
-        if format == "html" or (not format and _prefers_html(request.headers.get("accept", ""))):
-            return HTMLResponse(await runtime.aside(partial(_table, page)))
+        if html:
+            return HTMLResponse(await runtime.aside(partial(_table, page)), headers=tagged)
         return JSON(
             {
                 "total": page.total,
@@ -161,20 +170,38 @@ def create_routes(runtime: Runtime, cache: Cache, limits: Limits) -> APIRouter:
                 "items": page.items,
                 "by": order.shown,
                 "q": query.shown(asked),
-            }
+            },
+            headers=tagged,
         )
 
     @router.get("/counts", **shapes.COUNTS)
-    async def get_counts() -> Response:
+    async def get_counts(request: Request) -> Response:
         """How many flows there are, in all and by node, organization and tag."""
-        return JSON(await runtime.read(catalogue.counts))
+        tagged = headers_of(tag_of(changes.epoch, changes.count("counts")))
+        if (same := not_modified(request, tagged)) is not None:
+            return same
+        return JSON(await runtime.read(catalogue.counts), headers=tagged)
 
     @router.get("/map", **shapes.MAP)
-    async def get_map() -> Response:
+    async def get_map(request: Request) -> Response:
         """This service's view of the mesh: its own nodes, and each peer with the nodes known through it."""
+        standing = runtime.standing
+        tagged = headers_of(tag_of(changes.epoch, changes.count("map"), standing.connection, standing.stale))
+        if (same := not_modified(request, tagged)) is not None:
+            return same
         tree = await runtime.read(cache.document)
-        stale = {"stale": list(runtime.standing.stale)} if runtime.standing.stale else {}
-        return JSON(tree | {"connection": dict(runtime.standing.connection)} | stale)
+        stale = {"stale": list(standing.stale)} if standing.stale else {}
+        return JSON(tree | {"connection": dict(standing.connection)} | stale, headers=tagged)
+
+    @router.get("/events", **shapes.EVENTS)
+    async def get_events(
+        request: Request,
+        kind: Annotated[Literal["changes", "messages"], Query(description="what is told")] = "changes",
+    ) -> Response:
+        """A stream of server-sent events: a snapshot of the listing, then each change of it."""
+        if kind == "messages":
+            raise RoleError("this service keeps no trace of its messages; ask for kind=changes")
+        return EventStream(streams, listing.follow(request.headers.get("last-event-id")))
 
     @router.get("/_cache", **shapes.CACHE)
     async def get_cache() -> Response:
