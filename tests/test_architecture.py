@@ -59,6 +59,7 @@ OUTSIDE: dict[str, set[str]] = {
     "uvicorn": {"kodo.service"},
     "pandas": {"kodo.frames"},
     "ipywidgets": {"kodo.lab"},
+    "anywidget": {"kodo.lab"},
     "networkx": {"kodo.lab"},
     "matplotlib": {"kodo.lab"},
     "sqlite3": {"kodo.catalogue", "kodo.cache"},
@@ -78,7 +79,7 @@ NOT_IN_CORE = {
     "threading",
     "secrets",
 }
-ONE_FILE = {"pandas", "ipywidgets", "networkx", "matplotlib"}
+ONE_FILE = {"pandas", "anywidget", "ipywidgets", "networkx", "matplotlib"}
 
 
 def module(path: Path) -> str:
@@ -131,7 +132,7 @@ def test_libraries_stay_in_their_rooms(path: Path) -> None:
 
 
 def test_one_importer_each() -> None:
-    """pandas, ipywidgets, networkx and matplotlib have one importing module each."""
+    """pandas, anywidget, ipywidgets, networkx and matplotlib have one importing module each."""
     for library in ONE_FILE:
         importers = {module(path) for path in FILES if library in {name.partition(".")[0] for name in imports(path)}}
         assert len(importers) <= 1, f"{library} is imported by {importers}"
@@ -144,6 +145,7 @@ def test_what_a_start_loads() -> None:
         "numpy",
         "yaml",
         "ipywidgets",
+        "anywidget",
         "networkx",
         "matplotlib",
         "typer",

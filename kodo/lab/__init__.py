@@ -21,7 +21,9 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-_missing = [name for name in ("cloudpickle", "ipywidgets", "matplotlib", "networkx") if find_spec(name) is None]
+_missing = [
+    name for name in ("anywidget", "cloudpickle", "ipywidgets", "matplotlib", "networkx") if find_spec(name) is None
+]
 if _missing:
     raise ImportError(f"kodo.lab needs {', '.join(_missing)}, which are not installed: pip install 'kodo[lab]'")
 

@@ -27,6 +27,7 @@ from kodo.lab.processes import Ports, Processes
 from kodo.lab.settling import Settled, settle
 
 if TYPE_CHECKING:
+    from kodo.lab.live import Live
     from kodo.lab.topology import Topology
 
 Target = Member | str
@@ -187,6 +188,13 @@ class MeshLab:
         self._positions |= place(graph, self._positions)
         return Topology(graph, self._positions)
 
+    def live(self) -> Live:
+        """The flows of the mesh in a table that moves with it: search, sort, pages, and who is up."""
+        from kodo.lab.live import Live  # noqa: PLC0415, widgets take their time
+
+        self._check_alive()
+        return Live(self)
+
     def settle(self, timeout: float | None = None) -> Settled:
         """Wait until every registry is idle, every connection stands, and the registries list the same flows.
 
@@ -197,6 +205,11 @@ class MeshLab:
         return settle(list(self), self.timeout if timeout is None else timeout)
 
     # -- the end -------------------------------------------------------------------------------------------
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was terminated."""
+        return not self._end.alive
 
     def _check_alive(self) -> None:
         if not self._end.alive:

@@ -17,9 +17,10 @@ from kodo import __version__
 from kodo.cache import Cache
 from kodo.errors import InvalidMessageError, KodoError, TooLargeError
 from kodo.runtime import Runtime
+from kodo.service.events import create_events
 from kodo.service.faults import parameter_faults
 from kodo.service.reports import create_reports
-from kodo.service.routes import JSON, Limits, create_routes
+from kodo.service.routes import JSON, Limits, create_reading, create_routes
 from kodo.service.shapes import BODIES
 from kodo.service.stream import Streams
 
@@ -61,7 +62,9 @@ def create_app(runtime: Runtime, cache: Cache, limits: Limits, streams: Streams)
         openapi_url="/openapi.json",
         redirect_slashes=False,
     )
-    app.include_router(create_routes(runtime, cache, limits, streams))
+    app.include_router(create_routes(runtime, limits))
+    app.include_router(create_reading(runtime, cache))
+    app.include_router(create_events(runtime, cache.catalogue, streams))
     app.include_router(create_reports(runtime, cache))
     app.add_exception_handler(KodoError, _refuse)
     app.add_exception_handler(RequestValidationError, _refuse_parameters)

@@ -33,8 +33,6 @@ from kodo.models import (
 from kodo.runtime import Answer, Runtime
 from kodo.service import shapes
 from kodo.service.faults import faults
-from kodo.service.listing import ListingEvents
-from kodo.service.stream import EventStream, Streams
 from kodo.service.tags import headers_of, not_modified, tag_of
 
 MAX_PAGE = 2**53 - 1
@@ -58,13 +56,10 @@ class Limits(BaseModel):
     peer_body: int
 
 
-def create_routes(runtime: Runtime, cache: Cache, limits: Limits, streams: Streams) -> APIRouter:
-    """All routes, over one runtime."""
+def create_routes(runtime: Runtime, limits: Limits) -> APIRouter:
+    """The routes of the protocol's messages, over one runtime."""
     router = APIRouter()
     identity = runtime.identity
-    catalogue = cache.catalogue
-    changes = catalogue.changes
-    listing = ListingEvents(catalogue, runtime.read_aside)
 
     def common(answer: Answer | None = None) -> dict[str, Any]:
         standing = answer.reply.standing if answer else runtime.standing
@@ -141,6 +136,16 @@ def create_routes(runtime: Runtime, cache: Cache, limits: Limits, streams: Strea
         """A registry passes on news of nodes, under its own url."""
         return JSON(common(await exchange(request, PeerMessage, limits.peer_body, runtime.update)))
 
+    return router
+
+
+def create_reading(runtime: Runtime, cache: Cache) -> APIRouter:
+    """The routes that people read: their answers carry tags."""
+    router = APIRouter()
+    identity = runtime.identity
+    catalogue = cache.catalogue
+    changes = catalogue.changes
+
     @router.get("/flows", **shapes.FLOWS)
     async def get_flows(  # noqa: PLR0913, PLR0917, one for each parameter of the route
         request: Request,
@@ -192,16 +197,6 @@ def create_routes(runtime: Runtime, cache: Cache, limits: Limits, streams: Strea
         tree = await runtime.read(cache.document)
         stale = {"stale": list(standing.stale)} if standing.stale else {}
         return JSON(tree | {"connection": dict(standing.connection)} | stale, headers=tagged)
-
-    @router.get("/events", **shapes.EVENTS)
-    async def get_events(
-        request: Request,
-        kind: Annotated[Literal["changes", "messages"], Query(description="what is told")] = "changes",
-    ) -> Response:
-        """A stream of server-sent events: a snapshot of the listing, then each change of it."""
-        if kind == "messages":
-            raise RoleError("this service keeps no trace of its messages; ask for kind=changes")
-        return EventStream(streams, listing.follow(request.headers.get("last-event-id")))
 
     @router.get("/_cache", **shapes.CACHE)
     async def get_cache() -> Response:
