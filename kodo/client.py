@@ -33,6 +33,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 """Seconds before a lost stream is asked for again: at first, and after many times in vain."""
 SILENCE = 40.0
 """Seconds after which a silent stream is taken for lost; a service gives a sign of life every 15."""
+NOT_MODIFIED = 304
 TRY_AGAIN = frozenset({429, 502, 503, 504})
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -179,6 +180,14 @@ class Client:
         given = {name: value for name, value in params.items() if value is not None}
         return self._ask("GET", path, params=given)
 
+    def get_if_changed(self, path: str, tag: str | None, **params: Any) -> tuple[str | None, Any]:
+        """The tag of the answer and the answer to a GET; the answer is None while it is the one with this tag."""
+        given = {name: value for name, value in params.items() if value is not None}
+        response = self._response("GET", path, params=given, headers={} if tag is None else {"If-None-Match": tag})
+        if response.status_code == NOT_MODIFIED:
+            return tag, None
+        return response.headers.get("etag"), self._content(path, response)
+
     def post(self, path: str, body: Any = None) -> Any:
         """The answer to a POST of `body` as JSON."""
         return self._ask("POST", path, json=body)
@@ -190,6 +199,9 @@ class Client:
         return answer
 
     def _ask(self, method: str, path: str, **content: Any) -> Any:
+        return self._content(path, self._response(method, path, **content))
+
+    def _response(self, method: str, path: str, **content: Any) -> httpx.Response:
         try:
             response = self._http.request(method, path, **content)
         except httpx.TimeoutException as error:
@@ -201,9 +213,9 @@ class Client:
             raise UnavailableError(
                 f"{self.url} did not answer {method} {path} ({error}); check that a service runs at this url"
             ) from error
-        if not response.is_success:
+        if not response.is_success and response.status_code != NOT_MODIFIED:
             raise self._refusal(f"{method} {path}", response)
-        return self._content(path, response)
+        return response
 
     def _content(self, path: str, response: httpx.Response) -> Any:
         kind = response.headers.get("content-type", "")

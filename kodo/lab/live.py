@@ -48,6 +48,10 @@ class Live:
         self.grid = FlowGrid(self.copy, self.copy.wake, label="flows of the mesh" if chosen is None else chosen[0])
         self._pump = Pump(weakref.ref(lab), self.copy, self.grid, chosen)
 
+    def registries(self) -> list[tuple[str, str]]:
+        """Names and urls of the members that are followed and run."""
+        return self._pump.registries()
+
     def close(self) -> None:
         """Stop following. What is shown stays, and says that it has ended."""
         self._pump.close()
