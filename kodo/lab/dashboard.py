@@ -92,7 +92,7 @@ class Controls:
         self._hands = ThreadPoolExecutor(1, thread_name_prefix="kodo-dashboard")
         self._names: list[str] = []
         self._member = ipywidgets.Dropdown(options=[], description="member", layout={"width": "220px"})
-        groups = {"rows": 3, "layout": {"width": "170px"}}
+        groups = {"rows": 4, "layout": {"width": "170px"}}
         self._one = ipywidgets.SelectMultiple(options=[], tooltip="one side of a partition", **groups)
         self._other = ipywidgets.SelectMultiple(options=[], tooltip="the other side", **groups)
         self._said = ipywidgets.HTML(layout={"flex": "1 1 200px"})
@@ -100,9 +100,9 @@ class Controls:
         line = {"flex_flow": "row wrap", "display": "flex", "align_items": "center"}
         verbs = [
             self._button(verb, self._ask_member, verb, style)
-            for verb, style in (("kill", "danger"), ("restart", ""), ("pause", "warning"), ("resume", ""))
+            for verb, style in (("kill", "danger"), ("restart", ""), ("pause", ""), ("resume", ""))
         ]
-        faults = [self._button("partition", self._partition, "", "danger"), self._button("heal", self._heal, "", "")]
+        faults = [self._button("partition", self._partition, "", ""), self._button("heal", self._heal, "", "")]
         self.box = ipywidgets.VBox(
             [
                 ipywidgets.Box([self._member, *verbs, self._said], layout=line),
@@ -123,8 +123,7 @@ class Controls:
             choice.value = kept
         kept_member = self._member.value
         self._member.options = names
-        if kept_member in names:
-            self._member.value = kept_member
+        self._member.value = kept_member if kept_member in names else names[0] if names else None
 
     def close(self) -> None:
         """Do nothing any more."""

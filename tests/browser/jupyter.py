@@ -81,7 +81,8 @@ def _get(url: str) -> Any:
 def write_notebook(path: Path, cells: list[str]) -> None:
     """A notebook of these cells of code."""
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook.metadata["kernelspec"] = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+    notebook.metadata["language_info"] = {"name": "python"}
     nbformat.write(notebook, path)
 
 
@@ -95,15 +96,18 @@ def run_notebook(page: Page, lab: Lab, name: str) -> None:
     page.goto(f"{lab.url}/lab/workspaces/{name.partition('.')[0]}/tree/{name}?reset")
     page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=60_000)
     page.wait_for_function("window.jupyterapp?.commands.isEnabled('notebook:run-all-cells')", timeout=60_000)
-    page.wait_for_function("document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'")
-    page.evaluate("jupyterapp.commands.execute('filebrowser:toggle-main')")
-    page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
+    # A notebook that is run before it has a kernel asks for one.
+    page.wait_for_function(
+        "jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'", timeout=60_000
+    )
+    page.evaluate("void jupyterapp.commands.execute('filebrowser:toggle-main')")
+    page.evaluate("void jupyterapp.commands.execute('notebook:run-all-cells')")
     page.wait_for_function(
         """() => {
           const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map((one) => one.textContent);
           return prompts.length && prompts.every((text) => /\\[\\d+\\]/.test(text));
         }""",
-        timeout=120_000,
+        timeout=60_000,
     )
     faults = page.locator('.jp-RenderedText[data-mime-type="application/vnd.jupyter.error"]')
     assert faults.count() == 0, faults.first.text_content()

@@ -77,7 +77,7 @@ def test_the_notebooks_table_is_alive(page: Page, jupyter: Lab, theme: str, snap
     until(lambda: names(table) == ["book search", "homework help", "reading list", "timetable"], "the table to fill")
     register(urls, "south", 1, "news of <b>today</b>")
     until(lambda: "news of <b>today</b>" in names(table), "the news")
-    expect(table.locator(".kodo-fresh")).to_have_count(1)
+    expect(table.locator(".kodo-fresh").filter(has_text="news of")).to_have_count(1)
     snap(page, f"live-{theme}")
 
     title = table.get_by_role("columnheader", name="name").get_by_role("button")
@@ -134,7 +134,7 @@ def test_the_dashboard_breaks_and_mends(page: Page, jupyter: Lab, theme: str, sn
     expect(mesh.locator(".kodo-link")).to_have_count(3)
     places = {name: place(mesh, name) for name in ("north", "south", "library", "school")}
     snap(page, f"dashboard-{theme}")
-    page.get_by_label("member").select_option("north")
+    page.get_by_label("member", exact=True).select_option("north")
     page.locator(".kodo-do-kill").click()
     north = mesh.locator('[data-member="north"]')
     expect(north).to_have_attribute("data-state", "killed")
