@@ -123,7 +123,7 @@ def test_the_notebooks_table_is_alive(page: Page, jupyter: Lab, theme: str, snap
 
 
 def test_the_dashboard_breaks_and_mends(page: Page, jupyter: Lab, theme: str, snap: Snap) -> None:
-    """Its buttons kill and restart a member, which the picture and the chips show."""
+    """Its buttons kill and restart a member, which the picture and the chips show; a kernel restart spills nothing."""
     cells = code_of(NOTEBOOK)
     opened(
         page, jupyter, [cell for cell in cells if any(word in cell for word in ("MeshLab()", "school =", "dashboard"))]
@@ -147,6 +147,10 @@ def test_the_dashboard_breaks_and_mends(page: Page, jupyter: Lab, theme: str, sn
     expect(page.locator(".kodo-said")).to_have_text("restart north: done", timeout=20_000)
     page.locator(".kodo-do-partition").click()
     expect(page.locator(".kodo-said")).to_have_text(re.compile("expected two groups"))
+
+    page.evaluate("void jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    expect(page.locator(".kodo-note")).to_have_text(re.compile("the kernel is gone"), timeout=20_000)
+    assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
 
 
 def place(mesh: Locator, name: str) -> str:
