@@ -29,6 +29,7 @@ from typing import Any
 import orjson
 from pydantic import TypeAdapter
 
+from kodo.changes import Changes
 from kodo.core.instructions import Entry, Parcel, Range, Save, Settle
 from kodo.core.parts import Carried, Part, Row, listed
 from kodo.core.peers import PeerState
@@ -117,6 +118,7 @@ class Catalogue:
         self.url = url
         self.key = canonical(url)
         self.path = path
+        self.changes = Changes()
         self._lock = threading.RLock()
         self._local = threading.local()
         self._ending = False
@@ -129,6 +131,8 @@ class Catalogue:
         self._writer = _connect(path)
         try:
             self._prepare()
+            self._vias = {part.origin: part.via for part in self.parts()}
+            self._faces = {peer.key: _face(peer) for peer in self.peers()}
         except sqlite3.DatabaseError as error:
             self.close()
             if _is_damage(error):
@@ -213,6 +217,7 @@ class Catalogue:
             self._drop(origin)
         for key in save.forgotten:
             db.execute("DELETE FROM peer WHERE key = ?", (key,))
+        self._note_mesh(save)
 
     def _clean_up(self, origin: Key, floor: int) -> None:
         """Forget the tombstones up to the floor, when it has risen."""
@@ -233,9 +238,26 @@ class Catalogue:
         self._floors.pop(origin, None)
 
     def _remove(self, number: int, key: Key) -> None:
+        was_listed, size = self._writer.execute("SELECT listed, size FROM record WHERE id = ?", (number,)).fetchone()
+        if was_listed:
+            self._note_moved(key, size)
         self._unlist(number)
         self._writer.execute("DELETE FROM record WHERE id = ?", (number,))
         self._relist(key, rewritten=False)
+
+    def _note_mesh(self, save: Save) -> None:
+        """Whether the map shows another mesh than before: a peer, or through whom an origin is known."""
+        vias = {part.origin: part.via for part in save.parts}
+        faces = {peer.key: _face(peer) for peer in save.peers}
+        known = vias.items() <= self._vias.items() and faces.items() <= self._faces.items()
+        if not known or self._faces.keys() & save.forgotten:
+            self.changes.touch_map()
+        self._vias |= vias
+        self._faces |= faces
+        for key in save.forgotten:
+            self._faces.pop(key, None)
+        for origin in save.dropped:
+            self._vias.pop(origin, None)
 
     def _go_on(self) -> None:
         """A large message is given up when the service ends: nothing of it was acknowledged."""
@@ -249,17 +271,22 @@ class Catalogue:
 
     def rollback(self) -> None:
         """Forget what was written since the last commit."""
+        self.changes.forget()
         if self._writer.in_transaction:
             self._writer.execute("ROLLBACK")
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """The right to write. In memory it keeps readers out, so that none sees what is not yet durable."""
+        """The right to write. In memory it keeps readers out, so that none sees what is not yet durable.
+
+        At its end, what was committed is told to who follows the changes.
+        """
         if self.path is not None:
             yield
         else:
             with self._lock:
                 yield
+        self.changes.publish()
 
     def _stage(self, peer: Key, entry: Entry) -> None:
         self._writer.execute(
@@ -297,14 +324,17 @@ class Catalogue:
         origin, key, url, organization = row[:4]
         flows_seq, (fingerprint, flows, size) = row[9], row[12:]
         old = db.execute(
-            "SELECT id, digest, url, organization, gone FROM record WHERE key = ? AND origin = ?", (key, origin)
+            "SELECT id, digest, url, organization, gone, created, modified, heartbeat, status, via, size, listed"
+            " FROM record WHERE key = ? AND origin = ?",
+            (key, origin),
         ).fetchone()
         if old is None:
             kept = (fingerprint or "", flows or "{}", size or 0)
             db.execute(
                 f"INSERT INTO record ({_STORED}, digest, flows, size) VALUES ({_placeholders(15)})", (*row[:12], *kept)
             )
-            self._relist(key, rewritten=True)
+            if self._relist(key, rewritten=True):
+                self._note_moved(key, 0)
             return
         gone = bool(row[11])
         same = (fingerprint in (None, old[1]) and not gone) and (url, organization) == old[2:4]
@@ -318,10 +348,31 @@ class Catalogue:
             if gone or fingerprint != old[1]:
                 kept = ("", "{}", 0) if gone else (fingerprint, flows, size)
                 db.execute("UPDATE record SET digest = ?, flows = ?, size = ? WHERE id = ?", (*kept, old[0]))
-        self._relist(key, rewritten=not same)
+        if self._relist(key, rewritten=not same):
+            self._note_moved(key, old[10])
+        elif old[11]:
+            self._note_listed(key, old, row, same=same)
 
-    def _relist(self, key: Key, *, rewritten: bool) -> None:
-        """List the record of a node that rule 14 says; `rewritten`: one of them changed in more than its times."""
+    def _note_moved(self, key: Key, size: int) -> None:
+        """Another record of the node is listed, or none: no row of the listing changes if there was no flow in any."""
+        flows = size or self._writer.execute("SELECT max(size) FROM record WHERE key = ?", (key,)).fetchone()[0]
+        self.changes.touch(key, *(("flows", "counts") if flows else ()))
+
+    def _note_listed(self, key: Key, old: Sequence[Any], row: Sequence[Any], *, same: bool) -> None:
+        """What changed of a record that was listed and still is: nothing of its rows if it has and had none."""
+        has_rows = bool(old[10] or row[14])
+        if not same:
+            self.changes.touch(key, *(("flows", "counts") if has_rows else ()))
+        elif old[5:9] != tuple(row[4:8]):
+            self.changes.touch(key, *(("flows",) if has_rows else ()))
+        elif old[9] != row[10]:
+            self.changes.touch_map()
+
+    def _relist(self, key: Key, *, rewritten: bool) -> bool:
+        """List the record of a node that rule 14 says; `rewritten`: one of them changed in more than its times.
+
+        Whether it is another record than before.
+        """
         rows = self._writer.execute(
             "SELECT id, origin, modified, gone, listed FROM record WHERE key = ?", (key,)
         ).fetchall()
@@ -330,11 +381,12 @@ class Catalogue:
         first = listed(Row(row[1], key, "", None, row[2], 0, 0, "", gone=bool(row[3])) for row in rows)
         wanted = [] if first is None else [ranked[first.origin]]
         if shown == wanted and not rewritten:
-            return
+            return False
         for number in shown:
             self._unlist(number)
         for number in wanted:
             self._list(number)
+        return shown != wanted
 
     def _list(self, number: int) -> None:
         db = self._writer
@@ -511,6 +563,35 @@ class Catalogue:
                 ),
                 "tags": dict(db.execute("SELECT value, flows FROM tally WHERE kind = 'tag' ORDER BY value")),
             }
+
+    def nodes_after(self, key: str, size: int) -> tuple[dict[Key, dict[str, Any]], bool]:
+        """The listed nodes with their flows whose keys come after this one: about `size` bytes, and whether it is all.
+
+        All of it but the last piece holds at least one node.
+        """
+        found: dict[Key, dict[str, Any]] = {}
+        with self.reading() as db:
+            for row in db.execute(f"SELECT {_BODY}, key FROM record WHERE listed AND key > ? ORDER BY key", (key,)):
+                if size <= 0:
+                    return found, False
+                found[row[7]] = _body(row)
+                size -= len(row[2]) + 300
+        return found, True
+
+    def nodes_of(self, keys: Sequence[Key], size: int) -> tuple[dict[Key, dict[str, Any] | None], Sequence[Key]]:
+        """These nodes as they are listed, with their flows, None for those that are not: about `size` bytes.
+
+        And those that are left.
+        """
+        found: dict[Key, dict[str, Any] | None] = {}
+        with self.reading() as db:
+            for number, key in enumerate(keys):
+                if size <= 0:
+                    return found, keys[number:]
+                row = db.execute(f"SELECT {_BODY} FROM record WHERE key = ? AND listed", (key,)).fetchone()
+                found[key] = None if row is None else _body(row)
+                size -= 100 if row is None else len(row[2]) + 300
+        return found, []
 
     def own_node(self, *, brief: bool = False) -> dict[str, Any]:
         """This service as a node, with its flows, as it registers elsewhere."""
@@ -716,6 +797,11 @@ def _row(columns: Sequence[Any]) -> Row:
     *said, gone = columns
     said.append(bool(gone))
     return Row(*said)
+
+
+def _face(peer: PeerState) -> tuple[Any, ...]:
+    """What the map shows of a peer."""
+    return peer.url, peer.organization, peer.feed, peer.connected
 
 
 def _column(db: sqlite3.Connection, sql: str) -> Iterator[str]:

@@ -212,6 +212,10 @@ class Runtime:
         seen = partial(look, self._registry, time.monotonic())
         return await asyncio.get_running_loop().run_in_executor(self._worker, seen)
 
+    async def read_aside(self, read: Callable[..., T]) -> T:
+        """Read from the catalogue on a thread: what is known to take longer than the event loop can be held."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, read)
+
     async def aside(self, work: Callable[..., T]) -> T:
         """Do something that would hold the event loop on a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._helpers, work)

@@ -73,7 +73,6 @@ class Trace:
 
     def __init__(self, limit: int = LIMIT) -> None:
         self.nonce = secrets.token_hex(4)
-        self.closed = False
         self._ring: deque[Message] = deque(maxlen=limit)
         self._noted = 0
         self._news = asyncio.Event()
@@ -105,7 +104,8 @@ class Trace:
         """Add a note to the ring, and wake who waits for one."""
         self._ring.append(message)
         self._noted += 1
-        self._wake()
+        news, self._news = self._news, asyncio.Event()
+        news.set()
 
     def since(self, place: int, most: int) -> Slice:
         """At most `most` notes from a place on; place 0 is before the first."""
@@ -122,21 +122,12 @@ class Trace:
         return int(number) if int(number) <= self._noted else 0
 
     async def wait(self, place: int, seconds: float) -> None:
-        """Wait until there is something after a place, the trace is closed, or the time is over."""
-        if place < self._noted or self.closed:
+        """Wait until there is something after a place, or the time is over."""
+        if place < self._noted:
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._news.wait()
-
-    def close(self) -> None:
-        """End every reader: the service is ending."""
-        self.closed = True
-        self._wake()
-
-    def _wake(self) -> None:
-        news, self._news = self._news, asyncio.Event()
-        news.set()
 
     def _id(self, given: str | None) -> str:
         if given is not None and 0 < len(given) <= LONGEST_ID and given.isascii() and given.isprintable():

@@ -22,7 +22,7 @@ WIRE = {"kodo.errors", "kodo.models"}
 CORE = WIRE | {"kodo.core"}
 LAB = WIRE | {"kodo", "kodo.client", "kodo.query", "kodo.frames", "kodo.lab"}
 SERVICE = CORE | {
-    *("kodo", "kodo.cache", "kodo.catalogue", "kodo.loader", "kodo.options", "kodo.query"),
+    *("kodo", "kodo.cache", "kodo.catalogue", "kodo.changes", "kodo.loader", "kodo.options", "kodo.query"),
     *("kodo.runtime", "kodo.trace", "kodo.transport", "kodo.service"),
 }
 MAY_IMPORT: dict[str, set[str]] = {
@@ -32,7 +32,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kodo.models": set(),
     "kodo.core": CORE,
     "kodo.query": WIRE,
-    "kodo.catalogue": CORE | {"kodo.query"},
+    "kodo.changes": WIRE,
+    "kodo.catalogue": CORE | {"kodo.changes", "kodo.query"},
     "kodo.cache": CORE | {"kodo.catalogue"},
     "kodo.loader": WIRE,
     "kodo.options": WIRE | {"kodo.loader"},
@@ -59,6 +60,7 @@ OUTSIDE: dict[str, set[str]] = {
     "uvicorn": {"kodo.service"},
     "pandas": {"kodo.frames"},
     "ipywidgets": {"kodo.lab"},
+    "anywidget": {"kodo.lab"},
     "networkx": {"kodo.lab"},
     "matplotlib": {"kodo.lab"},
     "sqlite3": {"kodo.catalogue", "kodo.cache"},
@@ -78,7 +80,7 @@ NOT_IN_CORE = {
     "threading",
     "secrets",
 }
-ONE_FILE = {"pandas", "ipywidgets", "networkx", "matplotlib"}
+ONE_FILE = {"pandas", "anywidget", "networkx", "matplotlib"}
 
 
 def module(path: Path) -> str:
@@ -131,7 +133,7 @@ def test_libraries_stay_in_their_rooms(path: Path) -> None:
 
 
 def test_one_importer_each() -> None:
-    """pandas, ipywidgets, networkx and matplotlib have one importing module each."""
+    """pandas, anywidget, networkx and matplotlib have one importing module each."""
     for library in ONE_FILE:
         importers = {module(path) for path in FILES if library in {name.partition(".")[0] for name in imports(path)}}
         assert len(importers) <= 1, f"{library} is imported by {importers}"
@@ -144,6 +146,7 @@ def test_what_a_start_loads() -> None:
         "numpy",
         "yaml",
         "ipywidgets",
+        "anywidget",
         "networkx",
         "matplotlib",
         "typer",

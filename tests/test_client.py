@@ -6,10 +6,11 @@ import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
-from kodo.client import Client
+from kodo.client import Change, Client, Snapshot
 from kodo.errors import InvalidMessageError, KodoError, OptionError, RejectedError, RoleError, UnavailableError
 from tests.conftest import Served, Start, free_port
 from tests.waiting import until
@@ -122,3 +123,98 @@ def test_what_is_no_url_is_refused_at_once() -> None:
     """Nothing is asked then."""
     with pytest.raises(OptionError, match="url: expected an http or https url"):
         Client("localhost:3366")
+
+
+# -- news --------------------------------------------------------------------------------------------------
+
+
+def register(registry: Served, number: int, name: str) -> None:
+    registry.post("/register", {"url": f"http://n{number}:1", "flows": [{"url": "/x", "name": name}]})
+
+
+def told(event: Snapshot | Change) -> dict[str, str | None]:
+    """The name of each node's flow."""
+    return {key: node and node["flows"]["/x"]["name"] for key, node in event.nodes.items()}
+
+
+def test_events_are_a_snapshot_and_changes(registry: Served) -> None:
+    """Each typed; a text with every kind of line break comes as it is."""
+    register(registry, 1, "one")
+    with Client(registry.url) as client, client.events() as events:
+        assert not events.connected
+        first = next(events)
+        assert (first, events.connected) == (Snapshot(registry.get("/map")["nodes"]), True)
+        name = "a\u2028b\x85c\x0bd\r\ne"
+        register(registry, 2, name)
+        change = next(events)
+        assert isinstance(change, Change)
+        assert told(change) == {"http://n2:1": name}
+
+
+def test_events_go_on_where_they_were(serve: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that is lost costs nothing: what was missed comes as changes."""
+    registry = serve(node=False)
+    register(registry, 1, "one")
+    with Client(registry.url) as client, client.events() as events:
+        next(events)
+        register(registry, 2, "two")
+        assert told(next(events)) == {"http://n2:1": "two"}
+        events._stream._hang_up()
+        register(registry, 3, "three")
+        register(registry, 2, "changed")
+        missed: dict[str, str | None] = {}
+        while len(missed) < 2 or missed["http://n2:1"] != "changed":
+            event = next(events)
+            assert isinstance(event, Change)
+            missed |= told(event)
+        assert missed == {"http://n2:1": "changed", "http://n3:1": "three"}
+
+
+def test_events_say_when_they_start_anew(serve: Start, tmp_path: Path) -> None:
+    """After a restart of the service, however late, comes a snapshot that says so."""
+    first = serve(url=f"http://127.0.0.1:{free_port()}", node=False, cache=tmp_path / "same.db")
+    with Client(first.url) as client, client.events() as events:
+        assert next(events) == Snapshot({}, anew=False)
+        first.end()
+        again = serve(url=first.url, node=False, cache=tmp_path / "same.db")
+        register(again, 1, "one")
+        event = next(events)
+        if not event.nodes:  # it was quicker than the registration
+            event = Snapshot(next(events).nodes, anew=getattr(event, "anew", False))  # type: ignore[arg-type]
+        assert isinstance(event, Snapshot)
+        assert event.anew
+        assert told(event) == {"http://n1:1": "one"}
+
+
+@pytest.mark.parametrize("there", ["answers", "is not there", "is silent"])
+def test_events_end_when_closed_from_another_thread(registry: Served, there: str) -> None:
+    """At once, while they wait for news, for a connection, or for an answer."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        urls = {
+            "answers": registry.url,
+            "is not there": f"http://127.0.0.1:{free_port()}",
+            "is silent": f"http://127.0.0.1:{silent.getsockname()[1]}",
+        }
+        with Client(urls[there]) as client:
+            events = client.events()
+            got: list[object] = []
+            thread = threading.Thread(target=lambda: got.extend(events))
+            thread.start()
+            if there == "answers":
+                until(lambda: got, "a snapshot")
+            if there == "is silent":
+                until(lambda: events._stream._socket, "a connection")
+            events.close()
+            thread.join(5)
+            assert not thread.is_alive()
+            assert list(events) == []
+
+
+def test_events_that_cannot_be_are_refused(registry: Served, foreigner: str) -> None:
+    """A stream that the service does not have is an error of the family; asking again would not help."""
+    with Client(registry.url) as client, pytest.raises(RoleError, match="ask for kind=changes"):
+        next(client.stream("/events", kind="messages"))
+    with Client(foreigner) as client, pytest.raises(KodoError, match="answered GET /events with 500"):
+        next(client.events())

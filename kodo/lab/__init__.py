@@ -11,6 +11,8 @@ with MeshLab() as lab:
 ```
 
 - `mesh.py` holds the lab, `member.py` the handle of one service, `processes.py` the processes beneath.
+- `live.py` and `dashboard.py` hold what moves: `copies.py` follows what registries tell, `widgets.py` and `static` show
+  it. They are imported when they are first asked for.
 - `flows.py`, `topology.py` and `settling.py` hold what is seen: pure functions over what members answered, and a view.
 - The lab starts `python -m kodo.guardian` as a process and speaks HTTP to its members; it imports neither the service
   nor the guardian.
@@ -21,7 +23,9 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-_missing = [name for name in ("cloudpickle", "ipywidgets", "matplotlib", "networkx") if find_spec(name) is None]
+_missing = [
+    name for name in ("anywidget", "cloudpickle", "ipywidgets", "matplotlib", "networkx") if find_spec(name) is None
+]
 if _missing:
     raise ImportError(f"kodo.lab needs {', '.join(_missing)}, which are not installed: pip install 'kodo[lab]'")
 

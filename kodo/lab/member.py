@@ -24,6 +24,7 @@ from kodo.lab.flows import FlowTable, all_flows
 from kodo.lab.processes import Life, tail_of
 
 if TYPE_CHECKING:
+    from kodo.lab.live import Live
     from kodo.lab.mesh import MeshLab
 
 TAIL = 12
@@ -130,6 +131,12 @@ class Member:
     def flows(self, q: str | None = None, by: str | None = None, times: bool = False) -> FlowTable:
         """The flows that it lists: those that `q` selects, in the order `by`."""
         return FlowTable(all_flows(self._client, q, by), self.lab.names, by=by, times=times)
+
+    def live(self) -> Live:
+        """The flows that it lists, in a table that moves with it."""
+        from kodo.lab.live import Live  # noqa: PLC0415, widgets take their time
+
+        return Live(self.lab, [self])
 
     # -- its life ------------------------------------------------------------------------------------------
 

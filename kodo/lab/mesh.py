@@ -10,6 +10,7 @@ Methods wait by themselves and start no event loop, so they work in a script, in
 from __future__ import annotations
 
 import tempfile
+import threading
 import time
 import weakref
 from collections.abc import Iterable, Iterator
@@ -35,6 +36,10 @@ from kodo.lab.recording import Recording
 from kodo.lab.settling import Settled, Trail, expected_by, settle
 
 if TYPE_CHECKING:
+    from networkx import DiGraph  # type: ignore[import-untyped]
+
+    from kodo.lab.dashboard import Dashboard
+    from kodo.lab.live import Live
     from kodo.lab.replay import Replay
     from kodo.lab.timeline import Timeline
     from kodo.lab.topology import Topology
@@ -71,6 +76,7 @@ class MeshLab:
         self._positions: dict[str, complex] = {}
         self._settled = 0.0
         self._offers: dict[str, Offer | None] = {}
+        self._placing = threading.Lock()
         self.folder = Path(tempfile.mkdtemp(prefix="kodo-lab-")) if folder is None else Path(folder).absolute()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.history = History()
@@ -265,7 +271,7 @@ class MeshLab:
 
     def topology(self) -> Topology:
         """The mesh as the running members see it, as a graph and as a picture, with the faults between them."""
-        from kodo.lab.topology import Seen, Topology, graph_of, place  # noqa: PLC0415, matplotlib takes its time
+        from kodo.lab.topology import Seen, Topology, graph_of  # noqa: PLC0415, matplotlib takes its time
 
         seen = []
         for member in self:
@@ -275,8 +281,29 @@ class MeshLab:
                     view = client.map()
             seen.append(Seen(member.name, member.url, member.kind, view, member.paused))
         graph = graph_of(seen)
-        self._positions |= place(graph, self._positions)
-        return Topology(graph, self._positions, self.faults.effects())
+        return Topology(graph, self.places(graph), self.faults.effects())
+
+    def live(self) -> Live:
+        """The flows of the mesh in a table that moves with it: search, sort, pages, and who is up."""
+        from kodo.lab.live import Live  # noqa: PLC0415, widgets take their time
+
+        self._check_alive()
+        return Live(self)
+
+    def dashboard(self) -> Dashboard:
+        """The live table, the topology and the messages of the mesh, with buttons for faults."""
+        from kodo.lab.dashboard import Dashboard  # noqa: PLC0415, widgets take their time
+
+        self._check_alive()
+        return Dashboard(self)
+
+    def places(self, graph: DiGraph) -> dict[str, complex]:
+        """A place in the picture for each of a graph; who has one keeps it."""
+        from kodo.lab.topology import place  # noqa: PLC0415, matplotlib takes its time
+
+        with self._placing:
+            self._positions |= place(graph, self._positions)
+            return dict(self._positions)
 
     def settle(self, timeout: float | None = None) -> Settled:
         """Wait until every registry is idle, every connection stands, and the registries list the same flows.
@@ -419,6 +446,11 @@ class MeshLab:
         self.history.note(what, fault.label, effects=effects)
 
     # -- the end -------------------------------------------------------------------------------------------
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was terminated."""
+        return not self._end.alive
 
     def _check_alive(self) -> None:
         if not self._end.alive:

@@ -17,11 +17,13 @@ from kodo import __version__
 from kodo.cache import Cache
 from kodo.errors import InvalidMessageError, KodoError, TooLargeError
 from kodo.runtime import Runtime
+from kodo.service.events import create_events
 from kodo.service.faults import parameter_faults
-from kodo.service.messages import Traced, create_messages
+from kodo.service.messages import Traced
 from kodo.service.reports import create_reports
-from kodo.service.routes import JSON, Limits, create_routes
+from kodo.service.routes import JSON, Limits, create_reading, create_routes
 from kodo.service.shapes import BODIES
+from kodo.service.stream import Streams
 from kodo.trace import Trace
 
 DRAINED, DRAIN_TIME = 64 * 2**20, 5.0
@@ -53,8 +55,11 @@ async def _drop(receive: Receive) -> None:
             return
 
 
-def create_app(runtime: Runtime, cache: Cache, limits: Limits, trace: Trace | None = None) -> FastAPI:
-    """The application over one runtime; with a `trace`, what it receives is noted there."""
+def create_app(runtime: Runtime, cache: Cache, limits: Limits, streams: Streams, trace: Trace | None = None) -> FastAPI:
+    """The application over one runtime; its streams end when `streams` are closed.
+
+    With a `trace`, what it receives is noted there.
+    """
     app = FastAPI(
         title="kodo",
         version=__version__,
@@ -62,9 +67,10 @@ def create_app(runtime: Runtime, cache: Cache, limits: Limits, trace: Trace | No
         openapi_url="/openapi.json",
         redirect_slashes=False,
     )
-    app.include_router(create_routes(runtime, cache, limits))
+    app.include_router(create_routes(runtime, limits))
+    app.include_router(create_reading(runtime, cache))
+    app.include_router(create_events(runtime, cache.catalogue, streams, trace))
     app.include_router(create_reports(runtime, cache))
-    app.include_router(create_messages(trace))
     if trace is not None:
         app.add_middleware(Traced, trace=trace)
     app.add_exception_handler(KodoError, _refuse)

@@ -21,7 +21,7 @@ _FIELDS = frozenset(
     if isinstance(model, type) and issubclass(model, models.Model)
     for name in model.model_fields
 )
-_PARAMETERS = frozenset({"query", "p", "pp", "by", "q", "format"})
+_PARAMETERS = frozenset({"query", "p", "pp", "by", "q", "format", "kind"})
 _WRONG_BRANCH = {"dict_type", "list_type"}
 MOST = 20
 """Faults that an answer names; a body may have a million."""

@@ -8,33 +8,27 @@ came too late for.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal
+from collections.abc import AsyncGenerator
+from typing import Any
 
 import orjson
-from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import StreamingResponse
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as Part
 
-from kodo.errors import RoleError
 from kodo.models import PeerMessage, Registration
-from kodo.service import shapes
+from kodo.service.stream import KEEP_ALIVE
 from kodo.trace import HEADER, Message, Trace, nodes_in
 from kodo.transport import outcome_of
 
-KEEP_ALIVE = 15.0
-"""Seconds after which a silent stream says that it is there."""
 CHUNK = 200
 """Notes that are written at once."""
-STREAM = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
-async def messages_stream(trace: Trace, last_event_id: str | None = None) -> AsyncIterator[bytes]:
-    """The events of a trace, from the one after `last_event_id` on, until the trace is closed."""
+async def messages_stream(trace: Trace, last_event_id: str | None = None) -> AsyncGenerator[bytes, None]:
+    """The events of a trace, from the one after `last_event_id` on, for as long as somebody reads."""
     place, caught_up = trace.place_after(last_event_id), False
-    while not trace.closed:
+    while True:
         found = trace.since(place, CHUNK)
         place = found.place
         if found.missed:
@@ -53,27 +47,6 @@ async def messages_stream(trace: Trace, last_event_id: str | None = None) -> Asy
 
 def _event(trace: Trace, number: int, message: Message) -> bytes:
     return b"id: %s-%d\nevent: message\ndata: %s\n\n" % (trace.nonce.encode(), number, orjson.dumps(message.plain()))
-
-
-def create_messages(trace: Trace | None) -> APIRouter:
-    """The route of the stream; without a trace it says that there is none."""
-    router = APIRouter()
-
-    @router.get("/events", **shapes.EVENTS)
-    async def get_events(
-        request: Request,
-        kind: Annotated[Literal["changes", "messages"], Query(description="to what is listed, or on the wire")] = (
-            "changes"
-        ),
-    ) -> Response:
-        """What happens, as it happens: protocol messages, where `trace` is on."""
-        if kind == "changes":
-            raise RoleError("changes are not there yet; ask for kind=messages")
-        if trace is None:
-            raise RoleError("this service keeps no trace of messages; start it with trace=true, as a lab does")
-        return StreamingResponse(messages_stream(trace, request.headers.get("last-event-id")), headers=STREAM)
-
-    return router
 
 
 class Traced:

@@ -33,6 +33,7 @@ from kodo.options import Options, load_options, with_port
 from kodo.runtime import Identity, Runtime
 from kodo.service.app import create_app
 from kodo.service.routes import Limits
+from kodo.service.stream import Streams
 from kodo.trace import Trace
 from kodo.transport import Links, Transport
 
@@ -147,8 +148,9 @@ async def _serve(
     try:
         await runtime.start(own)
         limits = Limits(body=options.body_limit, peer_body=options.peer_body_limit)
-        config.app = create_app(runtime, cache, limits, trace)
-        server = _Server(config, options, lab.ready, last_word, trace)
+        streams = Streams()
+        config.app = create_app(runtime, cache, limits, streams, trace)
+        server = _Server(config, options, lab.ready, last_word, streams)
         runtime.failure.add_done_callback(lambda _: server.end())
         await server.serve(sockets=[listener])
     finally:
@@ -184,11 +186,11 @@ class _Server(uvicorn.Server):
         options: Options,
         ready: Ready | None,
         last_word: threading.Timer,
-        trace: Trace | None,
+        streams: Streams,
     ) -> None:
         super().__init__(config)
+        self._streams = streams
         self._last_word = last_word
-        self._trace = trace
         self._options = options
         self._ready = ready
 
@@ -213,8 +215,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         log.info("shutdown now")
-        if self._trace is not None:
-            self._trace.close()
+        self._streams.close()
         await super().shutdown(sockets)
 
     def _told(self, number: int, frame: FrameType | None) -> None:

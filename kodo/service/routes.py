@@ -33,6 +33,7 @@ from kodo.models import (
 from kodo.runtime import Answer, Runtime
 from kodo.service import shapes
 from kodo.service.faults import faults
+from kodo.service.tags import headers_of, not_modified, tag_of
 
 MAX_PAGE = 2**53 - 1
 
@@ -55,11 +56,10 @@ class Limits(BaseModel):
     peer_body: int
 
 
-def create_routes(runtime: Runtime, cache: Cache, limits: Limits) -> APIRouter:
-    """All routes, over one runtime."""
+def create_routes(runtime: Runtime, limits: Limits) -> APIRouter:
+    """The routes of the protocol's messages, over one runtime."""
     router = APIRouter()
     identity = runtime.identity
-    catalogue = cache.catalogue
 
     def common(answer: Answer | None = None) -> dict[str, Any]:
         standing = answer.reply.standing if answer else runtime.standing
@@ -136,6 +136,16 @@ def create_routes(runtime: Runtime, cache: Cache, limits: Limits) -> APIRouter:
         """A registry passes on news of nodes, under its own url."""
         return JSON(common(await exchange(request, PeerMessage, limits.peer_body, runtime.update)))
 
+    return router
+
+
+def create_reading(runtime: Runtime, cache: Cache) -> APIRouter:
+    """The routes that people read: their answers carry tags."""
+    router = APIRouter()
+    identity = runtime.identity
+    catalogue = cache.catalogue
+    changes = catalogue.changes
+
     @router.get("/flows", **shapes.FLOWS)
     async def get_flows(  # noqa: PLR0913, PLR0917, one for each parameter of the route
         request: Request,
@@ -149,9 +159,13 @@ def create_routes(runtime: Runtime, cache: Cache, limits: Limits) -> APIRouter:
         order = query.parse_order(by)
         asked = query.parse(q)
         select = None if asked is None else query.compile_filter(asked)
+        html = format == "html" or (not format and _prefers_html(request.headers.get("accept", "")))
+        tagged = headers_of(tag_of(changes.epoch, changes.count("flows"), p, pp, by, q, html), vary="Accept")
+        if (same := not_modified(request, tagged)) is not None:
+            return same
         page = await runtime.read(partial(catalogue.page, select, order, p, pp))
-        if format == "html" or (not format and _prefers_html(request.headers.get("accept", ""))):
-            return HTMLResponse(await runtime.aside(partial(_table, page)))
+        if html:
+            return HTMLResponse(await runtime.aside(partial(_table, page)), headers=tagged)
         return JSON(
             {
                 "total": page.total,
@@ -161,20 +175,28 @@ def create_routes(runtime: Runtime, cache: Cache, limits: Limits) -> APIRouter:
                 "items": page.items,
                 "by": order.shown,
                 "q": query.shown(asked),
-            }
+            },
+            headers=tagged,
         )
 
     @router.get("/counts", **shapes.COUNTS)
-    async def get_counts() -> Response:
+    async def get_counts(request: Request) -> Response:
         """How many flows there are, in all and by node, organization and tag."""
-        return JSON(await runtime.read(catalogue.counts))
+        tagged = headers_of(tag_of(changes.epoch, changes.count("counts")))
+        if (same := not_modified(request, tagged)) is not None:
+            return same
+        return JSON(await runtime.read(catalogue.counts), headers=tagged)
 
     @router.get("/map", **shapes.MAP)
-    async def get_map() -> Response:
+    async def get_map(request: Request) -> Response:
         """This service's view of the mesh: its own nodes, and each peer with the nodes known through it."""
+        standing = runtime.standing
+        tagged = headers_of(tag_of(changes.epoch, changes.count("map"), standing.connection, standing.stale))
+        if (same := not_modified(request, tagged)) is not None:
+            return same
         tree = await runtime.read(cache.document)
-        stale = {"stale": list(runtime.standing.stale)} if runtime.standing.stale else {}
-        return JSON(tree | {"connection": dict(runtime.standing.connection)} | stale)
+        stale = {"stale": list(standing.stale)} if standing.stale else {}
+        return JSON(tree | {"connection": dict(standing.connection)} | stale, headers=tagged)
 
     @router.get("/_cache", **shapes.CACHE)
     async def get_cache() -> Response:

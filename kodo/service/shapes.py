@@ -225,6 +225,10 @@ _ROW = {
 _PAGE = {"total": 1, "filtered": 1, "p": 0, "pp": 10, "items": [_ROW], "by": "name, node, url", "q": None}
 _COUNTS = {"total": 1, "node": {"http://localhost:3367": 1}, "organization": {"node1": 1}, "tags": {}}
 _CACHED = _OFFER | {"providers": {}}
+_EVENTS = (
+    'id: 5f0c3a91-12\nevent: snapshot\ndata: {"nodes":{},"first":true,"complete":true}\n\n'
+    'id: 5f0c3a91-13\nevent: change\ndata: {"nodes":{"http://localhost:3367":null},"complete":true}\n\n'
+)
 
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -300,12 +304,18 @@ FLOWS = _route(FlowsReply, _PAGE, 422, 503)
 FLOWS["responses"][200]["content"]["text/html"] = {"schema": {"type": "string"}, "example": "<table>...</table>"}
 COUNTS = _route(CountsReply, _COUNTS, 503)
 MAP = _route(MapReply, _CACHED | {"connection": {}}, 503)
-CACHE = _route(CacheReply, _CACHED, 404, 503)
-_EVENT = {"model": None, "description": "server-sent events; each `data` is JSON, each `id` a place to go on from"}
+for _tagged in (FLOWS, COUNTS, MAP):
+    _tagged["responses"][304] = {"description": "`If-None-Match` names the tag that the answer has"}
 EVENTS: dict[str, Any] = {
     "response_model": None,
     "responses": {
-        200: _EVENT | {"content": {"text/event-stream": {"schema": {"type": "string"}, "example": "id: 1\\ndata: {}"}}},
-        **_errors(404, 422),
+        200: {
+            "description": "server-sent events: `snapshot`, in one or more pieces, then `change`; `nodes` by their"
+            " urls, null when they are gone; the last piece of each has an id to go on from (`Last-Event-ID`). With"
+            " `kind=messages` a `message` for each, and `missed` with how many notes a slow reader lost",
+            "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _EVENTS}},
+        },
+        **_errors(404, 422, 503),
     },
 }
+CACHE = _route(CacheReply, _CACHED, 404, 503)

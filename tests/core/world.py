@@ -53,7 +53,11 @@ class World(Simulated):
 
     def restart(self, name: str, *, keep_disk: bool = True, disk: Disk | None = None) -> None:
         if disk is not None:
-            self._forget(self.member(name).key)
+            key = self.member(name).key
+            self._forget(key)
+            counted = disk.contents()
+            spoiled = [part.origin for part in disk.parts() if counted.get(part.origin, 0) != part.content]
+            self.spoiled |= {(key, origin) for origin in spoiled}
         super().restart(name, keep_disk=keep_disk, disk=disk)
 
     def stepped(self, site: Site, saves: Sequence[Save]) -> None:

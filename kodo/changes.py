@@ -1,0 +1,97 @@
+"""What changed in a listing, and how often: counts for tags, and which nodes changed lately.
+
+```
+ Catalogue, while it writes: touch(node), raise counts --> publish, once it is durable --> who listens
+                                                              |
+                                       tags of /flows, /counts, /map; `since` for streams that go on
+```
+
+- A count moves when, and only when, what is shown moves: `nodes` with anything of a listed node, `flows` with a row
+  of the listing, `counts` with a number, `map` with what is shown of peers as well.
+- A count means something only together with its `epoch`, which is new whenever a service starts.
+- Nothing of a change is kept but the key of its node, and of those only the last: what a reader missed is read from
+  the catalogue when it asks, in the form that it has by then. Without a reader a change costs an entry in a queue.
+
+The catalogue's one writer touches and publishes; the rest may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Literal
+
+from kodo.models import Key
+
+KEPT_KEYS, KEPT_CHANGES = 20_000, 4096
+"""Nodes, and changes, that are remembered; who was away for longer than these reads everything anew."""
+
+Count = Literal["nodes", "flows", "counts", "map"]
+
+
+class Changes:
+    """The counts of one listing since its service started."""
+
+    def __init__(self) -> None:
+        self.epoch = secrets.token_hex(4)
+        self._lock = threading.Lock()
+        self._counts: dict[Count, int] = {"nodes": 0, "flows": 0, "counts": 0, "map": 0}
+        self._touched: set[Key] = set()
+        self._raised: set[Count] = set()
+        self._log: deque[tuple[int, frozenset[Key]]] = deque()
+        self._kept = 0
+        self._oldest = 0
+        self._listener: Callable[[], None] | None = None
+
+    def touch(self, key: Key, *raised: Count) -> None:
+        """Something shown of this node is about to change, and with it these counts, the map's always."""
+        self._touched.add(key)
+        self._raised.update(("nodes", "map"), raised)
+
+    def touch_map(self) -> None:
+        """Something is about to change that only the map shows."""
+        self._raised.add("map")
+
+    def forget(self) -> None:
+        """What was touched did not change after all."""
+        self._touched.clear()
+        self._raised.clear()
+
+    def publish(self) -> None:
+        """What was touched has changed, and can be read."""
+        if not self._raised:
+            return
+        with self._lock:
+            for name in self._raised:
+                self._counts[name] += 1
+            if self._touched:
+                self._remember(frozenset(self._touched))
+            listener = self._listener if self._touched else None
+        self.forget()
+        if listener is not None:
+            listener()
+
+    def _remember(self, keys: frozenset[Key]) -> None:
+        self._log.append((self._counts["nodes"], keys))
+        self._kept += len(keys)
+        while self._kept > KEPT_KEYS or len(self._log) > KEPT_CHANGES:
+            self._oldest, dropped = self._log.popleft()
+            self._kept -= len(dropped)
+
+    def count(self, name: Count = "nodes") -> int:
+        """How often this has changed."""
+        return self._counts[name]
+
+    def since(self, count: int) -> set[Key] | None:
+        """The nodes that changed after the count `nodes` stood there; None when that is not known (any more)."""
+        with self._lock:
+            if not self._oldest <= count <= self._counts["nodes"]:
+                return None
+            return {key for number, keys in self._log if number > count for key in keys}
+
+    def listen(self, listener: Callable[[], None] | None) -> None:
+        """Call this after each change of a node, on the writer's thread; None for nobody."""
+        with self._lock:
+            self._listener = listener

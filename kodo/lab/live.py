@@ -1,0 +1,165 @@
+"""`lab.live()`: the flows of the mesh in a table that moves with it.
+
+```
+ Follower threads --> Copy --> pump (a thread, at most four times a second, only on change) --> FlowGrid --> views
+```
+
+- The threads hold no lab: a lab that nobody can reach ends as it would without a table, and the table says so.
+- Who is up the pump asks the lab, which knows its processes; nobody is polled for what it lists.
+- An error on a thread would appear in whatever cell runs: it goes to the log, and the table ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from kodo.client import Client
+from kodo.errors import UnavailableError
+from kodo.lab.copies import Copy, Follower, Selection
+from kodo.lab.flows import FlowTable, all_flows, united
+from kodo.lab.widgets import FlowGrid
+
+if TYPE_CHECKING:
+    from kodo.lab.member import Member
+    from kodo.lab.mesh import MeshLab
+
+log = logging.getLogger("kodo")
+
+BEAT = 0.25
+"""Seconds between two messages to the views, at least."""
+SEARCH = 1.0
+"""Seconds between two questions for the same search, while what is listed moves."""
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+class Live:
+    """A table of flows that follows its registries until its lab ends, or until it is closed."""
+
+    def __init__(self, lab: MeshLab, members: Sequence[Member] | None = None) -> None:
+        """Follow these members; without any, all registries that the lab has, now and later."""
+        self.lab = lab
+        chosen = None if members is None else [member.name for member in members]
+        self.copy = Copy()
+        self.grid = FlowGrid(self.copy, self.copy.wake, label="flows of the mesh" if chosen is None else chosen[0])
+        self._pump = Pump(weakref.ref(lab), self.copy, self.grid, chosen)
+
+    def registries(self) -> list[tuple[str, str]]:
+        """Names and urls of the members that are followed and run."""
+        return self._pump.registries()
+
+    def close(self) -> None:
+        """Stop following. What is shown stays, and says that it has ended."""
+        self._pump.close()
+
+    def __repr__(self) -> str:
+        return "<Live flows>"
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.grid.model_id}
+        return {"text/plain": repr(self), "text/html": self._static(), WIDGET: view}
+
+    def _static(self) -> str:
+        """What is listed now, for who reads the notebook without its kernel."""
+        return static_table(self._pump.registries(), self.lab)
+
+
+def static_table(registries: Sequence[tuple[str, str]], lab: MeshLab) -> str:
+    """What these registries list, as HTML without anything that was measured."""
+    listings = {}
+    for name, url in registries:
+        try:
+            with Client(url, 5) as client:
+                listings[name] = all_flows(client)
+        except UnavailableError:
+            continue
+    return FlowTable(united(listings), lab.names)._repr_html_()
+
+
+class Pump:
+    """The thread that keeps a grid up to date."""
+
+    def __init__(self, lab: weakref.ref[MeshLab], copy: Copy, grid: FlowGrid, chosen: list[str] | None) -> None:
+        """Follow the members that are `chosen`, or every registry."""
+        self._lab = lab
+        self._copy = copy
+        self._grid = grid
+        self._chosen = chosen
+        self._followers: dict[str, Follower] = {}
+        self._states: list[tuple[str, str, str]] = []
+        self._urls: dict[str, str] = {}
+        self._closed = threading.Event()
+        self._look()
+        self._thread = threading.Thread(target=self._run, name="kodo-live", daemon=True)
+        self._thread.start()
+
+    def registries(self) -> list[tuple[str, str]]:
+        """Names and urls of those that are followed and run."""
+        running = {name for name, _, state in self._states if state == "running"}
+        return [(name, self._urls[name]) for name in self._followers if name in running]
+
+    def close(self) -> None:
+        """End the thread, and the followers."""
+        self._closed.set()
+        self._copy.wake()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(5)
+
+    def _run(self) -> None:
+        try:
+            seen = -1
+            while not self._closed.is_set() and self._look():
+                seen = self._copy.moves
+                self._select(seen)
+                self._grid.show_all()
+                self._closed.wait(BEAT)
+                self._copy.wait(seen, BEAT)
+        except Exception:
+            log.exception("a live table ends")
+        finally:
+            for follower in self._followers.values():
+                follower.close()
+            self._grid.ended = True
+            try:
+                self._grid.show_all()
+            except Exception:
+                log.debug("a live table has nobody to tell that it ended", exc_info=True)
+
+    def _look(self) -> bool:
+        """Who is there, and how they are. False when the lab has ended."""
+        lab = self._lab()
+        if lab is None or lab.ended:
+            return False
+        members = [member for member in lab if self._chosen is None or member.name in self._chosen]
+        states = [(member.name, member.kind, member.state) for member in members]
+        if states == self._states:
+            return True
+        for member in members:
+            follows = self._chosen is not None or member.kind != "node"
+            if follows and member.name not in self._followers:
+                self._followers[member.name] = Follower(self._copy, member.name, member.url)
+        gone = {name for name, _, state in states if state not in {"running", "paused"}}
+        for name in gone & self._followers.keys():
+            self._copy.drop(name)
+        urls = {member.name: member.url for member in lab}
+        if urls != self._urls:
+            self._urls = urls
+            self._copy.rename(lab.names)
+        self._states = states
+        self._grid.members = [{"name": name, "kind": kind, "state": state} for name, kind, state in states]
+        return True
+
+    def _select(self, moves: int) -> None:
+        """Ask what is searched for, where something moved since it was last asked, once for all views."""
+        found: dict[str, Selection] = {}
+        for view in self._grid.views():
+            known, q = view.selection, view.q
+            stale = known.moves != moves and time.monotonic() - known.at > SEARCH
+            if q.strip() and (stale or known.q != q):
+                if q not in found:
+                    found[q] = self._copy.select(q, self.registries())
+                view.selection = found[q]

@@ -1,0 +1,40 @@
+"""`GET /events`: which stream a reader gets.
+
+`changes` is told by `kodo.service.listing`; `messages` by `kodo.service.messages`, where a service keeps a trace.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+
+from kodo.catalogue import Catalogue
+from kodo.errors import RoleError
+from kodo.runtime import Runtime
+from kodo.service import shapes
+from kodo.service.listing import ListingEvents
+from kodo.service.messages import messages_stream
+from kodo.service.stream import EventStream, Streams
+from kodo.trace import Trace
+
+
+def create_events(runtime: Runtime, catalogue: Catalogue, streams: Streams, trace: Trace | None) -> APIRouter:
+    """The route of streams; they end when `streams` are closed. Without a `trace` there are none of messages."""
+    router = APIRouter()
+    listing = ListingEvents(catalogue, runtime.read_aside)
+
+    @router.get("/events", **shapes.EVENTS)
+    async def get_events(
+        request: Request,
+        kind: Annotated[Literal["changes", "messages"], Query(description="what is told")] = "changes",
+    ) -> Response:
+        """A stream of server-sent events: a snapshot of the listing, then each change of it; or protocol messages."""
+        last = request.headers.get("last-event-id")
+        if kind == "changes":
+            return EventStream(streams, listing.follow(last))
+        if trace is None:
+            raise RoleError("this service keeps no trace of messages; start it with trace=true, as a lab does")
+        return EventStream(streams, messages_stream(trace, last))
+
+    return router
