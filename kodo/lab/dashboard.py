@@ -9,7 +9,7 @@
 - A button does what its verb does, and nothing else. The verb works on a thread, so that a dashboard is never stuck;
   what came of it stands beside the buttons.
 - Threads hold no lab, like those of the live table, and end with it.
-- What a lab cannot do, or does not know, is said in words: a trace of messages that is off, a verb that it lacks.
+- What a lab cannot do, or does not know, is said in words, such as a trace of messages that is off.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class Controls:
         def order(lab: MeshLab) -> str:
             if name is None:
                 raise LabError("expected a member; choose one")
-            _verb(lab[name], verb)()
+            getattr(lab[name], verb)()
             return f"{verb} {name}: done"
 
         return order
@@ -174,24 +174,17 @@ class Controls:
         def order(lab: MeshLab) -> str:
             if not one or not other or set(one) & set(other):
                 raise LabError("expected two groups that share no member; choose them on both sides")
-            _verb(lab, "partition")([lab[name] for name in one], [lab[name] for name in other])
+            lab.partition(one, other)
             return f"{', '.join(one)} and {', '.join(other)} no longer hear each other"
 
         return order
 
     def _heal(self, _: str) -> Order:
         def order(lab: MeshLab) -> str:
-            _verb(lab, "heal")()
+            lab.heal()
             return "all faults are healed"
 
         return order
-
-
-def _verb(of: Any, name: str) -> Callable[..., Any]:
-    verb: Callable[..., Any] | None = getattr(of, name, None)
-    if verb is None:
-        raise LabError(f"expected a lab that can {name}, but this version of kodo.lab cannot; update kodo")
-    return verb
 
 
 # -- what is seen ------------------------------------------------------------------------------------------
@@ -303,13 +296,10 @@ class Map:
 
 
 def _faults(lab: MeshLab) -> dict[frozenset[str], str]:
-    """The active faults by the two they are between, from a lab that has any."""
+    """What is wrong between two members, in words; the worse of both ways."""
     found: dict[frozenset[str], str] = {}
-    for fault in getattr(lab, "faults", None) or ():
-        ends = (getattr(fault, "caller", None), getattr(fault, "callee", None))
-        pair = {name for end in ends if isinstance(name := getattr(end, "name", end), str)}
-        if len(pair) == 2:
-            found[frozenset(pair)] = str(getattr(fault, "kind", "fault"))
+    for way, effect in sorted(lab.faults.effects().items()):
+        found[frozenset(way)] = max(effect.label, found.get(frozenset(way), ""), key=lambda label: label == "cut")
     return found
 
 
