@@ -214,7 +214,7 @@ def test_events_end_when_closed_from_another_thread(registry: Served, there: str
 
 def test_events_that_cannot_be_are_refused(registry: Served, foreigner: str) -> None:
     """A stream that the service does not have is an error of the family; asking again would not help."""
-    with Client(registry.url) as client, pytest.raises(RoleError, match="ask for kind=changes"):
+    with Client(registry.url) as client, pytest.raises(RoleError, match="start it with trace=true"):
         next(client.stream("/events", kind="messages"))
     with Client(foreigner) as client, pytest.raises(KodoError, match="answered GET /events with 500"):
         next(client.events())

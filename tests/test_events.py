@@ -313,10 +313,10 @@ def test_too_many_streams_are_refused(serve: Start, monkeypatch: pytest.MonkeyPa
 
 
 def test_messages_are_traced_elsewhere(serve: Start) -> None:
-    """404 that says so; another kind is a 422 that names the parameter."""
+    """Without a trace there are no messages: 404 that says so; another kind is a 422 that names the parameter."""
     registry = serve(node=False)
     answer = registry.client.get("/events?kind=messages")
-    assert (answer.status_code, "kind=changes" in answer.json()["detail"]) == (404, True)
+    assert (answer.status_code, "trace=true" in answer.json()["detail"]) == (404, True)
     answer = registry.client.get("/events?kind=nonsense")
     assert answer.status_code == 422
     assert answer.json()["detail"][0]["loc"] == ["query", "kind"]

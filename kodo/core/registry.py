@@ -57,6 +57,8 @@ DEADLINE = 10.0
 FAREWELL_DEADLINE = 3.0
 BEACONS = 6
 """Beacons after which what was written is taken to have reached whoever was there all the time."""
+MISSED = 2.5
+"""Beacons' time without a sign of life after which a peer is taken to be away."""
 A_DAY = timedelta(days=1)
 CHORES = 16
 """How often, within the times that they are about, old tombstones, origins and peers are looked for."""
@@ -794,7 +796,7 @@ class Registry:
     def _tick(self, event: ev.Tick) -> list[Instruction]:
         change = Change()
         at = event.at
-        away = [peer.away for peer in self.peers.values() if peer.state.connected]
+        away = [self._away(peer, at.clock) for peer in self.peers.values() if peer.state.connected]
         cut_off = 2 * sum(away) > len(away)
         alone = at.clock - self._last_heard > self.timing.lease
         swept = self.leases.sweep(at.clock, cut_off=cut_off, alone=alone)
@@ -811,6 +813,10 @@ class Registry:
         self._stale = tuple(self.ages.stale(self.ages.alive, at.clock))
         self._raised(change.raised, source=None)
         return change.saves()
+
+    def _away(self, peer: Peer, clock: float) -> bool:
+        """Whether the last that was tried with it failed, or beacons that were due from it did not come."""
+        return peer.away or (peer.gets_beacons and clock - peer.heard_at > MISSED * self.timing.beacon)
 
     @property
     def _chores_every(self) -> float:
