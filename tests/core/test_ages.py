@@ -107,9 +107,8 @@ class TestStale:
     def test_deltas_tell_ages(self) -> None:
         """A delta that is passed on tells how old its origin is, with the time that it waited here."""
         made = meshed(age=100)
-        made.run(49)
+        made.run(45)
         made.connect("other")
-        made.registry.peers[PEER].acked.clear()
         done = made.update("other", delta("far", v(1), v(2), age=120))
         (send,) = [send for send in sends(done) if send.peer == PEER]
         assert send.parcel is not None
