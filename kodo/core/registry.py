@@ -818,9 +818,10 @@ class Registry:
 
     def _do_chores(self, change: Change, rows: ev.Rows, at: ev.Instant) -> None:
         """Give up what nothing was heard of for too long, unless nothing is heard at all (rules 6 and 12)."""
+        lapsing = sorted(self._lapsing(at))
         self._chores_at = at.clock + self._chores_every
         self.ledger.clean_up(change, self._forgettable(at.clock))
-        for key in sorted(self._lapsing(at)):
+        for key in lapsing:
             self._forget(change, self.peers[key], rows, at.clock)
         linked = any(peer.stands and not peer.away for peer in self.peers.values())
         for origin in sorted(self.parts.keys() - {self.key}):
