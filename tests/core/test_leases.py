@@ -8,6 +8,7 @@ from kodo.core import events as ev
 from kodo.core.instructions import Reply, Wake
 from kodo.core.leases import AT_ONCE, FREEZE, SWEEP
 from kodo.errors import UnknownServiceError
+from kodo.models import canonical
 from tests.core.steps import NOW, ZERO, Desk, delta, news, record, refuses, reply, url_of, v, written
 
 LEASE, RETENTION = 30.0, 1000.0
@@ -205,6 +206,35 @@ class TestPauses:
         assert (made.status("node"), made.status("away")) == ("online", "offline")
         made.run(LEASE + SWEEP)
         assert made.status("node") == "offline"
+
+    def test_who_beats_before_the_late_sweep(self) -> None:
+        """A node that beats after a pause, before the sweep, has a lease from then on, not one that is longer."""
+        made = beating("node")
+        made.run(1)
+        made.clock += 500
+        made.beat()
+        made.tick()
+        made.run(LEASE + SWEEP)
+        assert made.status() == "offline"
+
+    def test_a_short_lease(self) -> None:
+        """A pause that is short for a sweep but long for a lease is made up for as well."""
+        made = beating("node", lease=2.0)
+        made.run(SWEEP - 1)
+        made.beat()
+        made.clock += SWEEP - 0.5
+        made.tick()
+        assert made.status() == "online"
+
+    def test_whom_it_shows_offline_is_written_so(self) -> None:
+        """Whoever a late sweep shows offline is written so at once, however the times round."""
+        made = desk(lease=SWEEP)
+        made.clock = 19.1
+        made.register()
+        made.beat()
+        made.clock = 94.5
+        made.tick()
+        assert made.registry.leases.status(canonical(url_of("node"))) == made.status() == "offline"
 
     def test_restart_resumes_leases(self) -> None:
         """After a restart an online node has a whole lease again, and an offline one the whole retention."""
