@@ -294,6 +294,7 @@ class Registry:
 
     def _heartbeat(self, event: ev.Heartbeat) -> list[Instruction]:
         key = canonical(event.url)
+        self._refuse_own(key)
         row = row_of(event.rows, self.key, key)
         if row is None or row.gone or row.via is not None:
             raise UnknownServiceError(f"expected the url of a node that is registered here; register {event.url} first")

@@ -7,9 +7,9 @@ import pytest
 from kodo.core import events as ev
 from kodo.core.instructions import Reply, Wake
 from kodo.core.leases import AT_ONCE, FREEZE, SWEEP
-from kodo.errors import UnknownServiceError
-from kodo.models import canonical
-from tests.core.steps import NOW, ZERO, Desk, delta, news, record, refuses, reply, url_of, v, written
+from kodo.errors import InvalidMessageError, UnknownServiceError
+from kodo.models import Node, canonical
+from tests.core.steps import NOW, SELF, ZERO, Desk, delta, news, record, refuses, reply, url_of, v, written
 
 LEASE, RETENTION = 30.0, 1000.0
 
@@ -53,6 +53,14 @@ class TestBeat:
         """A beat of a node that never registered is answered 404."""
         made = desk()
         refuses(made, ev.Heartbeat(made.at(), ticket=6, url=url_of("node")), UnknownServiceError)
+
+    def test_of_this_service_itself(self) -> None:
+        """A beat in the own name is refused: the own flows have no lease that could run out."""
+        own = Node(url=url_of("self"), flows={})
+        made = desk()
+        made.step(ev.Start(made.at(), own=own, self_key=SELF, unix=200, nonce="ef"))
+        assert made.listed() == ["self"]
+        refuses(made, ev.Heartbeat(made.at(), ticket=6, url=url_of("self")), InvalidMessageError)
 
     def test_of_a_node_known_through_a_peer(self) -> None:
         """A beat of a node that is registered elsewhere only is answered 404: its lease lives at its origin."""
