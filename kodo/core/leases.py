@@ -88,6 +88,10 @@ class Leases:
             # Who beat after the pause, and before this sweep, has its lease from then on.
             self.online = {node: min(until + paused, clock + self.lease) for node, until in self.online.items()}
             self.away = {node: since + paused for node, since in self.away.items()}
+        if alone:
+            # Whoever is heard first is not to be the end of the others: they have a lease to be heard as well.
+            earliest = clock - self.retention + self.lease
+            self.away = {node: max(since, earliest) for node, since in self.away.items()}
         offline = [] if self._freezes(clock, cut_off=cut_off) else self._out(clock)
         dropped = [] if alone else self._overdue(clock)
         for node in offline:

@@ -797,8 +797,7 @@ class Registry:
         at = event.at
         away = [peer.away for peer in self.peers.values() if peer.state.connected]
         cut_off = 2 * sum(away) > len(away)
-        alone = at.clock - self._last_heard > self.timing.lease
-        swept = self.leases.sweep(at.clock, cut_off=cut_off, alone=alone)
+        swept = self.leases.sweep(at.clock, cut_off=cut_off, alone=self._alone(at.clock))
         for node in swept.offline:
             row = row_of(event.rows, self.key, node)
             if row is not None:
@@ -812,6 +811,10 @@ class Registry:
         self._stale = tuple(self.ages.stale(self.ages.alive, at.clock))
         self._raised(change.raised, source=None)
         return change.saves()
+
+    def _alone(self, clock: float) -> bool:
+        """Whether nobody at all was heard for a lease: a registry that is cut off does not empty itself."""
+        return clock - self._last_heard > self.timing.lease
 
     @property
     def _chores_every(self) -> float:
@@ -846,7 +849,7 @@ class Registry:
 
     def _lapsing(self, at: ev.Instant) -> set[Key]:
         """The peers that nobody configured and nothing was heard of for too long."""
-        if at.clock < self._chores_at:
+        if at.clock < self._chores_at or self._alone(at.clock):
             return set()
         limit = at.clock - self.timing.grace
         return {key for key, peer in self.peers.items() if not peer.configured and peer.heard_at < limit}

@@ -126,6 +126,16 @@ class TestGivingUp:
         assert FAR not in made.registry.parts
         assert FAR not in made.store.parts
 
+    def test_not_while_all_links_are_down(self) -> None:
+        """Nothing is dropped while no peer answers; once one does, what is too old goes."""
+        made = meshed()
+        made.here, made.away = set(), {"peer"}
+        made.run(3 * GRACE)
+        assert made.listed() == ["node", "own"]
+        made.here, made.away = {"peer"}, set()
+        made.run(60 + 2 * CHORE)
+        assert made.listed() == ["own"]
+
     def test_an_older_delta_is_not_taken(self) -> None:
         """A delta whose origin is older than the grace time is not taken in; one that is not, is."""
         made = meshed()

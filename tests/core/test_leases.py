@@ -341,6 +341,16 @@ class TestCutOff:
         assert made.listed() == ["a", "b"]
         assert (made.status("a"), made.status("b")) == ("offline", "offline")
 
+    def test_nor_does_the_first_that_is_heard_again(self) -> None:
+        """Once somebody is heard again, the others have a lease to come back before they are dropped."""
+        made = beating("a", "b", "c")
+        made.run(10 * RETENTION)
+        keep_beating(made, "a", LEASE - 1)
+        assert made.listed() == ["a", "b", "c"]
+        made.beat("b")
+        keep_beating(made, "a", LEASE)
+        assert made.listed() == ["a", "b"]
+
     def test_a_peer_is_somebody(self) -> None:
         """What a peer says is heard as well: then nodes that stay away are dropped."""
         made = beating("a")

@@ -174,12 +174,12 @@ class TestLapsing:
         made.older("old", node())
         made.here, made.away = {"peer"}, {"old"}
         made.follow(made.register("mine"))
-        for _ in range(16):
-            made.run(100)
+        for _ in range(80):
+            made.run(20)
             made.update("peer")
         assert made.listed() == ["mine", "node"]
-        for _ in range(2):
-            made.run(100)
+        for _ in range(10):
+            made.run(20)
             made.update("peer")
         assert made.listed() == ["mine"]
         assert OLD not in made.registry.peers
