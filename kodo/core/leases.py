@@ -111,6 +111,9 @@ class Leases:
         # Beats are spread over a third of a lease; who missed one is on the way to running out.
         silent = sum(until - clock < self.lease / 2 for until in self.online.values())
         if not cut_off or 2 * silent <= len(self.online):
+            if self.frozen(clock):
+                # The links are back before the nodes are: those have a lease to be heard.
+                self.online = {node: max(until, clock + self.lease) for node, until in self.online.items()}
             self.frozen_until = None
             return False
         if self.frozen_until is None and self._out(clock):

@@ -351,6 +351,19 @@ class TestCutOff:
         keep_beating(made, "a", LEASE)
         assert made.listed() == ["a", "b"]
 
+    def test_a_freeze_that_ends_early(self) -> None:
+        """Once the peers are there again, silent nodes have a lease to come back before they are shown offline."""
+        made = self.cut_off("a", "b", "c")
+        made.run(3 * LEASE)
+        made.here, made.away = {"p0", "p1"}, set()
+        made.connect("p0")
+        made.connect("p1")
+        made.run(LEASE - 1)
+        assert [made.status(name) for name in "abc"] == ["online"] * 3
+        made.beat("a")
+        made.run(2 * SWEEP + 1)
+        assert [made.status(name) for name in "abc"] == ["online", "offline", "offline"]
+
     def test_a_peer_is_somebody(self) -> None:
         """What a peer says is heard as well: then nodes that stay away are dropped."""
         made = beating("a")
