@@ -106,10 +106,10 @@ class Peer:
     @property
     def errand(self) -> Errand | None:
         """What is to be said to it, if anything beside beacons and beats."""
-        if self.stopped is not None:
-            return None
         if self.state.farewell is not None:
             return "farewell"
+        if self.stopped is not None:
+            return None
         if self.greet:
             return "greeting"
         return "news" if self.confirms or (self.told and (self.behind or self.asks)) else None
@@ -132,7 +132,7 @@ class Peer:
     @property
     def quiet(self) -> bool:
         """Whether all is said. News that is owed counts; beacons, beats and a first contact never answered do not."""
-        if self.first_contact or self.stopped is not None:
+        if self.state.farewell is None and (self.first_contact or self.stopped is not None):
             return not (self.told and self.behind)
         return self.errand is None and self.sending in (None, "beacon", "beat")
 

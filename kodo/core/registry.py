@@ -91,9 +91,10 @@ class Profile:
 
 @dataclass(slots=True)
 class Leaving:
-    """A `DELETE /connect` under way: the request that waits, and the peers that have not been told yet."""
+    """A `DELETE /connect` under way: the request that waits, until when, and the peers that have not been told yet."""
 
     ticket: int
+    until: float
     waiting: set[Key]
 
 
@@ -424,8 +425,9 @@ class Registry:
                 self._drop_peer(change, peer)
                 continue
             peer.state = replace(peer.state, farewell=version)
+            peer.not_before = event.at.clock
             change.peers[peer.key] = peer.durable()
-        self.leaving.append(Leaving(event.ticket, set(self.peers)))
+        self.leaving.append(Leaving(event.ticket, event.at.clock + DEADLINE, set(self.peers)))
         return change.saves()
 
     def _forget(self, change: Change, peer: Peer, rows: ev.Rows, clock: float) -> None:
@@ -532,6 +534,8 @@ class Registry:
             return peer
         known = self.peers.get(key)
         del self.peers[peer.key]
+        for leaving in self.leaving:
+            leaving.waiting = {key if k == peer.key else k for k in leaving.waiting}
         self.configured = {address: key if k == peer.key else k for address, k in self.configured.items()}
         if known is not None:
             known.state = replace(known.state, address=peer.state.address)
@@ -614,9 +618,13 @@ class Registry:
     def _lost(self, event: ev.Lost) -> list[Instruction]:
         peer = self.peers.get(event.peer)
         if peer is not None:
-            if self._failed(peer) == "farewell":
+            errand = self._failed(peer)
+            if errand == "farewell":
                 self._was_told(peer.key)
             peer.pause(event.at.clock, event.at.chance, at_least=event.retry_after)
+            if errand != "farewell" and peer.state.farewell is not None:
+                # What was under way when this registry left; the farewell itself has its first try.
+                peer.not_before = event.at.clock + event.retry_after
         return []
 
     def _failed(self, peer: Peer) -> Errand | None:
@@ -892,9 +900,10 @@ class Registry:
             peer.sending = errand
             peer.not_before = at.clock + GATHERING
             done.append(self._send(peer, errand, at))
-        for leaving in [leaving for leaving in self.leaving if not leaving.waiting]:
+        for leaving in [leaving for leaving in self.leaving if not leaving.waiting or leaving.until <= at.clock]:
             self.leaving.remove(leaving)
             done.append(Reply(leaving.ticket, (), self.standing()))
+        waiting += [leaving.until for leaving in self.leaving]
         if moments := [moment for moment in waiting if moment is not None]:
             done.append(Wake(min(moments)))
         return done

@@ -6,7 +6,7 @@ from typing import Any
 
 from kodo.core import events as ev
 from kodo.core.instructions import Instruction, Send
-from kodo.core.registry import FAREWELL_DEADLINE, Profile
+from kodo.core.registry import DEADLINE, FAREWELL_DEADLINE, Profile
 from kodo.errors import InvalidMessageError, UnknownServiceError
 from kodo.models import Farewell, Version, canonical
 from tests.core.steps import (
@@ -213,6 +213,61 @@ class TestARegistryLeaves:
         assert again.version == send.version
         made.delivered(again)
         assert made.registry.peers == {}
+
+    def test_a_peer_that_was_away_for_long(self) -> None:
+        """A peer whose next try was a minute away is told at once: the answer waits for its deadline, not the pause."""
+        made = linked("peer")
+        made.away = {"peer"}
+        made.follow(made.register())
+        made.run(300)
+        made.away = set()
+        made.lost("peer", chance=0.999)
+        assert (made.wake or 0) > made.clock + 50
+        assert [send.peer for send in farewells(made.leave())] == [PEER]
+
+    def test_a_peer_with_a_message_on_its_way(self) -> None:
+        """A peer that was sent news it does not answer holds the answer up for the deadline of a message at most."""
+        made = linked("peer")
+        (send,) = news(made.register())
+        assert farewells(made.leave()) == []
+        made.clock += 6
+        (farewell,) = farewells(made.lost("peer"))
+        assert farewell.peer == send.peer
+        assert left(made.run(DEADLINE - 6))
+        made.delivered(farewell)
+        assert made.registry.peers == {}
+
+    def test_a_peer_that_asked_to_be_left_alone(self) -> None:
+        """A peer that asked for an hour holds the answer up no longer than another, and is told after it."""
+        made = linked("peer")
+        made.register()
+        made.leave()
+        assert farewells(made.lost("peer", retry_after=3600.0)) == []
+        assert left(made.run(DEADLINE))
+        assert len(farewells(made.run(3600))) == 1
+
+    def test_a_peer_that_refuses_for_good(self) -> None:
+        """A peer that had answered 401 is told like any other, before and while this registry leaves."""
+        made = linked("peer")
+        made.refused("peer", 401)
+        (send,) = farewells(made.leave())
+        assert not made.registry.standing().idle
+        assert left(made.delivered(send))
+        made = linked("peer")
+        made.register()
+        made.leave()
+        (send,) = farewells(made.refused("peer", 401) + made.run(5))
+        assert left(made.delivered(send))
+
+    def test_a_peer_by_another_name(self) -> None:
+        """A peer whose name was not known yet is told under the one it gives, and the answer comes with it."""
+        made = Desk(Profile("http://self:1", connect=(url_of("alias"),)), beacon=1e6)
+        made.leave()
+        greeted = Send(canonical(url_of("alias")), url_of("peer"), "/connect", 1, None, ())
+        done = made.delivered(greeted, providers={"url": url_of("peer"), "feed": True}) + made.run(1)
+        (send,) = farewells(done)
+        assert (send.peer, send.address) == (PEER, url_of("alias"))
+        assert left(made.delivered(send))
 
     def test_over_a_restart(self) -> None:
         """A farewell that was not told before a restart is told after it."""
