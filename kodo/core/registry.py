@@ -409,8 +409,8 @@ class Registry:
             self._bury_left(change, row, event.at.clock)
         if peer is not None:
             self._forget(change, peer, event.rows, event.at.clock)
-        if not self.profile.provider:
-            self.ledger.take_farewell(change, farewell, event.at)
+        if not self.profile.provider and self.ledger.take_farewell(change, farewell, event.at):
+            self.ages.heard(key, event.at.clock)
         self._raised(change.raised, source=None)
         return [*change.saves(), Reply(event.ticket, (f"disconnected {farewell.url}",), self.standing())]
 

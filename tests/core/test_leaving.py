@@ -10,6 +10,7 @@ from kodo.core.registry import DEADLINE, FAREWELL_DEADLINE, Profile
 from kodo.errors import InvalidMessageError, UnknownServiceError
 from kodo.models import Farewell, Version, canonical
 from tests.core.steps import (
+    FAR,
     LATER,
     OTHER,
     PEER,
@@ -370,6 +371,17 @@ class TestARegistryIsGone:
         made.farewell("peer", v(3, 6))
         assert sends(made.run(1000)) == []
         assert made.registry.standing().connection == ((url_of("peer"), None),)
+
+    def test_one_that_was_not_known(self) -> None:
+        """A registry that leaves and was never heard of is remembered as gone, and forgotten after the grace time."""
+        made = Desk(beacon=10.0, grace=1600.0, tombstones=1600.0)
+        made.connect("peer")
+        made.here = {"peer"}
+        made.run(1)
+        made.follow(made.farewell("far", v(3, 6)))
+        assert made.registry.ages.told(FAR, made.clock) > 0
+        made.run(1800)
+        assert FAR not in made.registry.parts
 
     def test_what_is_saved(self) -> None:
         """What was known of the peer is forgotten in the same Save."""
