@@ -222,7 +222,7 @@ class Registry:
             # Who was away may have paused for long: a registry that is back says so to those it knew.
             peer.greet = peer.greet or bool(self.profile.registry and peer.state.deltas and not peer.state.farewell)
             peer.heard_at = clock
-            self._measure(peer)
+            self._measure(peer, clock)
         # What was not heard of for long by the clock of this machine gets some beacons' time to be heard of again.
         self._chores_at = clock + max(self._chores_every, BEACONS * self.timing.beacon)
         self._last_heard = clock
@@ -342,7 +342,7 @@ class Registry:
         self.ledger.surpass(change, told.get(self.key, NOTHING))
         peer.acked = told
         peer.pages.clear()
-        self._measure(peer)
+        self._measure(peer, event.at.clock)
         lines = [f"feed forward {message.url} to {other.state.url}" for other in self._raised(change.raised, peer)]
         change.peers[sender] = peer.durable()
         seen = f"seen previously {_spaced(visited)}" if visited else "first visit"
@@ -498,7 +498,9 @@ class Registry:
         self.ledger.surpass(change, _marks(reply.marks).get(self.key, NOTHING))
         self._read_receipts(peer, reply)
         stuck = peer.told and reply.marks is not None and _stuck(peer, event.carried, _marks(reply.marks))
-        self._acknowledged(peer, event.carried, reply.marks, whole=greeted or reply.contents is not None)
+        self._acknowledged(
+            peer, event.carried, reply.marks, event.at.clock, whole=greeted or reply.contents is not None
+        )
         self._compare(peer, reply)
         self._raised(change.raised, source=peer)
         if stuck:
@@ -551,7 +553,7 @@ class Registry:
         if peer is None:
             return []
         peer.answering = max(0, peer.answering - 1)
-        self._acknowledged(peer, event.carried, None)
+        self._acknowledged(peer, event.carried, None, event.at.clock)
         return [Save(peers=(peer.durable(),), lazy=True)]
 
     def _unsaid(self, event: ev.Unsaid) -> list[Instruction]:
@@ -559,7 +561,7 @@ class Registry:
         if peer is None:
             return []
         peer.sending = None
-        self._acknowledged(peer, event.carried, None)
+        self._acknowledged(peer, event.carried, None, event.at.clock)
         return [Save(peers=(peer.durable(),), lazy=True)]
 
     def _acknowledged(
@@ -567,6 +569,7 @@ class Registry:
         peer: Peer,
         carried: Mapping[Key, Carried],
         marks: dict[str, Version] | None,
+        clock: float,
         *,
         whole: bool = False,
     ) -> None:
@@ -590,7 +593,7 @@ class Registry:
             if origin not in carried:
                 peer.acked[origin] = max(mark, peer.acked.get(origin, NOTHING))
         peer.crossed.clear()
-        self._measure(peer)
+        self._measure(peer, clock)
 
     def _up_to_date(self, origin: Key, told: dict[Key, Version]) -> bool:
         """Whether the peer has, by another way, all that pages would bring it."""
@@ -878,12 +881,15 @@ class Registry:
                 told.append(peer)
         return told
 
-    def _measure(self, peer: Peer) -> None:
-        """What the peer is owed; a provider offers its own part alone."""
+    def _measure(self, peer: Peer, clock: float) -> None:
+        """What the peer is owed; a provider offers its own part alone, and nobody what is doubted or given up."""
         peer.behind.clear()
         for origin, part in self.parts.items():
-            if origin == self.key or not self.profile.provider:
+            if (origin == self.key or not self.profile.provider) and self._tells(origin, clock):
                 peer.note(origin, part.version)
+
+    def _tells(self, origin: Key, clock: float) -> bool:
+        return origin not in self.ledger.doubted and not self.ages.dead(origin, clock)
 
     def _due(self, at: ev.Instant) -> list[Instruction]:
         """The messages whose time has come, one for each peer, and when the next is due."""
@@ -939,7 +945,7 @@ class Registry:
 
     def _parcel(self, peer: Peer, form: Form, clock: float, *, greeting: bool = False) -> Parcel:
         """What a message to this peer carries; outside a handshake, no records are told to whom they came from."""
-        peer.behind = {origin for origin in peer.behind - self.ledger.doubted if not self.ages.dead(origin, clock)}
+        peer.behind = {origin for origin in peer.behind if self._tells(origin, clock)}
         unsaid = None if greeting else peer.key
         told = sorted(peer.behind) if peer.told or greeting else ()
         return Parcel(form, tuple(self._range(peer, origin, clock) for origin in told), unsaid)

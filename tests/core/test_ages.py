@@ -154,6 +154,18 @@ class TestGivingUp:
         assert offer is not None
         assert FAR not in {owed.origin for owed in offer.ranges}
 
+    def test_nobody_is_asked_in_vain(self) -> None:
+        """Who lacks what is too old to be told is owed nothing of it: there is silence, and no try without end."""
+        made = meshed()
+        made.here, made.away = set(), {"peer"}
+        made.run(GRACE + CHORE)
+        made.here, made.away = {"peer", "other"}, set()
+        made.follow(made.connect("other", feed=True))
+        done = made.run(CHORE / 4)
+        unsaid = [send for send in news(done) if send.parcel is not None and not send.parcel.ranges]
+        assert unsaid == []
+        assert made.registry.standing().idle
+
     def test_it_comes_back_by_itself(self) -> None:
         """An origin that was given up and is there again is taken in like any other."""
         made = meshed()

@@ -219,6 +219,17 @@ class TestDoubt:
         assert offer is not None
         assert FAR not in {owed.origin for owed in offer.ranges}
 
+    def test_nobody_is_told_in_vain(self) -> None:
+        """While it is doubted nobody is owed it: no try after the other, with nothing in it."""
+        made, _ = self.doubting()
+        made.here, made.away = {"other"}, {"peer"}
+        made.lost("peer")
+        made.follow(made.connect("other"))
+        assert made.registry.ledger.doubted == {FAR}
+        assert [send for send in news(made.run(5)) if send.peer == OTHER] == []
+        done = made.update("peer", delta("far", ZERO, v(1), record(1, "right")))
+        assert len([send for send in news(done) if send.peer == OTHER]) == 1
+
     def test_of_another_version_nothing_follows(self) -> None:
         """Other content at another version is what other versions are for."""
         made = linked()
