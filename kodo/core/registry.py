@@ -382,7 +382,7 @@ class Registry:
         for confirmed in message.receipts:
             self.receipts.confirmed(peer.key, confirmed)
         receipts = tuple(found for ask in message.asks if (found := self._asked(ask, peer, at)))
-        origins = self._comparable(peer)
+        origins = self._comparable(peer, at.clock)
         if message.beacon is None or self._fits(message.beacon, origins, at):
             return replace(reply, marks=self._marks_about(message), receipts=receipts)
         return replace(reply, marks=self.ledger.marks(), contents=self.ledger.contents(origins), receipts=receipts)
@@ -715,12 +715,16 @@ class Registry:
 
     # -- beacons -------------------------------------------------------------------------------------------
 
-    def _comparable(self, peer: Peer) -> tuple[Key, ...]:
+    def _living(self, clock: float) -> Iterable[Key]:
+        """The origins of which there is something to tell; those given up are left out already before they go."""
+        return (origin for origin in self.ledger.told if not self.ages.dead(origin, clock))
+
+    def _comparable(self, peer: Peer, clock: float) -> tuple[Key, ...]:
         """The origins of which the peer's beacon tells: of a provider its own alone."""
-        return tuple(origin for origin in self.ledger.told if peer.state.feed or origin == peer.key)
+        return tuple(origin for origin in self._living(clock) if peer.state.feed or origin == peer.key)
 
     def _beacon(self, at: ev.Instant) -> Beacon:
-        told = tuple(origin for origin in self.ledger.told if origin == self.key or not self.profile.provider)
+        told = tuple(origin for origin in self._living(at.clock) if origin == self.key or not self.profile.provider)
         ages = tuple(self.ages.told(origin, at.clock) for origin in told)
         return Beacon(vector=self.ledger.vector(told), origins=_names(told), ages=ages)
 

@@ -166,6 +166,16 @@ class TestGivingUp:
         assert unsaid == []
         assert made.registry.standing().idle
 
+    def test_beacons_speak_of_it_no_more(self) -> None:
+        """What is too old is left out of beacons, as it is by those who dropped it: the ages of others go on."""
+        made = meshed()
+        made.here, made.away = set(), {"peer"}
+        made.run(GRACE + CHORE)
+        made.here, made.away = {"peer"}, set()
+        made.run(61)
+        assert made.listed() == ["node", "own"]
+        assert len(made.registry._beacon(made.at()).ages) == 1
+
     def test_it_comes_back_by_itself(self) -> None:
         """An origin that was given up and is there again is taken in like any other."""
         made = meshed()
