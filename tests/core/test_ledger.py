@@ -135,6 +135,18 @@ class TestDeltas:
         assert len(set(map(str, ends))) == 1
         assert ends[0][0] == (5, "cd", 4)
 
+    def test_two_of_an_origin_in_one_message(self) -> None:
+        """Of several deltas of an origin in one message the content is kept, whichever of them are taken."""
+        made = linked()
+        bare = record(2, modified=LATER)
+        del bare["node"]["flows"]
+        made.update("peer", delta("far", ZERO, v(1), record(1)), delta("far", v(1), v(2), bare))
+        assert made.version("far").seq in (1, 2)
+        made.update("peer", delta("far", v(1), v(2), bare))
+        after = made.row(origin=FAR)
+        assert after is not None
+        assert after.modified == LATER
+
     def test_flows_that_did_not_change_are_not_told_again(self) -> None:
         """A record without flows keeps those that are here, and the content knows it."""
         made = linked()
