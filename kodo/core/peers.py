@@ -62,10 +62,10 @@ class Peer:
     """A peer as the running registry sees it.
 
     `behind` are the origins of which it is owed something. `crossed` are those of which it told news while a message
-    to it was on its way, whose answer may be older. `asks` are asks for receipts to be passed on to it, `confirms` the
-    receipts that it is to get, `confirming` those on their way. `stopped` is the status (401, 403) for which it is not
-    asked again. `next_beacon`: when the next is due, to a peer that gets them; likewise `next_beat`, to a registry
-    that wants them.
+    to it was on its way, whose answer may be older. `asks` are asks for receipts to be passed on to it, `asking` those
+    on their way; `confirms` the receipts that it is to get, `confirming` those on their way. `stopped` is the status
+    (401, 403) for which it is not asked again. `next_beacon`: when the next is due, to a peer that gets them; likewise
+    `next_beat`, to a registry that wants them.
     """
 
     state: PeerState
@@ -74,6 +74,7 @@ class Peer:
     behind: set[Key] = field(default_factory=set)
     crossed: set[Key] = field(default_factory=set)
     asks: set[Change] = field(default_factory=set)
+    asking: tuple[Change, ...] = ()
     confirms: dict[Change, Receipt] = field(default_factory=dict)
     confirming: tuple[Change, ...] = ()
     configured: bool = False

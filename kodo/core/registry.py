@@ -632,7 +632,7 @@ class Registry:
 
     def _failed(self, peer: Peer) -> Errand | None:
         errand, peer.sending = peer.sending, None
-        peer.confirming = ()
+        peer.confirming = peer.asking = ()
         peer.pages.clear()
         peer.crossed.clear()
         return errand
@@ -764,7 +764,11 @@ class Registry:
         change = (canonical(ask.origin), ask.version)
         if self.ledger.version(change[0]) < ask.version:
             return None
-        if self.receipts.known(change):
+        known = self.receipts.known(change)
+        if known is not None and known.asked_by == peer.key:
+            # Its answer was lost: what is still open is confirmed later, what is closed is said again.
+            return None if change in self.receipts.open else receipt(change, known)
+        if known is not None:
             return receipt(change)
         asked = self._pass_on(change, peer.key, None, at, ask.within)
         if asked.waiting:
@@ -789,7 +793,8 @@ class Registry:
 
     def _read_receipts(self, peer: Peer, reply: PeerReply) -> None:
         told = _marks(reply.marks)
-        peer.asks -= {asked for asked in peer.asks if told.get(asked[0], NOTHING) >= asked[1]}
+        peer.asks -= {asked for asked in peer.asking if told.get(asked[0], NOTHING) >= asked[1]}
+        peer.asking = ()
         for confirmed in reply.receipts:
             self.receipts.confirmed(peer.key, confirmed)
 
@@ -940,9 +945,8 @@ class Registry:
                 return Send(*to, "/connect", DEADLINE, parcel, self.ledger.marks())
         peer.confirming = tuple(sorted(peer.confirms))
         confirms = tuple(peer.confirms[change] for change in peer.confirming)
-        asks = tuple(
-            self.receipts.ask(change, at.clock) for change in sorted(peer.asks) if change in self.receipts.open
-        )
+        peer.asking = tuple(change for change in sorted(peer.asks) if change in self.receipts.open)
+        asks = tuple(self.receipts.ask(change, at.clock) for change in peer.asking)
         parcel = self._parcel(peer, "delta" if peer.state.deltas else "plain", at.clock)
         marks = () if peer.state.deltas else None
         return Send(*to, "/update/node", DEADLINE, parcel, marks, asks=asks, receipts=confirms)

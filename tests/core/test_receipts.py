@@ -257,6 +257,33 @@ class TestLoss:
         (send,) = news(made.run(1))
         assert 0 < send.asks[0].within < (8 - 1) * SHARE
 
+    def test_a_leaf_says_the_same_again(self) -> None:
+        """A peer whose answer was lost asks again, and gets the same receipt: its own copy is no second one."""
+        made = linked("peer")
+        first = given(asked(made))
+        assert given(asked(made)) == first
+        assert first[0].reached == (SELF,)
+
+    def test_who_waits_itself_goes_on_waiting(self) -> None:
+        """A peer that asks again, while others are still asked, is confirmed once they have answered."""
+        made = linked("peer", "other")
+        send = send_to(asked(made), "other")
+        made.run(0.2)
+        assert given(asked(made)) == []
+        ((to, said),) = confirms(made.delivered(send, receipts=[receipt("other")]))
+        assert (to, said.reached) == (PEER, reached("self", "other"))
+
+    def test_an_ask_that_did_not_leave(self) -> None:
+        """An ask is said even if the peer has the change by a message that could not carry it, a handshake."""
+        made = linked("peer")
+        made.refused("peer")
+        (greeting,) = sends(made.run(10))
+        assert greeting.route == "/connect"
+        made.register(wait=5)
+        done = made.delivered(greeting, marks={SELF: list(made.registry.own.version)}) + made.run(1)
+        (send,) = [send for send in sends(done) if send.asks]
+        assert send.peer == PEER
+
     def test_not_beyond_its_time(self) -> None:
         """An ask whose time is over is not repeated."""
         made = linked("peer", "other")
