@@ -26,7 +26,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from kodo.core import events as ev
-from kodo.core.ages import Ages
+from kodo.core.ages import STALE, Ages
 from kodo.core.instructions import Form, Instruction, Parcel, Range, Reply, Save, Send, Standing, Told, Wake
 from kodo.core.leases import Leases
 from kodo.core.ledger import A_MICROSECOND, Change, Ledger, News, check_delta, row_of
@@ -847,7 +847,8 @@ class Registry:
         self.ledger.clean_up(change, self._forgettable(at.clock))
         for key in lapsing:
             self._forget(change, self.peers[key], rows, at.clock)
-        linked = any(peer.stands and not peer.away for peer in self.peers.values())
+        lately = at.clock - min(STALE, self.timing.grace)
+        linked = any(not peer.away and (peer.stands or peer.heard_at >= lately) for peer in self.peers.values())
         for origin in sorted(self.parts.keys() - {self.key}):
             if linked and self.ages.dead(origin, at.clock):
                 self._give_up(change, origin)

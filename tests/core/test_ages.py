@@ -136,6 +136,18 @@ class TestGivingUp:
         made.run(60 + 2 * CHORE)
         assert made.listed() == ["own"]
 
+    def test_a_peer_that_only_calls_is_a_link(self) -> None:
+        """A peer to which nothing is ever sent, a provider, is a link as long as it is heard."""
+        made = Desk(grace=GRACE, tombstones=GRACE)
+        made.connect("peer", feed=False)
+        made.update("peer", delta("peer", ZERO, v(1), record(1, "own")))
+        made.connect("gone", feed=False)
+        made.update("gone", delta("gone", ZERO, v(1), record(1)))
+        for _ in range(20):
+            made.run(CHORE)
+            made.update("peer")
+        assert made.listed() == ["own"]
+
     def test_an_older_delta_is_not_taken(self) -> None:
         """A delta whose origin is older than the grace time is not taken in; one that is not, is."""
         made = meshed()
