@@ -9,7 +9,7 @@ import pytest
 from kodo.core import events as ev
 from kodo.core.instructions import Send
 from kodo.core.registry import Profile
-from kodo.models import Beacon, PeerMessage
+from kodo.models import Beacon, PeerMessage, Version
 from tests.core.steps import (
     FAR,
     LATER,
@@ -187,8 +187,7 @@ class TestDoubt:
         assert made.registry.ledger.doubted == {FAR}
         (greeting,) = sends(done + made.run(1))
         assert greeting.route == "/connect"
-        assert FAR not in dict(greeting.marks or ())
-        assert SELF in dict(greeting.marks or ())
+        assert dict(greeting.marks or ()) == {FAR: Version(5, "", 1), SELF: made.registry.own.version}
 
     def test_a_snapshot_alone_ends_it(self) -> None:
         """While it is doubted no difference is taken; a snapshot of the same version is, and ends the doubt."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
@@ -265,7 +266,7 @@ class TestSnapshots:
 class TestFloors:
     def test_tombstones_go_after_a_while(self) -> None:
         """Own tombstones are dropped after their time and the floor rises over them; younger ones stay."""
-        made = linked(tombstones=1600.0)
+        made = linked(tombstones=1600.0, beacon=10.0)
         made.register("a")
         made.register("b")
         made.farewell("a")
@@ -280,7 +281,7 @@ class TestFloors:
 
     def test_who_is_below_gets_a_snapshot(self) -> None:
         """A peer that has not seen the tombstones is owed everything; one that has, the difference alone."""
-        made = linked("peer", tombstones=1600.0)
+        made = linked("peer", tombstones=1600.0, beacon=10.0)
         made.register("a")
         mark = list(made.registry.own.version)
         made.farewell("a")
@@ -295,7 +296,7 @@ class TestFloors:
 
     def test_after_a_restart_they_are_remembered(self) -> None:
         """Tombstones from before a restart are dropped in their time, and the floor lies in the epoch they are of."""
-        made = linked(tombstones=1600.0)
+        made = linked(tombstones=1600.0, beacon=10.0)
         made.register("a")
         made.farewell("a")
         old = made.registry.own.version
@@ -311,6 +312,62 @@ class TestFloors:
         made.update("peer", delta("far", v(2), v(3), record(3, "c"), floor=v(1)))
         assert made.row("a", FAR) is None
         assert made.row("b", FAR) is not None
+
+
+class TestContents:
+    def test_what_does_not_come_out_is_not_taken(self) -> None:
+        """A difference that would not come to what its origin holds is not taken: a snapshot is asked for."""
+        made = linked()
+        made.update("peer", delta("far", ZERO, v(1), record(1)))
+        done = made.update("peer", delta("far", v(1), v(2), record(2, "x"), content="0" * 16))
+        assert (made.listed(), made.version("far").seq) == (["node"], 1)
+        assert made.registry.ledger.doubted == {FAR}
+        assert reply(done).marks == ((FAR, Version(5, "", 1)),)
+
+    def test_nor_a_snapshot_that_was_spoiled(self) -> None:
+        """A snapshot that is not what its origin has is not taken, and what is here is not doubted for it."""
+        made = linked()
+        made.update("peer", delta("far", ZERO, v(1), record(1)))
+        made.update("peer", delta("far", ZERO, v(2), record(2, "x"), content="0" * 16))
+        assert (made.listed(), made.version("far").seq) == (["node"], 1)
+        assert made.registry.ledger.doubted == set()
+
+    @pytest.mark.parametrize("paged", [False, True])
+    def test_what_comes_out_is(self, paged: bool) -> None:
+        """Deltas that say what comes out are taken, in one message or in pages."""
+        one, two = linked(), linked()
+        one.update("peer", delta("far", ZERO, v(2), record(1), record(2, "x")))
+        content = f"{one.registry.parts[FAR].content:016x}"
+        if paged:
+            two.update("peer", delta("far", ZERO, v(1), record(1), complete=False, content=content))
+            two.update("peer", delta("far", v(1), v(2), record(2, "x"), content=content))
+        else:
+            two.update("peer", delta("far", ZERO, v(1), record(1)))
+            two.update("peer", delta("far", v(1), v(2), record(2, "x"), content=content))
+        assert two.listed() == ["node", "x"]
+
+    def test_a_part_that_was_spoiled_on_disk(self) -> None:
+        """After a start on a spoiled disk replicas are doubted, and the own part begins anew."""
+        made = linked()
+        made.update("peer", delta("far", ZERO, v(1), record(1)))
+        made.register("mine")
+        before = made.registry.own.version
+        for at, row in list(made.store.records.items()):
+            made.store.records[at] = replace(row, organization="spoiled")
+        made.restart()
+        assert made.registry.ledger.doubted == {FAR}
+        assert made.registry.own.version.seconds > before.seconds + 1
+        assert made.registry.own.floor == made.registry.own.version
+
+    def test_a_disk_as_it_was(self) -> None:
+        """After a start on the disk as it was nothing is doubted, and the own part can be followed."""
+        made = linked()
+        made.update("peer", delta("far", ZERO, v(1), record(1)))
+        made.register("mine")
+        before = made.registry.own.version
+        made.restart()
+        assert made.registry.ledger.doubted == set()
+        assert made.registry.own.follows(before)
 
 
 class TestSurpass:

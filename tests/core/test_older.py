@@ -170,7 +170,7 @@ class TestLapsing:
 
     def test_with_the_peer_that_is_gone(self) -> None:
         """When nothing was heard of the older service for the grace time, what was adopted from it lapses."""
-        made = linked(grace=1600.0, tombstones=1600.0)
+        made = linked(grace=1600.0, tombstones=1600.0, beacon=10.0)
         made.older("old", node())
         made.here, made.away = {"peer"}, {"old"}
         made.follow(made.register("mine"))
