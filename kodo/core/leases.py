@@ -76,7 +76,8 @@ class Leases:
         """The nodes whose status the next sweep may change."""
         if self.sweep_at is None or clock < self.sweep_at:
             return []
-        return self._out(clock - self._paused(clock)) + self._overdue(clock - self._paused(clock))
+        paused = self._paused(clock)
+        return self._out(clock, paused) + self._overdue(clock, paused)
 
     def sweep(self, clock: float, *, cut_off: bool, alone: bool) -> Sweep:
         """Look at all leases. `cut_off`: most peers are away; `alone`: nobody at all was heard for a lease."""
@@ -84,8 +85,13 @@ class Leases:
             return Sweep((), ())
         paused = self._paused(clock)
         if paused:
-            self.online = {node: until + paused for node, until in self.online.items()}
+            # Who beat after the pause, and before this sweep, has its lease from then on.
+            self.online = {node: min(until + paused, clock + self.lease) for node, until in self.online.items()}
             self.away = {node: since + paused for node, since in self.away.items()}
+        if alone:
+            # Whoever is heard first is not to be the end of the others: they have a lease to be heard as well.
+            earliest = clock - self.retention + self.lease
+            self.away = {node: max(since, earliest) for node, since in self.away.items()}
         offline = [] if self._freezes(clock, cut_off=cut_off) else self._out(clock)
         dropped = [] if alone else self._overdue(clock)
         for node in offline:
@@ -105,6 +111,9 @@ class Leases:
         # Beats are spread over a third of a lease; who missed one is on the way to running out.
         silent = sum(until - clock < self.lease / 2 for until in self.online.values())
         if not cut_off or 2 * silent <= len(self.online):
+            if self.frozen(clock):
+                # The links are back before the nodes are: those have a lease to be heard.
+                self.online = {node: max(until, clock + self.lease) for node, until in self.online.items()}
             self.frozen_until = None
             return False
         if self.frozen_until is None and self._out(clock):
@@ -113,13 +122,13 @@ class Leases:
 
     def _paused(self, clock: float) -> float:
         late = clock - self.sweep_at if self.sweep_at is not None else 0.0
-        return late if late > SWEEP else 0.0
+        return late if late > min(SWEEP, self.lease / 4) else 0.0
 
-    def _out(self, clock: float) -> list[Key]:
-        return sorted(node for node, until in self.online.items() if until <= clock)[:AT_ONCE]
+    def _out(self, clock: float, paused: float = 0.0) -> list[Key]:
+        return sorted(node for node, until in self.online.items() if until + paused <= clock)[:AT_ONCE]
 
-    def _overdue(self, clock: float) -> list[Key]:
-        return sorted(node for node, since in self.away.items() if since + self.retention <= clock)[:AT_ONCE]
+    def _overdue(self, clock: float, paused: float = 0.0) -> list[Key]:
+        return sorted(node for node, since in self.away.items() if since + paused + self.retention <= clock)[:AT_ONCE]
 
     def _schedule(self, clock: float, after: float = SWEEP) -> None:
         if self.sweep_at is None and (self.online or self.away):

@@ -179,7 +179,8 @@ class Ledger:
         part = self.parts.get(origin, Part(origin))
         stage = Stage(origin, news.sender)
         staging = self._staging(stage, delta)
-        if not self._takes(part, delta, staging):
+        if origin in change.parts or not self._takes(part, delta, staging):
+            # Of several in one message the first counts: what is known of their nodes is from before it.
             return False
         known = {key: row_of(news.rows, origin, key) for key in map(canonical, delta.records)}
         entries = [

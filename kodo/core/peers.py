@@ -62,10 +62,10 @@ class Peer:
     """A peer as the running registry sees it.
 
     `behind` are the origins of which it is owed something. `crossed` are those of which it told news while a message
-    to it was on its way, whose answer may be older. `asks` are asks for receipts to be passed on to it, `confirms` the
-    receipts that it is to get, `confirming` those on their way. `stopped` is the status (401, 403) for which it is not
-    asked again. `next_beacon`: when the next is due, to a peer that gets them; likewise `next_beat`, to a registry
-    that wants them.
+    to it was on its way, whose answer may be older. `asks` are asks for receipts to be passed on to it, `asking` those
+    on their way; `confirms` the receipts that it is to get, `confirming` those on their way. `stopped` is the status
+    (401, 403) for which it is not asked again. `next_beacon`: when the next is due, to a peer that gets them; likewise
+    `next_beat`, to a registry that wants them.
     """
 
     state: PeerState
@@ -74,6 +74,7 @@ class Peer:
     behind: set[Key] = field(default_factory=set)
     crossed: set[Key] = field(default_factory=set)
     asks: set[Change] = field(default_factory=set)
+    asking: tuple[Change, ...] = ()
     confirms: dict[Change, Receipt] = field(default_factory=dict)
     confirming: tuple[Change, ...] = ()
     configured: bool = False
@@ -106,10 +107,10 @@ class Peer:
     @property
     def errand(self) -> Errand | None:
         """What is to be said to it, if anything beside beacons and beats."""
-        if self.stopped is not None:
-            return None
         if self.state.farewell is not None:
             return "farewell"
+        if self.stopped is not None:
+            return None
         if self.greet:
             return "greeting"
         return "news" if self.confirms or (self.told and (self.behind or self.asks)) else None
@@ -132,7 +133,7 @@ class Peer:
     @property
     def quiet(self) -> bool:
         """Whether all is said. News that is owed counts; beacons, beats and a first contact never answered do not."""
-        if self.first_contact or self.stopped is not None:
+        if self.state.farewell is None and (self.first_contact or self.stopped is not None):
             return not (self.told and self.behind)
         return self.errand is None and self.sending in (None, "beacon", "beat")
 

@@ -2,8 +2,9 @@
 
 An echo algorithm (E. Chang, "Echo Algorithms", IEEE TSE 1982): whoever takes in a change with an ask passes both on to
 its other peers, and confirms once all of them have, naming the registries that were reached. A second copy is confirmed
-at once with nothing. What is not confirmed in time is named as missing; each hop has a little less time than the one
-before, so that partial answers still arrive.
+at once with nothing; whoever repeats its own ask, since the answer was lost, is told the same again. What is not
+confirmed in time is named as missing; each hop has a little less time than the one before, so that partial answers
+still arrive.
 """
 
 from __future__ import annotations
@@ -42,11 +43,11 @@ class Receipts:
         """Nobody has asked yet."""
         self.key = key
         self.open: dict[Change, Open] = {}
-        self.closed: dict[Change, float] = {}
+        self.closed: dict[Change, tuple[float, Open]] = {}
 
-    def known(self, change: Change) -> bool:
-        """Whether an ask like this was heard before: this is a second copy."""
-        return change in self.open or change in self.closed
+    def known(self, change: Change) -> Open | None:
+        """The ask like this that was heard before, open or closed, if any: another is a second copy."""
+        return self.open.get(change) or self.closed.get(change, (0.0, None))[1]
 
     def begin(self, change: Change, peers: Iterable[Key], clock: float, within: float, asked_by: Key | int) -> Open:
         """Somebody asks: a peer by its key, or a request here by its ticket."""
@@ -84,9 +85,9 @@ class Receipts:
         done = [(change, asked) for change, asked in self.open.items() if not asked.waiting or asked.until <= clock]
         for change, asked in done:
             del self.open[change]
-            self.closed[change] = clock + KEPT
+            self.closed[change] = (clock + KEPT, asked)
             asked.missing = (asked.missing | asked.waiting) - asked.reached
-        self.closed = {change: until for change, until in self.closed.items() if until > clock}
+        self.closed = {change: kept for change, kept in self.closed.items() if kept[0] > clock}
         return done
 
     def due(self) -> float | None:

@@ -26,7 +26,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from kodo.core import events as ev
-from kodo.core.ages import Ages
+from kodo.core.ages import STALE, Ages
 from kodo.core.instructions import Form, Instruction, Parcel, Range, Reply, Save, Send, Standing, Told, Wake
 from kodo.core.leases import Leases
 from kodo.core.ledger import A_MICROSECOND, Change, Ledger, News, check_delta, row_of
@@ -93,9 +93,10 @@ class Profile:
 
 @dataclass(slots=True)
 class Leaving:
-    """A `DELETE /connect` under way: the request that waits, and the peers that have not been told yet."""
+    """A `DELETE /connect` under way: the request that waits, until when, and the peers that have not been told yet."""
 
     ticket: int
+    until: float
     waiting: set[Key]
 
 
@@ -223,7 +224,7 @@ class Registry:
             # Who was away may have paused for long: a registry that is back says so to those it knew.
             peer.greet = peer.greet or bool(self.profile.registry and peer.state.deltas and not peer.state.farewell)
             peer.heard_at = clock
-            self._measure(peer)
+            self._measure(peer, clock)
         # What was not heard of for long by the clock of this machine gets some beacons' time to be heard of again.
         self._chores_at = clock + max(self._chores_every, BEACONS * self.timing.beacon)
         self._last_heard = clock
@@ -296,6 +297,7 @@ class Registry:
 
     def _heartbeat(self, event: ev.Heartbeat) -> list[Instruction]:
         key = canonical(event.url)
+        self._refuse_own(key)
         row = row_of(event.rows, self.key, key)
         if row is None or row.gone or row.via is not None:
             raise UnknownServiceError(f"expected the url of a node that is registered here; register {event.url} first")
@@ -342,7 +344,7 @@ class Registry:
         self.ledger.surpass(change, told.get(self.key, NOTHING))
         peer.acked = told
         peer.pages.clear()
-        self._measure(peer)
+        self._measure(peer, event.at.clock)
         lines = [f"feed forward {message.url} to {other.state.url}" for other in self._raised(change.raised, peer)]
         change.peers[sender] = peer.durable()
         seen = f"seen previously {_spaced(visited)}" if visited else "first visit"
@@ -382,7 +384,7 @@ class Registry:
         for confirmed in message.receipts:
             self.receipts.confirmed(peer.key, confirmed)
         receipts = tuple(found for ask in message.asks if (found := self._asked(ask, peer, at)))
-        origins = self._comparable(peer)
+        origins = self._comparable(peer, at.clock)
         if message.beacon is None or self._fits(message.beacon, origins, at):
             return replace(reply, marks=self._marks_about(message), receipts=receipts)
         return replace(reply, marks=self.ledger.marks(), contents=self.ledger.contents(origins), receipts=receipts)
@@ -409,8 +411,8 @@ class Registry:
             self._bury_left(change, row, event.at.clock)
         if peer is not None:
             self._forget(change, peer, event.rows, event.at.clock)
-        if not self.profile.provider:
-            self.ledger.take_farewell(change, farewell, event.at)
+        if not self.profile.provider and self.ledger.take_farewell(change, farewell, event.at):
+            self.ages.heard(key, event.at.clock)
         self._raised(change.raised, source=None)
         return [*change.saves(), Reply(event.ticket, (f"disconnected {farewell.url}",), self.standing())]
 
@@ -425,8 +427,9 @@ class Registry:
                 self._drop_peer(change, peer)
                 continue
             peer.state = replace(peer.state, farewell=version)
+            peer.not_before = event.at.clock
             change.peers[peer.key] = peer.durable()
-        self.leaving.append(Leaving(event.ticket, set(self.peers)))
+        self.leaving.append(Leaving(event.ticket, event.at.clock + DEADLINE, set(self.peers)))
         return change.saves()
 
     def _forget(self, change: Change, peer: Peer, rows: ev.Rows, clock: float) -> None:
@@ -497,7 +500,9 @@ class Registry:
         self.ledger.surpass(change, _marks(reply.marks).get(self.key, NOTHING))
         self._read_receipts(peer, reply)
         stuck = peer.told and reply.marks is not None and _stuck(peer, event.carried, _marks(reply.marks))
-        self._acknowledged(peer, event.carried, reply.marks, whole=greeted or reply.contents is not None)
+        self._acknowledged(
+            peer, event.carried, reply.marks, event.at.clock, whole=greeted or reply.contents is not None
+        )
         self._compare(peer, reply)
         self._raised(change.raised, source=peer)
         if stuck:
@@ -533,6 +538,8 @@ class Registry:
             return peer
         known = self.peers.get(key)
         del self.peers[peer.key]
+        for leaving in self.leaving:
+            leaving.waiting = {key if k == peer.key else k for k in leaving.waiting}
         self.configured = {address: key if k == peer.key else k for address, k in self.configured.items()}
         if known is not None:
             known.state = replace(known.state, address=peer.state.address)
@@ -548,7 +555,7 @@ class Registry:
         if peer is None:
             return []
         peer.answering = max(0, peer.answering - 1)
-        self._acknowledged(peer, event.carried, None)
+        self._acknowledged(peer, event.carried, None, event.at.clock)
         return [Save(peers=(peer.durable(),), lazy=True)]
 
     def _unsaid(self, event: ev.Unsaid) -> list[Instruction]:
@@ -556,7 +563,7 @@ class Registry:
         if peer is None:
             return []
         peer.sending = None
-        self._acknowledged(peer, event.carried, None)
+        self._acknowledged(peer, event.carried, None, event.at.clock)
         return [Save(peers=(peer.durable(),), lazy=True)]
 
     def _acknowledged(
@@ -564,6 +571,7 @@ class Registry:
         peer: Peer,
         carried: Mapping[Key, Carried],
         marks: dict[str, Version] | None,
+        clock: float,
         *,
         whole: bool = False,
     ) -> None:
@@ -587,7 +595,7 @@ class Registry:
             if origin not in carried:
                 peer.acked[origin] = max(mark, peer.acked.get(origin, NOTHING))
         peer.crossed.clear()
-        self._measure(peer)
+        self._measure(peer, clock)
 
     def _up_to_date(self, origin: Key, told: dict[Key, Version]) -> bool:
         """Whether the peer has, by another way, all that pages would bring it."""
@@ -615,14 +623,18 @@ class Registry:
     def _lost(self, event: ev.Lost) -> list[Instruction]:
         peer = self.peers.get(event.peer)
         if peer is not None:
-            if self._failed(peer) == "farewell":
+            errand = self._failed(peer)
+            if errand == "farewell":
                 self._was_told(peer.key)
             peer.pause(event.at.clock, event.at.chance, at_least=event.retry_after)
+            if errand != "farewell" and peer.state.farewell is not None:
+                # What was under way when this registry left; the farewell itself has its first try.
+                peer.not_before = event.at.clock + event.retry_after
         return []
 
     def _failed(self, peer: Peer) -> Errand | None:
         errand, peer.sending = peer.sending, None
-        peer.confirming = ()
+        peer.confirming = peer.asking = ()
         peer.pages.clear()
         peer.crossed.clear()
         return errand
@@ -705,12 +717,16 @@ class Registry:
 
     # -- beacons -------------------------------------------------------------------------------------------
 
-    def _comparable(self, peer: Peer) -> tuple[Key, ...]:
+    def _living(self, clock: float) -> Iterable[Key]:
+        """The origins of which there is something to tell; those given up are left out already before they go."""
+        return (origin for origin in self.ledger.told if not self.ages.dead(origin, clock))
+
+    def _comparable(self, peer: Peer, clock: float) -> tuple[Key, ...]:
         """The origins of which the peer's beacon tells: of a provider its own alone."""
-        return tuple(origin for origin in self.ledger.told if peer.state.feed or origin == peer.key)
+        return tuple(origin for origin in self._living(clock) if peer.state.feed or origin == peer.key)
 
     def _beacon(self, at: ev.Instant) -> Beacon:
-        told = tuple(origin for origin in self.ledger.told if origin == self.key or not self.profile.provider)
+        told = tuple(origin for origin in self._living(at.clock) if origin == self.key or not self.profile.provider)
         ages = tuple(self.ages.told(origin, at.clock) for origin in told)
         return Beacon(vector=self.ledger.vector(told), origins=_names(told), ages=ages)
 
@@ -750,7 +766,11 @@ class Registry:
         change = (canonical(ask.origin), ask.version)
         if self.ledger.version(change[0]) < ask.version:
             return None
-        if self.receipts.known(change):
+        known = self.receipts.known(change)
+        if known is not None and known.asked_by == peer.key:
+            # Its answer was lost: what is still open is confirmed later, what is closed is said again.
+            return None if change in self.receipts.open else receipt(change, known)
+        if known is not None:
             return receipt(change)
         asked = self._pass_on(change, peer.key, None, at, ask.within)
         if asked.waiting:
@@ -775,7 +795,8 @@ class Registry:
 
     def _read_receipts(self, peer: Peer, reply: PeerReply) -> None:
         told = _marks(reply.marks)
-        peer.asks -= {asked for asked in peer.asks if told.get(asked[0], NOTHING) >= asked[1]}
+        peer.asks -= {asked for asked in peer.asking if told.get(asked[0], NOTHING) >= asked[1]}
+        peer.asking = ()
         for confirmed in reply.receipts:
             self.receipts.confirmed(peer.key, confirmed)
 
@@ -798,8 +819,7 @@ class Registry:
         at = event.at
         away = [self._away(peer, at.clock) for peer in self.peers.values() if peer.state.connected]
         cut_off = 2 * sum(away) > len(away)
-        alone = at.clock - self._last_heard > self.timing.lease
-        swept = self.leases.sweep(at.clock, cut_off=cut_off, alone=alone)
+        swept = self.leases.sweep(at.clock, cut_off=cut_off, alone=self._alone(at.clock))
         for node in swept.offline:
             row = row_of(event.rows, self.key, node)
             if row is not None:
@@ -818,17 +838,23 @@ class Registry:
         """Whether the last that was tried with it failed, or beacons that were due from it did not come."""
         return peer.away or (peer.gets_beacons and clock - peer.heard_at > MISSED * self.timing.beacon)
 
+    def _alone(self, clock: float) -> bool:
+        """Whether nobody at all was heard for a lease: a registry that is cut off does not empty itself."""
+        return clock - self._last_heard > self.timing.lease
+
     @property
     def _chores_every(self) -> float:
         return min(self.timing.grace, self.timing.tombstones) / CHORES
 
     def _do_chores(self, change: Change, rows: ev.Rows, at: ev.Instant) -> None:
         """Give up what nothing was heard of for too long, unless nothing is heard at all (rules 6 and 12)."""
+        lapsing = sorted(self._lapsing(at))
         self._chores_at = at.clock + self._chores_every
         self.ledger.clean_up(change, self._forgettable(at.clock))
-        for key in sorted(self._lapsing(at)):
+        for key in lapsing:
             self._forget(change, self.peers[key], rows, at.clock)
-        linked = any(peer.stands and not peer.away for peer in self.peers.values())
+        lately = at.clock - min(STALE, self.timing.grace)
+        linked = any(not peer.away and (peer.stands or peer.heard_at >= lately) for peer in self.peers.values())
         for origin in sorted(self.parts.keys() - {self.key}):
             if linked and self.ages.dead(origin, at.clock):
                 self._give_up(change, origin)
@@ -850,7 +876,7 @@ class Registry:
 
     def _lapsing(self, at: ev.Instant) -> set[Key]:
         """The peers that nobody configured and nothing was heard of for too long."""
-        if at.clock < self._chores_at:
+        if at.clock < self._chores_at or self._alone(at.clock):
             return set()
         limit = at.clock - self.timing.grace
         return {key for key, peer in self.peers.items() if not peer.configured and peer.heard_at < limit}
@@ -871,12 +897,15 @@ class Registry:
                 told.append(peer)
         return told
 
-    def _measure(self, peer: Peer) -> None:
-        """What the peer is owed; a provider offers its own part alone."""
+    def _measure(self, peer: Peer, clock: float) -> None:
+        """What the peer is owed; a provider offers its own part alone, and nobody what is doubted or given up."""
         peer.behind.clear()
         for origin, part in self.parts.items():
-            if origin == self.key or not self.profile.provider:
+            if (origin == self.key or not self.profile.provider) and self._tells(origin, clock):
                 peer.note(origin, part.version)
+
+    def _tells(self, origin: Key, clock: float) -> bool:
+        return origin not in self.ledger.doubted and not self.ages.dead(origin, clock)
 
     def _due(self, at: ev.Instant) -> list[Instruction]:
         """The messages whose time has come, one for each peer, and when the next is due."""
@@ -893,9 +922,10 @@ class Registry:
             peer.sending = errand
             peer.not_before = at.clock + GATHERING
             done.append(self._send(peer, errand, at))
-        for leaving in [leaving for leaving in self.leaving if not leaving.waiting]:
+        for leaving in [leaving for leaving in self.leaving if not leaving.waiting or leaving.until <= at.clock]:
             self.leaving.remove(leaving)
             done.append(Reply(leaving.ticket, (), self.standing()))
+        waiting += [leaving.until for leaving in self.leaving]
         if moments := [moment for moment in waiting if moment is not None]:
             done.append(Wake(min(moments)))
         return done
@@ -922,16 +952,15 @@ class Registry:
                 return Send(*to, "/connect", DEADLINE, parcel, self.ledger.marks())
         peer.confirming = tuple(sorted(peer.confirms))
         confirms = tuple(peer.confirms[change] for change in peer.confirming)
-        asks = tuple(
-            self.receipts.ask(change, at.clock) for change in sorted(peer.asks) if change in self.receipts.open
-        )
+        peer.asking = tuple(change for change in sorted(peer.asks) if change in self.receipts.open)
+        asks = tuple(self.receipts.ask(change, at.clock) for change in peer.asking)
         parcel = self._parcel(peer, "delta" if peer.state.deltas else "plain", at.clock)
         marks = () if peer.state.deltas else None
         return Send(*to, "/update/node", DEADLINE, parcel, marks, asks=asks, receipts=confirms)
 
     def _parcel(self, peer: Peer, form: Form, clock: float, *, greeting: bool = False) -> Parcel:
         """What a message to this peer carries; outside a handshake, no records are told to whom they came from."""
-        peer.behind = {origin for origin in peer.behind - self.ledger.doubted if not self.ages.dead(origin, clock)}
+        peer.behind = {origin for origin in peer.behind if self._tells(origin, clock)}
         unsaid = None if greeting else peer.key
         told = sorted(peer.behind) if peer.told or greeting else ()
         return Parcel(form, tuple(self._range(peer, origin, clock) for origin in told), unsaid)

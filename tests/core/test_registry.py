@@ -3,67 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from kodo.core import events as ev
-from kodo.core.instructions import Instruction, Reply, Save, Send, Wake
+from kodo.core.instructions import Instruction, Save, Wake
 from kodo.core.parts import Carried, Row
 from kodo.core.registry import Profile, Registry
 from kodo.errors import InvalidMessageError
-from kodo.models import Key, Node, PeerMessage, PeerReply, Registration, Version, canonical, digest
-
-SELF = canonical("http://self:1")
-PEER = canonical("http://peer:1")
-OTHER = canonical("http://other:1")
-NODE = canonical("http://node:1")
-NOW = "2024-12-25T18:03:12.989989"
-LATER = "2024-12-25T18:05:13.972356"
-FLOWS = [{"url": "/a", "name": "a"}]
-
-
-def at(clock: float = 0.0, utc: str = NOW, chance: float = 0.5) -> ev.Instant:
-    return ev.Instant(utc, clock, chance)
-
-
-PROFILE = Profile("http://self:1")
-
-
-def started(profile: Profile = PROFILE, own: Node | None = None) -> tuple[Registry, list[Instruction]]:
-    registry = Registry(profile)
-    return registry, registry.step(ev.Start(at(), own=own, self_key=SELF, unix=100, nonce="ab"))
-
-
-def register(registry: Registry, rows: tuple[Row, ...] = (), utc: str = NOW, **fields: Any) -> list[Instruction]:
-    node = Registration.model_validate({"url": "http://node:1", "flows": FLOWS, **fields})
-    return registry.step(ev.Register(at(1, utc), ticket=7, node=node, rows={NODE: rows} if rows else {}))
-
-
-def connect(registry: Registry, url: str = "http://peer:1", clock: float = 0.0, **fields: Any) -> list[Instruction]:
-    message = PeerMessage.model_validate({"url": url, "feed": True, **fields})
-    return registry.step(ev.Connect(at(clock), ticket=8, message=message))
-
-
-def update(registry: Registry, rows: ev.Rows | None = None, **fields: Any) -> list[Instruction]:
-    message = PeerMessage.model_validate({"url": "http://peer:1", **fields})
-    return registry.step(ev.Update(at(), ticket=9, message=message, rows=rows or {}))
-
-
-def answered(registry: Registry, peer: Key = PEER) -> list[Instruction]:
-    return registry.step(ev.Answered(at(), peer=peer, carried={SELF: Carried(Version(), registry.own.version)}))
-
-
-def reply(done: list[Instruction]) -> Reply:
-    return next(instruction for instruction in done if isinstance(instruction, Reply))
-
-
-def saved(done: list[Instruction]) -> Save:
-    return next(instruction for instruction in done if isinstance(instruction, Save))
-
-
-def sends(done: list[Instruction]) -> list[Send]:
-    return [instruction for instruction in done if isinstance(instruction, Send)]
+from kodo.models import Node, PeerReply, Registration, Version, canonical, digest
+from tests.core.steps import (
+    FLOWS,
+    LATER,
+    NODE,
+    NOW,
+    OTHER,
+    PEER,
+    SELF,
+    answered,
+    at,
+    connect,
+    register,
+    reply,
+    row,
+    saved,
+    sends,
+    started,
+    update,
+)
 
 
 def lost_again_and_again(registry: Registry, times: int) -> tuple[list[float], float]:
@@ -76,11 +43,6 @@ def lost_again_and_again(registry: Registry, times: int) -> tuple[list[float], f
         clock = wake.at
         assert len(sends(registry.step(ev.Tick(at(clock))))) == 1
     return pauses, clock
-
-
-def row(modified: str = NOW, origin: Key = SELF, **fields: Any) -> Row:
-    flows = Registration.model_validate({"url": "http://node:1", "flows": FLOWS}).flows
-    return Row(origin, NODE, "http://node:1", fields.pop("created", NOW), modified, 1, 1, digest(flows), **fields)
 
 
 class TestRegister:
