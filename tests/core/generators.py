@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from kodo.core import events as ev
-from kodo.core.registry import Timing
+from kodo.core.registry import DEADLINE, Timing
 from kodo.models import Farewell, canonical
 from kodo.sim.world import key_of
 from tests.core.runs import TOPOLOGIES
@@ -111,6 +111,23 @@ def slept_through_tombstones(seed: int) -> None:
     assert not tombstones, "a tombstone stayed, so that nothing was tried"
 
 
+def left_while_another_was_away(seed: int) -> None:
+    """A node that left while a registry with an older registration was away stays gone when that is back (rule 6)."""
+    timing = replace(QUICK, grace=10_000, tombstones=10)
+    world, names = mesh(seed, [(1, 0), (2, 0)], timing)
+    world.register("r1", "n0")
+    world.run(2)
+    world.register("r0", "n0")
+    world.settle()
+    world.crash("r1")
+    _leave(world, "r0", "n0")
+    world.run(100)
+    world.restart("r1")
+    world.run(60)
+    same(world, names)
+    assert world.listing("r2") == [], "a node that left is back"
+
+
 def message_bound(seed: int) -> None:
     """A change costs at most 2E - V + 1 pushes (rule 7)."""
     for edges in TOPOLOGIES.values():
@@ -127,25 +144,39 @@ def burst(seed: int) -> None:
     """What comes in one window costs each link one push more (rule 8)."""
     edges = TOPOLOGIES["ring"]
     world, names = mesh(seed, edges, SLOW_BEACONS)
+    world.faults.latency = (0.001, 0.001)
     before = world.pushes
-    for at in range(20):
+    for at in range(30):
         world.register("r0", f"n{at}")
-        world.run(0.002)
+        world.run(0.003)
     world.settle()
     pushes = world.pushes - before
     assert pushes <= 2 * 2 * links(edges), f"{pushes} pushes for a burst"
     same(world, names)
 
 
-def back_after_an_hour(seed: int) -> None:
-    """Who is back after an hour is told at once, though others had paused for long (rule 9)."""
+def one_at_a_time(seed: int) -> None:
+    """While a peer takes its time, nothing else is sent to it (rule 8)."""
     world, names = mesh(seed, [(1, 0)], SLOW_BEACONS)
-    world.pause("r1")
+    world.faults.slow[key_of("r1")] = 4.0
+    before = world.pushes
+    for at in range(10):
+        world.register("r0", f"n{at}")
+        world.run(0.3)
+    assert world.pushes - before == 1, f"{world.pushes - before} messages to a peer that has not answered the first"
+    world.settle()
+    same(world, names)
+
+
+def back_after_an_hour(seed: int) -> None:
+    """Who is heard of after an hour is told once the last try is over, though pauses had grown long (rule 9)."""
+    world, names = mesh(seed, [(1, 0)], SLOW_BEACONS)
+    world.faults.partition([key_of("r0")], [key_of("r1")])
     world.register("r0", "n0")
     world.run(3600)
-    world.resume("r1")
+    world.faults.heal()
     world.register("r1", "n1")
-    world.run(2)
+    world.run(DEADLINE + 1)
     same(world, names)
 
 
@@ -286,8 +317,10 @@ ALL = (
     lost_disk_at_the_same_second,
     pages_show_at_once,
     slept_through_tombstones,
+    left_while_another_was_away,
     message_bound,
     burst,
+    one_at_a_time,
     back_after_an_hour,
     dead_peer,
     gone_for_good,
