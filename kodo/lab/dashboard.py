@@ -23,10 +23,9 @@ from concurrent.futures import ThreadPoolExecutor
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-import ipywidgets  # type: ignore[import-untyped]
-
 from kodo.client import Client, Stream, View
 from kodo.errors import KodoError, LabError
+from kodo.lab import boxes
 from kodo.lab.history import CHATTER
 from kodo.lab.live import WIDGET, Live, static_table
 from kodo.lab.topology import Seen, graph_of, label_of, wrong_with
@@ -63,9 +62,9 @@ class Dashboard:
         self._controls = Controls(weakref.ref(lab))
         self._watcher = Watcher(weakref.ref(lab), self.picture, self.messages, self._controls)
         half = {"flex": "1 1 420px", "min_width": "320px"}
-        views = [ipywidgets.VBox([view], layout=half) for view in (self.picture, self.messages)]
-        row = ipywidgets.Box(views, layout={"flex_flow": "row wrap", "display": "flex", "grid_gap": "8px"})
-        self.box = ipywidgets.VBox([self._controls.box, row, self.live.grid])
+        views = [boxes.VBox([view], layout=half) for view in (self.picture, self.messages)]
+        row = boxes.Box(views, layout={"flex_flow": "row wrap", "display": "flex", "grid_gap": "8px"})
+        self.box = boxes.VBox([self._controls.box, row, self.live.grid])
 
     def close(self) -> None:
         """Stop watching. What is shown stays."""
@@ -92,11 +91,11 @@ class Controls:
         self._lab = lab
         self._hands = ThreadPoolExecutor(1, thread_name_prefix="kodo-dashboard")
         self._names: list[str] = []
-        self._member = ipywidgets.Dropdown(options=[], description="member", layout={"width": "220px"})
+        self._member = boxes.Dropdown(options=[], description="member", layout={"width": "220px"})
         groups = {"rows": 4, "layout": {"width": "170px"}}
-        self._one = ipywidgets.SelectMultiple(options=[], tooltip="one side of a partition", **groups)
-        self._other = ipywidgets.SelectMultiple(options=[], tooltip="the other side", **groups)
-        self._said = ipywidgets.HTML(layout={"flex": "1 1 200px"})
+        self._one = boxes.SelectMultiple(options=[], tooltip="one side of a partition", **groups)
+        self._other = boxes.SelectMultiple(options=[], tooltip="the other side", **groups)
+        self._said = boxes.HTML(layout={"flex": "1 1 200px"})
         self._buttons: list[Any] = []
         line = {"flex_flow": "row wrap", "display": "flex", "align_items": "center"}
         verbs = [
@@ -104,12 +103,10 @@ class Controls:
             for verb, style in (("kill", "danger"), ("restart", ""), ("pause", ""), ("resume", ""))
         ]
         faults = [self._button("partition", self._partition, "", ""), self._button("heal", self._heal, "", "")]
-        self.box = ipywidgets.VBox(
+        self.box = boxes.VBox(
             [
-                ipywidgets.Box([self._member, *verbs, self._said], layout=line),
-                ipywidgets.Box(
-                    [ipywidgets.Label("between"), self._one, ipywidgets.Label("and"), self._other, *faults], layout=line
-                ),
+                boxes.Box([self._member, *verbs, self._said], layout=line),
+                boxes.Box([boxes.Label("between"), self._one, boxes.Label("and"), self._other, *faults], layout=line),
             ]
         )
 
@@ -133,7 +130,7 @@ class Controls:
             button.disabled = True
 
     def _button(self, verb: str, do: Callable[[str], Order], word: str, style: str) -> Any:
-        button = ipywidgets.Button(description=verb, button_style=style, layout={"width": "90px"})
+        button = boxes.Button(description=verb, button_style=style, layout={"width": "90px"})
         button.add_class(f"kodo-do-{verb}")
         button.on_click(lambda _: self._begin(do(word)))
         self._buttons.append(button)
