@@ -391,6 +391,21 @@ def test_tags_change_when_the_answer_does_and_only_then(registry: Served) -> Non
     assert "http://127.0.0.1:9" in registry.get("/map")["providers"]
 
 
+def test_a_beat_alone_changes_no_tag(registry: Served) -> None:
+    """The first shows the node online, which is news; those after it are none, to tags and to streams alike."""
+    register(registry, 1, "one")
+    with reading(registry.url) as reader:
+        reader.next()
+        registry.post("/heartbeat", {"url": "http://n1:1"})
+        assert reader.next()["nodes"]["http://n1:1"]["status"] == "online"
+        before = tags(registry)
+        for _ in range(3):
+            registry.post("/heartbeat", {"url": "http://n1:1"})
+        assert tags(registry) == before
+        register(registry, 2, "two")
+        assert list(reader.next()["nodes"]) == ["http://n2:1"]
+
+
 def test_a_tag_is_of_one_question(registry: Served) -> None:
     """Another page, order, query or form of the same listing has another tag."""
     asked = ["", "?p=1", "?pp=5", "?by=name:d", "?q=x", "?format=html"]

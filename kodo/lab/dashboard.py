@@ -23,12 +23,12 @@ from concurrent.futures import ThreadPoolExecutor
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-import ipywidgets  # type: ignore[import-untyped]
-
 from kodo.client import Client, Stream, View
 from kodo.errors import KodoError, LabError
+from kodo.lab import boxes
+from kodo.lab.history import CHATTER
 from kodo.lab.live import WIDGET, Live, static_table
-from kodo.lab.topology import Seen, graph_of, label_of
+from kodo.lab.topology import Seen, graph_of, label_of, wrong_with
 from kodo.lab.widgets import MeshPicture, MessageLog
 
 if TYPE_CHECKING:
@@ -62,9 +62,9 @@ class Dashboard:
         self._controls = Controls(weakref.ref(lab))
         self._watcher = Watcher(weakref.ref(lab), self.picture, self.messages, self._controls)
         half = {"flex": "1 1 420px", "min_width": "320px"}
-        views = [ipywidgets.VBox([view], layout=half) for view in (self.picture, self.messages)]
-        row = ipywidgets.Box(views, layout={"flex_flow": "row wrap", "display": "flex", "grid_gap": "8px"})
-        self.box = ipywidgets.VBox([self._controls.box, row, self.live.grid])
+        views = [boxes.VBox([view], layout=half) for view in (self.picture, self.messages)]
+        row = boxes.Box(views, layout={"flex_flow": "row wrap", "display": "flex", "grid_gap": "8px"})
+        self.box = boxes.VBox([self._controls.box, row, self.live.grid])
 
     def close(self) -> None:
         """Stop watching. What is shown stays."""
@@ -91,11 +91,11 @@ class Controls:
         self._lab = lab
         self._hands = ThreadPoolExecutor(1, thread_name_prefix="kodo-dashboard")
         self._names: list[str] = []
-        self._member = ipywidgets.Dropdown(options=[], description="member", layout={"width": "220px"})
+        self._member = boxes.Dropdown(options=[], description="member", layout={"width": "220px"})
         groups = {"rows": 4, "layout": {"width": "170px"}}
-        self._one = ipywidgets.SelectMultiple(options=[], tooltip="one side of a partition", **groups)
-        self._other = ipywidgets.SelectMultiple(options=[], tooltip="the other side", **groups)
-        self._said = ipywidgets.HTML(layout={"flex": "1 1 200px"})
+        self._one = boxes.SelectMultiple(options=[], tooltip="one side of a partition", **groups)
+        self._other = boxes.SelectMultiple(options=[], tooltip="the other side", **groups)
+        self._said = boxes.HTML(layout={"flex": "1 1 200px"})
         self._buttons: list[Any] = []
         line = {"flex_flow": "row wrap", "display": "flex", "align_items": "center"}
         verbs = [
@@ -103,12 +103,10 @@ class Controls:
             for verb, style in (("kill", "danger"), ("restart", ""), ("pause", ""), ("resume", ""))
         ]
         faults = [self._button("partition", self._partition, "", ""), self._button("heal", self._heal, "", "")]
-        self.box = ipywidgets.VBox(
+        self.box = boxes.VBox(
             [
-                ipywidgets.Box([self._member, *verbs, self._said], layout=line),
-                ipywidgets.Box(
-                    [ipywidgets.Label("between"), self._one, ipywidgets.Label("and"), self._other, *faults], layout=line
-                ),
+                boxes.Box([self._member, *verbs, self._said], layout=line),
+                boxes.Box([boxes.Label("between"), self._one, boxes.Label("and"), self._other, *faults], layout=line),
             ]
         )
 
@@ -132,7 +130,7 @@ class Controls:
             button.disabled = True
 
     def _button(self, verb: str, do: Callable[[str], Order], word: str, style: str) -> Any:
-        button = ipywidgets.Button(description=verb, button_style=style, layout={"width": "90px"})
+        button = boxes.Button(description=verb, button_style=style, layout={"width": "90px"})
         button.add_class(f"kodo-do-{verb}")
         button.on_click(lambda _: self._begin(do(word)))
         self._buttons.append(button)
@@ -235,7 +233,7 @@ class Watcher:
         self._controls.offer(list(states))
         seen = [self._seen(member, states[member.name]) for member in members]
         self._trace.follow(members)
-        faults = _faults(lab)
+        faults = lab.faults.effects()
         graph = graph_of(seen)
         places = lab.places(graph)
         picture = {
@@ -252,8 +250,9 @@ class Watcher:
                 for name, data in sorted(graph.nodes(data=True))
             ],
             "links": [
-                {"one": one, "other": other, **data, "fault": faults.get(frozenset((one, other)))}
+                {"one": one, "other": other, **data, "fault": wrong and wrong.label}
                 for one, other, data in sorted(graph.edges(data=True), key=lambda link: link[:2])
+                for wrong in [wrong_with(one, other, faults)]
             ],
         }
         if picture != self._picture.state:
@@ -271,7 +270,7 @@ class Watcher:
             known.look()
         elif state != "paused":
             known.view = None
-        return Seen(member.name, member.url, member.kind, known.view)
+        return Seen(member.name, member.url, member.kind, known.view, state == "paused")
 
 
 class Map:
@@ -293,14 +292,6 @@ class Map:
     def close(self) -> None:
         """Ask no more."""
         self._client.close()
-
-
-def _faults(lab: MeshLab) -> dict[frozenset[str], str]:
-    """What is wrong between two members, in words; the worse of both ways."""
-    found: dict[frozenset[str], str] = {}
-    for way, effect in sorted(lab.faults.effects().items()):
-        found[frozenset(way)] = max(effect.label, found.get(frozenset(way), ""), key=lambda label: label == "cut")
-    return found
 
 
 class Trace:
@@ -328,22 +319,25 @@ class Trace:
     def _listen(self, name: str, stream: Stream) -> None:
         try:
             for event in stream:
-                if isinstance(event.data, dict):
+                if event.kind == "message" and _is_news(event.data):
                     self._take(name, event.data)
         except KodoError:
             self._note = "the members keep no trace of their messages"
 
     def _take(self, name: str, data: dict[str, Any]) -> None:
         with self._lock:
-            number = str(data.get("id") or len(self._told))
-            self._told[number] = {**self._told.get(number, {}), **data, "told by": name}
+            number = str(data.get("id"))
+            # What its sender notes counts: whether it was answered, and when it began.
+            if data.get("direction") != "received" or self._told.get(number, data).get("direction") == "received":
+                self._told[number] = {**data, "told by": name}
             while len(self._told) > MESSAGES:
                 self._told.popitem(last=False)
 
     def state(self, note: str, names: Any = None) -> dict[str, Any]:
         """What the log shows."""
         with self._lock:
-            lines = [_line(data, names) for data in reversed(self._told.values())]
+            told = sorted(self._told.values(), key=lambda data: str(data.get("began")), reverse=True)
+        lines = [_line(data, names) for data in told]
         return {"lines": lines, "note": note or ("" if lines else self._note)}
 
     def close(self) -> None:
@@ -354,13 +348,19 @@ class Trace:
             client.close()
 
 
+def _is_news(data: dict[str, Any]) -> bool:
+    """Whether a message tells anything: a beat and a beacon only say that somebody is there."""
+    return data["route"] not in CHATTER and (data["nodes"] > 0 or data["route"] != "/update/node")
+
+
 def _line(data: dict[str, Any], names: Any) -> Sequence[str]:
     peer = data.get("peer")
     other = str(names[peer] if names is not None and isinstance(peer, str) and "://" in peer else peer or "?")
     sent = str(data.get("direction", "sent")).startswith("sent")
     ends = (data["told by"], other) if sent else (other, data["told by"])
-    time = str(data.get("time", ""))
+    time = str(data.get("began") or "")
     shown = [data.get(name, "") for name in ("route", "nodes", "bytes", "outcome")]
+    shown[-1] = shown[-1] or "on its way"
     return [
         time.partition("T")[2][:12] or time,
         f"{ends[0]} → {ends[1]}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import ipywidgets as widgets  # type: ignore[import-untyped]
+from kodo.lab import boxes as widgets
 
 if TYPE_CHECKING:
     from kodo.lab.replay import Replay

@@ -20,7 +20,8 @@ FLAGS = [
 Snap = Callable[[Page, str], Path]
 
 
-@pytest.fixture(scope="session")
+# Playwright has an event loop run in this thread for as long as it is there: it must be gone before other tests come.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium, with a profile of its own."""
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -63,7 +64,11 @@ def jupyterlab(folder: Path, dark: bool = False) -> Iterator[Lab]:
             httpx.delete(f"{url}/api/sessions/{session['id']}", trust_env=False, timeout=30)
     finally:
         server.terminate()
-        server.wait(20)
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            raise
         shutil.rmtree(home, ignore_errors=True)
 
 

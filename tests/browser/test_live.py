@@ -123,13 +123,14 @@ def test_the_notebooks_table_is_alive(page: Page, jupyter: Lab, theme: str, snap
 
 
 def test_the_dashboard_breaks_and_mends(page: Page, jupyter: Lab, theme: str, snap: Snap) -> None:
-    """Its buttons kill and restart a member, which the picture and the chips show; a kernel restart spills nothing."""
+    """Its buttons kill, pause and cut, and mend that, as picture and chips show; a kernel restart spills nothing."""
     cells = code_of(NOTEBOOK)
     opened(
         page, jupyter, [cell for cell in cells if any(word in cell for word in ("MeshLab()", "school =", "dashboard"))]
     )
     mesh = page.locator(".kodo-mesh")
-    mesh.scroll_into_view_if_needed()
+    page.locator(".kodo-do-heal").scroll_into_view_if_needed()
+    page.locator(".jp-WindowedPanel-outer").evaluate("one => one.scrollBy(0, 600)")
     expect(mesh.locator(".kodo-member")).to_have_count(4)
     expect(mesh.locator(".kodo-link")).to_have_count(3)
     places = {name: place(mesh, name) for name in ("north", "south", "library", "school")}
@@ -145,12 +146,25 @@ def test_the_dashboard_breaks_and_mends(page: Page, jupyter: Lab, theme: str, sn
     page.locator(".kodo-do-restart").click()
     expect(north).to_have_attribute("data-state", "running", timeout=20_000)
     expect(page.locator(".kodo-said")).to_have_text("restart north: done", timeout=20_000)
+    page.locator(".kodo-do-pause").click()
+    expect(north).to_have_attribute("data-state", "paused")
+    page.locator(".kodo-do-resume").click()
+    expect(north).to_have_attribute("data-state", "running")
     page.locator(".kodo-do-partition").click()
     expect(page.locator(".kodo-said")).to_have_text(re.compile("expected two groups"))
+    for side, name in enumerate(("north", "south")):
+        page.locator(".widget-select-multiple select").nth(side).select_option([name])
+    page.locator(".kodo-do-partition").click()
+    expect(mesh.locator('.kodo-link[data-fault="cut"]')).to_have_count(1)
+    expect(page.locator(".kodo-messages tbody tr").first).to_be_visible()
+    snap(page, f"dashboard-cut-{theme}")
+    page.locator(".kodo-do-heal").click()
+    expect(mesh.locator('.kodo-link[data-fault=""]')).to_have_count(3)
 
-    page.evaluate("void jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
-    expect(page.locator(".kodo-note")).to_have_text(re.compile("the kernel is gone"), timeout=20_000)
+    page.evaluate("jupyterapp.shell.currentWidget.sessionContext.restartKernel()")
+    expect(page.locator(".kodo-note")).to_have_text(re.compile("the kernel is (busy or )?gone"), timeout=30_000)
     assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
+    page.wait_for_function("jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'")
 
 
 def place(mesh: Locator, name: str) -> str:

@@ -5,7 +5,8 @@
 
 const ROW = 30; // pixels, as in grid.css
 const AHEAD = 12; // rows fetched above and below what is seen
-const PATIENCE = 8000; // milliseconds after which a kernel that does not answer is said to be silent
+const BEAT = 10000; // milliseconds after which a view that heard nothing asks again: is somebody there?
+const PATIENCE = 5000; // milliseconds after which a kernel that does not answer is said to be silent
 const WIDTHS = {
   name: "minmax(8rem, 2.2fr)", node: "minmax(6rem, 1.2fr)", url: "minmax(6rem, 1.6fr)",
   organization: "minmax(5rem, 1.1fr)", author: "minmax(4rem, 1fr)", description: "minmax(7rem, 2.4fr)",
@@ -119,6 +120,11 @@ export class Grid {
     this.waiting = setTimeout(() => this.silent("the kernel is busy or gone: this is what it said last"), PATIENCE);
   }
 
+  beat() {
+    clearTimeout(this.beating);
+    if (!this.ended) this.beating = setTimeout(() => this.look(), BEAT);
+  }
+
   silent(words) {
     if (this.ended) return;
     this.root.classList.add("kodo-silent");
@@ -162,7 +168,7 @@ export class Grid {
 
   heardFrom(message) {
     if (message?.type !== "rows" || message.view !== this.view) return;
-    if (message.asked === this.asked) clearTimeout(this.waiting);
+    clearTimeout(this.waiting); // whatever it says, the kernel is there
     this.root.classList.remove("kodo-silent");
     const now = performance.now();
     const rows = new Map();
@@ -177,6 +183,7 @@ export class Grid {
     this.heard = true;
     for (const name of ["numbers", "first", "filtered", "total"]) this[name] = message[name];
     if (String(this.columns) !== String(message.columns)) { this.columns = message.columns; this.shown = ""; }
+    this.beat();
     this.drawMembers(message.members);
     this.say_note(message.note);
     this.root.classList.toggle("kodo-fault", Boolean(message.note));
@@ -194,6 +201,7 @@ export class Grid {
   end() {
     this.ended = true;
     clearTimeout(this.waiting);
+    clearTimeout(this.beating);
     this.root.classList.add("kodo-ended");
     this.search.disabled = true; // nobody is there to be asked
     this.say_note("the lab has ended: this is what it listed last");
@@ -356,18 +364,16 @@ export class Grid {
     this.say({ type: "bye", view: this.view });
     clearTimeout(this.waiting);
     clearTimeout(this.fading);
+    clearTimeout(this.beating);
     this.sizes.disconnect();
     this.root.remove();
   }
 }
 
 function render({ model, el }) {
-  const grid = new Grid(el, (message) => {
-    if (model.comm_live === false) throw new Error("no kernel");
-    model.send(message);
-  }, model.get("label"));
+  const grid = new Grid(el, (message) => model.send(message), model.get("label"));
   const hear = (message) => grid.heardFrom(message);
-  const live = () => { if (model.comm_live === false) grid.silent("the kernel is gone: this is what it said last"); };
+  const live = () => grid.look(); // the connection came or went: the answer, or none, tells which
   model.on("msg:custom", hear);
   model.on("comm_live_update", live);
   return () => {
