@@ -80,7 +80,7 @@ NOT_IN_CORE = {
     "threading",
     "secrets",
 }
-ONE_FILE = {"pandas", "anywidget", "networkx", "matplotlib"}
+ONE_FILE = {"pandas", "anywidget", "ipywidgets", "networkx", "matplotlib"}
 
 
 def module(path: Path) -> str:
@@ -133,7 +133,7 @@ def test_libraries_stay_in_their_rooms(path: Path) -> None:
 
 
 def test_one_importer_each() -> None:
-    """pandas, anywidget, networkx and matplotlib have one importing module each."""
+    """pandas, anywidget, ipywidgets, networkx and matplotlib have one importing module each."""
     for library in ONE_FILE:
         importers = {module(path) for path in FILES if library in {name.partition(".")[0] for name in imports(path)}}
         assert len(importers) <= 1, f"{library} is imported by {importers}"

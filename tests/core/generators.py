@@ -180,6 +180,17 @@ def back_after_an_hour(seed: int) -> None:
     same(world, names)
 
 
+def lost_disk_in_silence(seed: int) -> None:
+    """Who lost its disk, opens no connection and is owed nothing is told all again, without any news (rule 11)."""
+    world, names = mesh(seed, [(1, 0), (2, 1)])
+    for name in names[1:]:
+        world.register(name, f"n{name[1:]}")
+    world.settle()
+    world.restart("r0", keep_disk=False)
+    world.run(4 * QUICK.beacon)
+    same(world, names)
+
+
 def dead_peer(seed: int) -> None:
     """A peer that is gone is asked ever more seldom (rule 9)."""
     world, _ = mesh(seed, [(1, 0)], SLOW_BEACONS)
@@ -210,7 +221,10 @@ def paused_registry(seed: int) -> None:
     world.run(10)
     seen = set()
     world.pause("r0")
+    # What came meanwhile is not waiting when it goes on: its own clock alone says that time has passed.
+    world.faults.cuts = {(key_of("beats"), key_of("r0"))}
     world.run(20)
+    world.faults.heal()
     world.resume("r0")
     for _ in range(200):
         world.run(0.1)
@@ -272,6 +286,8 @@ def older_service(seed: int) -> None:
     world.run(30)
     assert world.news == before, f"{world.news - before} messages and no end"
     same(world, ["r0", "r1"])
+    rows = world.site("r1").disk.rows([key_of("n0")])[key_of("n0")]
+    assert [row.origin for row in rows] == [key_of("r0")], "what was known already was adopted"
 
 
 def adopted_then_registered(seed: int) -> None:
@@ -322,6 +338,7 @@ ALL = (
     burst,
     one_at_a_time,
     back_after_an_hour,
+    lost_disk_in_silence,
     dead_peer,
     gone_for_good,
     paused_registry,

@@ -193,14 +193,14 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("9 backoff", "a sign of life ends no pause", ((Peer, "heard", _deaf),), generators.back_after_an_hour),
     Mutant("9 backoff", "pauses never grow", ((peers, "PAUSE_LIMIT", 0.0),), generators.dead_peer),
     Mutant("10 handshake", "nobody takes an epoch above a higher mark", ((Ledger, "surpass", _nothing),)),
-    Mutant("11 beacon", "there are no beacons", ((Peer, "gets_beacons", False),)),
+    Mutant("11 beacon", "there are no beacons", ((Peer, "gets_beacons", False),), generators.lost_disk_in_silence),
     Mutant("11 beacon", "contents are not compared", ((Ledger, "compare", _nothing), (Registry, "_compare", _nothing))),
     Mutant("12 ages", "ages are not told", ((Ages, "told", _young),), generators.gone_for_good),
     Mutant("12 ages", "nobody is given up", ((Ages, "dead", _no),), generators.gone_for_good),
     Mutant(
         "13 leases",
         "a sweep does not make up for its pause",
-        ((Leases, "_paused", _sweep_unawares),),
+        ((Leases, "_paused", _sweep_unawares), (Leases, "_freezes", _no)),
         generators.paused_registry,
     ),
     Mutant("13 leases", "no lease runs out", ((Leases, "sweep", _never_out),), generators.silent_node),
@@ -220,7 +220,9 @@ MUTANTS: tuple[Mutant, ...] = (
         ((Registry, "_make_way", _nothing),),
         generators.adopted_then_registered,
     ),
-    Mutant("16 receipts", "a second copy is passed on like a first", ((Receipts, "known", _no),), generators.receipts),
+    Mutant(
+        "16 receipts", "a second copy is passed on like a first", ((Receipts, "known", _nothing),), generators.receipts
+    ),
     Mutant(
         "16 receipts", "nobody confirms what it passed on", ((Receipts, "confirmed", _nothing),), generators.receipts
     ),
