@@ -20,7 +20,7 @@ A pure node is the same machine with two things to do: to register with every se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -224,7 +224,7 @@ class Registry:
             # Who was away may have paused for long: a registry that is back says so to those it knew.
             peer.greet = peer.greet or bool(self.profile.registry and peer.state.deltas and not peer.state.farewell)
             peer.heard_at = clock
-            self._measure(peer, clock)
+            self._measure(peer, clock, self.parts.keys())
         # What was not heard of for long by the clock of this machine gets some beacons' time to be heard of again.
         self._chores_at = clock + max(self._chores_every, BEACONS * self.timing.beacon)
         self._last_heard = clock
@@ -344,7 +344,7 @@ class Registry:
         self.ledger.surpass(change, told.get(self.key, NOTHING))
         peer.acked = told
         peer.pages.clear()
-        self._measure(peer, event.at.clock)
+        self._measure(peer, event.at.clock, self.parts.keys())
         lines = [f"feed forward {message.url} to {other.state.url}" for other in self._raised(change.raised, peer)]
         change.peers[sender] = peer.durable()
         seen = f"seen previously {_spaced(visited)}" if visited else "first visit"
@@ -595,7 +595,7 @@ class Registry:
             if origin not in carried:
                 peer.acked[origin] = max(mark, peer.acked.get(origin, NOTHING))
         peer.crossed.clear()
-        self._measure(peer, clock)
+        self._measure(peer, clock, self.parts.keys() if whole else carried.keys() | told.keys())
 
     def _up_to_date(self, origin: Key, told: dict[Key, Version]) -> bool:
         """Whether the peer has, by another way, all that pages would bring it."""
@@ -897,12 +897,13 @@ class Registry:
                 told.append(peer)
         return told
 
-    def _measure(self, peer: Peer, clock: float) -> None:
-        """What the peer is owed; a provider offers its own part alone, and nobody what is doubted or given up."""
-        peer.behind.clear()
-        for origin, part in self.parts.items():
+    def _measure(self, peer: Peer, clock: float, origins: Set[Key]) -> None:
+        """What the peer is owed of these origins; a provider offers its own part alone, nobody what is given up."""
+        for origin in origins & self.parts.keys():
             if (origin == self.key or not self.profile.provider) and self._tells(origin, clock):
-                peer.note(origin, part.version)
+                peer.note(origin, self.parts[origin].version)
+            else:
+                peer.behind.discard(origin)
 
     def _tells(self, origin: Key, clock: float) -> bool:
         return origin not in self.ledger.doubted and not self.ages.dead(origin, clock)

@@ -104,7 +104,7 @@ def _acked_when_lost(self: Registry, event: Any) -> Any:
     if peer is not None:
         for origin in peer.behind:
             peer.acked[origin] = self.parts[origin].version
-        self._measure(peer, event.at.clock)
+        self._measure(peer, event.at.clock, self.parts.keys())
     return _LOST(self, event)
 
 
