@@ -180,6 +180,33 @@ def back_after_an_hour(seed: int) -> None:
     same(world, names)
 
 
+def lost_push(seed: int) -> None:
+    """A push that was lost is made again, though there is no other news (rule 7)."""
+    world, names = mesh(seed, [(1, 0)], SLOW_BEACONS)
+    world.faults.drops = {(key_of("r0"), key_of("r1")): 1}
+    world.register("r0", "n0")
+    world.run(DEADLINE + 5)
+    same(world, names)
+
+
+def older_disk(seed: int) -> None:
+    """An origin on an older disk, with its clock set back, is heard again, and others have what it has (rule 10)."""
+    world, names = mesh(seed, [(1, 0), (2, 1)])
+    world.register("r0", "n0", ["a"])
+    world.settle()
+    copied = world.copy_disk("r0")
+    world.run(60)
+    world.restart("r0")
+    world.register("r0", "n0", ["b"])
+    world.run(5)
+    world.set_clock("r0", -10_000)
+    world.restart("r0", disk=copied)
+    world.register("r0", "n1", ["c"])
+    world.run(30)
+    same(world, names)
+    assert {row["name"] for row in world.listing("r2")} == {"a", "c"}
+
+
 def lost_disk_in_silence(seed: int) -> None:
     """Who lost its disk, opens no connection and is owed nothing is told all again, without any news (rule 11)."""
     world, names = mesh(seed, [(1, 0), (2, 1)])
@@ -338,6 +365,8 @@ ALL = (
     burst,
     one_at_a_time,
     back_after_an_hour,
+    lost_push,
+    older_disk,
     lost_disk_in_silence,
     dead_peer,
     gone_for_good,

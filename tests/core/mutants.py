@@ -184,6 +184,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "7 flood",
         "what was lost counts as acknowledged",
         ((Registry, "_lost", _acked_when_lost), (Peer, "gets_beacons", False)),
+        generators.lost_push,
     ),
     Mutant(
         "7 flood", "news is told back to whom it came from", ((Registry, "_has", _told_back),), generators.message_bound
@@ -192,7 +193,12 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("8 sending", "several messages to a peer at once", ((Peer, "busy", False),), generators.one_at_a_time),
     Mutant("9 backoff", "a sign of life ends no pause", ((Peer, "heard", _deaf),), generators.back_after_an_hour),
     Mutant("9 backoff", "pauses never grow", ((peers, "PAUSE_LIMIT", 0.0),), generators.dead_peer),
-    Mutant("10 handshake", "nobody takes an epoch above a higher mark", ((Ledger, "surpass", _nothing),)),
+    Mutant(
+        "10 handshake",
+        "nobody takes an epoch above a higher mark",
+        ((Ledger, "surpass", _nothing),),
+        generators.older_disk,
+    ),
     Mutant("11 beacon", "there are no beacons", ((Peer, "gets_beacons", False),), generators.lost_disk_in_silence),
     Mutant("11 beacon", "contents are not compared", ((Ledger, "compare", _nothing), (Registry, "_compare", _nothing))),
     Mutant("12 ages", "ages are not told", ((Ages, "told", _young),), generators.gone_for_good),
