@@ -775,18 +775,15 @@ class Registry:
         asked = self._pass_on(change, peer.key, None, at, ask.within)
         if asked.waiting:
             return None
-        self.receipts.close(at.clock)
+        self.receipts.end(change, at.clock)
         return receipt(change, asked)
 
     def _pass_on(
         self, change: tuple[Key, Version], asked_by: Key | None, ticket: int | None, at: ev.Instant, within: float
     ) -> Open:
-        """Ask all others that are told of it."""
-        origin, version = change
+        """Ask all others that are told of it, also those that have it: news may travel faster than the ask."""
         peers = [
-            peer
-            for key, peer in sorted(self.peers.items())
-            if key not in (asked_by, origin) and peer.gets_beacons and peer.acked.get(origin, NOTHING) < version
+            peer for key, peer in sorted(self.peers.items()) if key not in (asked_by, change[0]) and peer.gets_beacons
         ]
         for peer in peers:
             peer.asks.add(change)
