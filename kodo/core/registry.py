@@ -128,7 +128,7 @@ class Registry:
         self.configured: dict[str, Key] = {}
         self.leaving: list[Leaving] = []
         # Registrations whose answer waits for receipts: what it will say.
-        self.visible: dict[int, tuple[str, ...]] = {}
+        self.visible: dict[int, Reply] = {}
         self._rows = tuple(rows)
         self._contents = contents
         self._clock = 0.0
@@ -290,10 +290,11 @@ class Registry:
             message.append(f"received {len(event.node.flows)} flows, registered {len(flows)} flows")
         message += [f"feed forward node to {peer.state.url}" for peer in told]
         if event.wait is not None:
-            self._wait_for_receipts(event, tuple(message))
-            return change.saves()
+            self._wait_for_receipts(reply, event.wait, event.at)
         lease = self.timing.lease if event.beats else None
-        return [*change.saves(), Reply(event.ticket, tuple(message), self.standing(), lease=lease)]
+        reply = Reply(event.ticket, tuple(message), self.standing(), lease=lease)
+            return change.saves()
+        return [*change.saves(), reply]
 
     def _heartbeat(self, event: ev.Heartbeat) -> list[Instruction]:
         key = canonical(event.url)
@@ -804,7 +805,7 @@ class Registry:
                 peer.asks.discard(change)
             if asked.ticket is not None:
                 line = _visibility(asked, at.clock)
-                done.append(Reply(asked.ticket, (*self.visible.pop(asked.ticket), line), self.standing()))
+                done.append(replace(reply, message=(*reply.message, line), standing=self.standing()))
             elif asked.asked_by in self.peers:
                 self.peers[asked.asked_by].confirms[change] = receipt(change, asked)
         return done
@@ -822,6 +823,7 @@ class Registry:
             if row is not None:
                 self._write_status(change, row, at)
         for node in swept.dropped:
+                reply = self.visible.pop(asked.ticket)
             row = row_of(event.rows, self.key, node)
             if row is not None:
                 self.ledger.bury(change, row, at.clock, None)
