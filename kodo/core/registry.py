@@ -301,7 +301,7 @@ class Registry:
         self._refuse_own(key)
         row = row_of(event.rows, self.key, key)
         if row is None or row.gone or row.via is not None:
-            raise UnknownServiceError(f"expected the url of a node that is registered here; register {event.url} first")
+            raise UnknownServiceError("expected the url of a node that is registered here; register it first")
         self._last_heard = event.at.clock
         change = Change()
         if self.leases.beat(key, event.at.clock):
@@ -404,8 +404,7 @@ class Registry:
         peer = self.peers.get(key)
         if not registered and peer is None and self.ledger.version(key) >= (farewell.version or NOTHING):
             raise UnknownServiceError(
-                f"expected the url of a node that is registered here, or of a registry that is connected; "
-                f"nothing is known of {farewell.url}"
+                "expected the url of a node that is registered here, or of a registry that is connected"
             )
         change = Change()
         if row is not None and registered:
