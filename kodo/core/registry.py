@@ -31,7 +31,7 @@ from kodo.core.instructions import Form, Instruction, Parcel, Range, Reply, Save
 from kodo.core.leases import Leases
 from kodo.core.ledger import A_MICROSECOND, Change, Ledger, News, check_delta, row_of
 from kodo.core.parts import Carried, Part, Row, fingerprint, listed
-from kodo.core.peers import GATHERING, Errand, Peer, PeerState
+from kodo.core.peers import BEAT, GATHERING, Errand, Peer, PeerState
 from kodo.core.receipts import Open, Receipts, receipt
 from kodo.errors import InvalidMessageError, UnknownServiceError
 from kodo.models import (
@@ -485,8 +485,8 @@ class Registry:
         """A registry has taken a node's registration or beat; if it names a lease, the node beats thrice in it."""
         if event.route == "/register":
             peer.greet = False
-        lease = event.reply.lease
-        peer.next_beat = None if lease is None else event.at.clock + lease / 3 * _spread(event.at)
+        peer.lease = event.reply.lease
+        peer.next_beat = None if peer.lease is None else event.at.clock + peer.lease * BEAT * _spread(event.at)
 
     def _answer_of(self, peer: Peer, event: ev.Delivered, news: PeerMessage) -> list[Instruction]:
         reply = event.reply
