@@ -179,6 +179,8 @@ class Registry:
             case ev.Delivered():
                 offered = event.reply.providers.nodes if event.reply.providers else {}
                 keys = ev.concerned(offered, event.reply.deltas)
+            case ev.Leave():
+                keys = self._adopted(set(self.peers))
             case ev.Tick():
                 keys = (*self.leases.due(event.at.clock), *self._adopted(self._lapsing(event.at)))
         return keys
@@ -289,10 +291,10 @@ class Registry:
         if len(event.node.flows) != len(flows):
             message.append(f"received {len(event.node.flows)} flows, registered {len(flows)} flows")
         message += [f"feed forward node to {peer.state.url}" for peer in told]
-        if event.wait is not None:
-            self._wait_for_receipts(reply, event.wait, event.at)
         lease = self.timing.lease if event.beats else None
         reply = Reply(event.ticket, tuple(message), self.standing(), lease=lease)
+        if event.wait is not None:
+            self._wait_for_receipts(reply, event.wait, event.at)
             return change.saves()
         return [*change.saves(), reply]
 
@@ -407,8 +409,12 @@ class Registry:
                 "expected the url of a node that is registered here, or of a registry that is connected"
             )
         change = Change()
+        own_node = row_of(event.rows, key, key)
         if row is not None and registered:
             self._bury_left(change, row, event.at.clock)
+        elif own_node is not None and not own_node.gone and not self.profile.provider:
+            # What it wrote goes with its part; that it left is to be known when an old record of it turns up late.
+            self._bury_left(change, own_node, event.at.clock)
         if peer is not None:
             self._forget(change, peer, event.rows, event.at.clock)
         if not self.profile.provider and self.ledger.take_farewell(change, farewell, event.at):
@@ -419,6 +425,8 @@ class Registry:
     def _leave(self, event: ev.Leave) -> list[Instruction]:
         change = Change()
         version = NOTHING
+        for peer in self.peers.values():
+            self._lapse(change, peer, event.rows, event.at.clock)
         if self.profile.registry and self.own.version.seq:
             version = self.ledger.leave(change)
         for peer in list(self.peers.values()):
@@ -433,8 +441,12 @@ class Registry:
         return change.saves()
 
     def _forget(self, change: Change, peer: Peer, rows: ev.Rows, clock: float) -> None:
-        """The peer is none any more: what was written on its behalf lapses (rule 15)."""
+        """The peer is none any more."""
         self._drop_peer(change, peer)
+        self._lapse(change, peer, rows, clock)
+
+    def _lapse(self, change: Change, peer: Peer, rows: ev.Rows, clock: float) -> None:
+        """What was written on behalf of a peer lapses when that peer does (rule 15)."""
         for node in self._adopted({peer.key}):
             row = row_of(rows, self.key, node)
             if row is not None and node not in change.written:
@@ -688,11 +700,19 @@ class Registry:
             self.receipts.has(peer.key, asked)
 
     def _make_way(self, delta: Delta, news: News, change: Change) -> None:
-        """Own records yield: to a node's leaving that is newer, and, on behalf of older services, to any (rule 15)."""
+        """Own records yield: to a node's leaving that is newer, and, on behalf of older services, to any (rule 15).
+
+        That a registry left, and its own node with it, yields to its return, though the node has not changed meanwhile.
+        Nobody else has a say in whether this service offers its own flows.
+        """
         for url, record in delta.records.items():
             key = canonical(url)
             row = row_of(news.rows, self.key, key)
-            if row is None or row.gone or key in change.written:
+            if row is None or key in change.written or key == self.key:
+                continue
+            if row.gone:
+                if row.left and not record.gone and key == canonical(delta.origin):
+                    self.ledger.bury(change, row, news.at.clock, None)
                 continue
             modified = (record.node or news.bodies[key]).modified
             if record.gone and modified is not None and modified > (row.modified or ""):
@@ -757,9 +777,9 @@ class Registry:
 
     # -- receipts ------------------------------------------------------------------------------------------
 
-    def _wait_for_receipts(self, event: ev.Register, message: tuple[str, ...]) -> None:
-        self.visible[event.ticket] = message
-        self._pass_on((self.key, self.own.version), None, event.ticket, event.at, event.wait or 0.0)
+    def _wait_for_receipts(self, reply: Reply, within: float, at: ev.Instant) -> None:
+        self.visible[reply.ticket] = reply
+        self._pass_on((self.key, self.own.version), None, reply.ticket, at, within)
 
     def _asked(self, ask: Ask, peer: Peer, at: ev.Instant) -> Receipt | None:
         """A peer asks: the receipt, if it can be given at once. What has not been taken in yet is asked again."""
@@ -803,6 +823,7 @@ class Registry:
             for peer in self.peers.values():
                 peer.asks.discard(change)
             if asked.ticket is not None:
+                reply = self.visible.pop(asked.ticket)
                 line = _visibility(asked, at.clock)
                 done.append(replace(reply, message=(*reply.message, line), standing=self.standing()))
             elif asked.asked_by in self.peers:
@@ -822,7 +843,6 @@ class Registry:
             if row is not None:
                 self._write_status(change, row, at)
         for node in swept.dropped:
-                reply = self.visible.pop(asked.ticket)
             row = row_of(event.rows, self.key, node)
             if row is not None:
                 self.ledger.bury(change, row, at.clock, None)
