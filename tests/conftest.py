@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import queue
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -100,6 +102,11 @@ class Process(Served):
         self.process.kill()
         self.process.join(10)
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal, such as SIGSTOP and SIGCONT, to a process that runs."""
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+
 
 @pytest.fixture
 def spawn(tmp_path: Path) -> Iterator[Callable[..., Process]]:
@@ -111,11 +118,11 @@ def spawn(tmp_path: Path) -> Iterator[Callable[..., Process]]:
         number = len(started)
         given = {"cache": tmp_path / f"cache-{number}.db", "log": tmp_path / f"log-{number}.txt", **kwargs}
         given.setdefault("url", f"http://127.0.0.1:{free_port()}")
-        process = context.Process(target=_run_service, kwargs=given)
+        process = context.Process(target=run_service, kwargs=given)
         process.start()
         served = Process(str(given["url"]), process)
         started.append(served)
-        until(lambda: _answers(served), f"{served.url} to answer")
+        until(lambda: answers(served), f"{served.url} to answer")
         return served
 
     yield start
@@ -133,13 +140,15 @@ def free_port() -> int:
         return port
 
 
-def _run_service(**kwargs: Any) -> None:
-    from kodo.service.node import run_service  # noqa: PLC0415
+def run_service(**kwargs: Any) -> None:
+    """The target of a process: a service, imported there."""
+    from kodo.service import node  # noqa: PLC0415
 
-    run_service(**kwargs)
+    node.run_service(**kwargs)
 
 
-def _answers(served: Process) -> bool:
+def answers(served: Process) -> bool:
+    """Whether a process that is to run answers yet."""
     assert served.process.is_alive(), f"{served.url} ended with {served.process.exitcode}"
     try:
         return served.client.get("/").status_code == 200

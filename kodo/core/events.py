@@ -109,7 +109,7 @@ class Disconnect(Concerning):
 
 
 @dataclass(frozen=True, slots=True)
-class Leave(Event):
+class Leave(Concerning):
     """`DELETE /connect`: this service is to leave; the Reply comes once all it was connected with were told."""
 
     ticket: int

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from kodo.models import Key
 
 SWEEP = 5.0
-"""Seconds between two looks at all leases."""
+"""Seconds between two looks at all leases; of a short lease there are six looks in it."""
 AT_ONCE = 256
 """Leases that one step ends at most, so that no step takes long."""
 FREEZE = 10
@@ -42,6 +42,7 @@ class Leases:
         """No leases yet; `lease` and `retention` in seconds."""
         self.lease = lease
         self.retention = retention
+        self.sweep_every = min(SWEEP, lease / 6)
         self.online: dict[Key, float] = {}
         self.away: dict[Key, float] = {}
         self.sweep_at: float | None = None
@@ -100,7 +101,7 @@ class Leases:
         for node in dropped:
             del self.away[node]
         self.sweep_at = None
-        self._schedule(clock, 0 if len(offline) + len(dropped) >= AT_ONCE else SWEEP)
+        self._schedule(clock, 0 if len(offline) + len(dropped) >= AT_ONCE else self.sweep_every)
         return Sweep(tuple(offline), tuple(dropped))
 
     def frozen(self, clock: float) -> bool:
@@ -130,6 +131,6 @@ class Leases:
     def _overdue(self, clock: float, paused: float = 0.0) -> list[Key]:
         return sorted(node for node, since in self.away.items() if since + paused + self.retention <= clock)[:AT_ONCE]
 
-    def _schedule(self, clock: float, after: float = SWEEP) -> None:
+    def _schedule(self, clock: float, after: float | None = None) -> None:
         if self.sweep_at is None and (self.online or self.away):
-            self.sweep_at = clock + after
+            self.sweep_at = clock + (self.sweep_every if after is None else after)

@@ -139,7 +139,10 @@ class Ledger:
         self._adopt(node.key, via)
 
     def bury(self, change: Change, row: Row, clock: float, modified: str | None) -> None:
-        """Write a tombstone into the own part: with `modified` the node has left, without the record has lapsed."""
+        """Write a tombstone into the own part: with `modified` the node has left, without the record has lapsed.
+
+        `row` may be another part's, of a node that left by itself with that part.
+        """
         seq = self.own.version.seq + 1
         # What lapsed has no time, and yet older services are told of it as of something newer.
         newer = later(max(row.modified or "", row.heartbeat or ""), A_MICROSECOND) if row.modified else None
@@ -151,7 +154,7 @@ class Ledger:
         self.graves.append((clock, seq))
 
     def _enter(self, change: Change, entry: Entry, row: Row | None) -> None:
-        before = row.content if row is not None else 0
+        before = row.content if row is not None and row.origin == self.key else 0
         part = self.own.advanced()
         self._put(change, replace(part, content=part.content ^ before ^ entry.content))
         change.entries.append(entry)

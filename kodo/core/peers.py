@@ -30,6 +30,8 @@ GATHERING = 0.1
 
 FIRST_PAUSE, FIRST_LIMIT = 0.1, 1.5
 PAUSE, PAUSE_LIMIT = 0.5, 60.0
+BEAT = 1 / 3
+"""The part of its lease after which a node beats again."""
 
 Errand = Literal["greeting", "news", "beacon", "beat", "farewell"]
 """What a message to a peer is for."""
@@ -65,7 +67,7 @@ class Peer:
     to it was on its way, whose answer may be older. `asks` are asks for receipts to be passed on to it, `asking` those
     on their way; `confirms` the receipts that it is to get, `confirming` those on their way. `stopped` is the status
     (401, 403) for which it is not asked again. `next_beacon`: when the next is due, to a peer that gets them; likewise
-    `next_beat`, to a registry that wants them.
+    `next_beat`, to a registry that wants them, for which it named a `lease`.
     """
 
     state: PeerState
@@ -88,6 +90,7 @@ class Peer:
     not_before: float = 0.0
     next_beacon: float = 0.0
     next_beat: float | None = None
+    lease: float | None = None
     stopped: int | None = None
 
     @classmethod
@@ -182,11 +185,15 @@ class Peer:
             self.not_before = clock
 
     def pause(self, clock: float, chance: float, *, refused: bool = False, at_least: float = 0.0) -> None:
-        """Wait before the next try: growing, with jitter; a first contact at most 1.5 s, unless refused (rule 9)."""
+        """Wait before the next try: growing, with jitter; a first contact at most 1.5 s, unless refused (rule 9).
+
+        A beat is never put off for longer than beats are apart: the registry, back again, counts on it.
+        """
         grown = 2.0 ** min(self.failures, 10)
         self.failures += 1
         if self.configured and self.first_contact and not refused:
             delay = (0.5 + chance / 2) * min(FIRST_LIMIT, FIRST_PAUSE * grown)
         else:
-            delay = chance * min(PAUSE_LIMIT, PAUSE * grown)
+            limit = PAUSE_LIMIT if self.lease is None else min(PAUSE_LIMIT, self.lease * BEAT)
+            delay = chance * min(limit, PAUSE * grown)
         self.not_before = clock + max(delay, at_least)

@@ -80,12 +80,15 @@ class Receipts:
         for asked in self.open.values():
             asked.waiting.discard(peer)
 
+    def end(self, change: Change, clock: float) -> None:
+        """Take out one ask, whose answer is on its way."""
+        self.closed[change] = (clock + KEPT, self.open.pop(change))
+
     def close(self, clock: float) -> list[tuple[Change, Open]]:
         """Take out the asks that are answered, or whose time is over."""
         done = [(change, asked) for change, asked in self.open.items() if not asked.waiting or asked.until <= clock]
         for change, asked in done:
-            del self.open[change]
-            self.closed[change] = (clock + KEPT, asked)
+            self.end(change, clock)
             asked.missing = (asked.missing | asked.waiting) - asked.reached
         self.closed = {change: kept for change, kept in self.closed.items() if kept[0] > clock}
         return done

@@ -31,7 +31,7 @@ from kodo.core.instructions import Form, Instruction, Parcel, Range, Reply, Save
 from kodo.core.leases import Leases
 from kodo.core.ledger import A_MICROSECOND, Change, Ledger, News, check_delta, row_of
 from kodo.core.parts import Carried, Part, Row, fingerprint, listed
-from kodo.core.peers import GATHERING, Errand, Peer, PeerState
+from kodo.core.peers import BEAT, GATHERING, Errand, Peer, PeerState
 from kodo.core.receipts import Open, Receipts, receipt
 from kodo.errors import InvalidMessageError, UnknownServiceError
 from kodo.models import (
@@ -128,7 +128,7 @@ class Registry:
         self.configured: dict[str, Key] = {}
         self.leaving: list[Leaving] = []
         # Registrations whose answer waits for receipts: what it will say.
-        self.visible: dict[int, tuple[str, ...]] = {}
+        self.visible: dict[int, Reply] = {}
         self._rows = tuple(rows)
         self._contents = contents
         self._clock = 0.0
@@ -179,6 +179,8 @@ class Registry:
             case ev.Delivered():
                 offered = event.reply.providers.nodes if event.reply.providers else {}
                 keys = ev.concerned(offered, event.reply.deltas)
+            case ev.Leave():
+                keys = self._adopted(set(self.peers))
             case ev.Tick():
                 keys = (*self.leases.due(event.at.clock), *self._adopted(self._lapsing(event.at)))
         return keys
@@ -289,18 +291,19 @@ class Registry:
         if len(event.node.flows) != len(flows):
             message.append(f"received {len(event.node.flows)} flows, registered {len(flows)} flows")
         message += [f"feed forward node to {peer.state.url}" for peer in told]
-        if event.wait is not None:
-            self._wait_for_receipts(event, tuple(message))
-            return change.saves()
         lease = self.timing.lease if event.beats else None
-        return [*change.saves(), Reply(event.ticket, tuple(message), self.standing(), lease=lease)]
+        reply = Reply(event.ticket, tuple(message), self.standing(), lease=lease)
+        if event.wait is not None:
+            self._wait_for_receipts(reply, event.wait, event.at)
+            return change.saves()
+        return [*change.saves(), reply]
 
     def _heartbeat(self, event: ev.Heartbeat) -> list[Instruction]:
         key = canonical(event.url)
         self._refuse_own(key)
         row = row_of(event.rows, self.key, key)
         if row is None or row.gone or row.via is not None:
-            raise UnknownServiceError(f"expected the url of a node that is registered here; register {event.url} first")
+            raise UnknownServiceError("expected the url of a node that is registered here; register it first")
         self._last_heard = event.at.clock
         change = Change()
         if self.leases.beat(key, event.at.clock):
@@ -403,12 +406,15 @@ class Registry:
         peer = self.peers.get(key)
         if not registered and peer is None and self.ledger.version(key) >= (farewell.version or NOTHING):
             raise UnknownServiceError(
-                f"expected the url of a node that is registered here, or of a registry that is connected; "
-                f"nothing is known of {farewell.url}"
+                "expected the url of a node that is registered here, or of a registry that is connected"
             )
         change = Change()
+        own_node = row_of(event.rows, key, key)
         if row is not None and registered:
             self._bury_left(change, row, event.at.clock)
+        elif own_node is not None and not own_node.gone and not self.profile.provider:
+            # What it wrote goes with its part; that it left is to be known when an old record of it turns up late.
+            self._bury_left(change, own_node, event.at.clock)
         if peer is not None:
             self._forget(change, peer, event.rows, event.at.clock)
         if not self.profile.provider and self.ledger.take_farewell(change, farewell, event.at):
@@ -419,6 +425,8 @@ class Registry:
     def _leave(self, event: ev.Leave) -> list[Instruction]:
         change = Change()
         version = NOTHING
+        for peer in self.peers.values():
+            self._lapse(change, peer, event.rows, event.at.clock)
         if self.profile.registry and self.own.version.seq:
             version = self.ledger.leave(change)
         for peer in list(self.peers.values()):
@@ -433,8 +441,12 @@ class Registry:
         return change.saves()
 
     def _forget(self, change: Change, peer: Peer, rows: ev.Rows, clock: float) -> None:
-        """The peer is none any more: what was written on its behalf lapses (rule 15)."""
+        """The peer is none any more."""
         self._drop_peer(change, peer)
+        self._lapse(change, peer, rows, clock)
+
+    def _lapse(self, change: Change, peer: Peer, rows: ev.Rows, clock: float) -> None:
+        """What was written on behalf of a peer lapses when that peer does (rule 15)."""
         for node in self._adopted({peer.key}):
             row = row_of(rows, self.key, node)
             if row is not None and node not in change.written:
@@ -485,8 +497,8 @@ class Registry:
         """A registry has taken a node's registration or beat; if it names a lease, the node beats thrice in it."""
         if event.route == "/register":
             peer.greet = False
-        lease = event.reply.lease
-        peer.next_beat = None if lease is None else event.at.clock + lease / 3 * _spread(event.at)
+        peer.lease = event.reply.lease
+        peer.next_beat = None if peer.lease is None else event.at.clock + peer.lease * BEAT * _spread(event.at)
 
     def _answer_of(self, peer: Peer, event: ev.Delivered, news: PeerMessage) -> list[Instruction]:
         reply = event.reply
@@ -688,11 +700,19 @@ class Registry:
             self.receipts.has(peer.key, asked)
 
     def _make_way(self, delta: Delta, news: News, change: Change) -> None:
-        """Own records yield: to a node's leaving that is newer, and, on behalf of older services, to any (rule 15)."""
+        """Own records yield: to a node's leaving that is newer, and, on behalf of older services, to any (rule 15).
+
+        That a registry left, and its own node with it, yields to its return, though the node has not changed meanwhile.
+        Nobody else has a say in whether this service offers its own flows.
+        """
         for url, record in delta.records.items():
             key = canonical(url)
             row = row_of(news.rows, self.key, key)
-            if row is None or row.gone or key in change.written:
+            if row is None or key in change.written or key == self.key:
+                continue
+            if row.gone:
+                if row.left and not record.gone and key == canonical(delta.origin):
+                    self.ledger.bury(change, row, news.at.clock, None)
                 continue
             modified = (record.node or news.bodies[key]).modified
             if record.gone and modified is not None and modified > (row.modified or ""):
@@ -757,9 +777,9 @@ class Registry:
 
     # -- receipts ------------------------------------------------------------------------------------------
 
-    def _wait_for_receipts(self, event: ev.Register, message: tuple[str, ...]) -> None:
-        self.visible[event.ticket] = message
-        self._pass_on((self.key, self.own.version), None, event.ticket, event.at, event.wait or 0.0)
+    def _wait_for_receipts(self, reply: Reply, within: float, at: ev.Instant) -> None:
+        self.visible[reply.ticket] = reply
+        self._pass_on((self.key, self.own.version), None, reply.ticket, at, within)
 
     def _asked(self, ask: Ask, peer: Peer, at: ev.Instant) -> Receipt | None:
         """A peer asks: the receipt, if it can be given at once. What has not been taken in yet is asked again."""
@@ -775,18 +795,15 @@ class Registry:
         asked = self._pass_on(change, peer.key, None, at, ask.within)
         if asked.waiting:
             return None
-        self.receipts.close(at.clock)
+        self.receipts.end(change, at.clock)
         return receipt(change, asked)
 
     def _pass_on(
         self, change: tuple[Key, Version], asked_by: Key | None, ticket: int | None, at: ev.Instant, within: float
     ) -> Open:
-        """Ask all others that are told of it."""
-        origin, version = change
+        """Ask all others that are told of it, also those that have it: news may travel faster than the ask."""
         peers = [
-            peer
-            for key, peer in sorted(self.peers.items())
-            if key not in (asked_by, origin) and peer.gets_beacons and peer.acked.get(origin, NOTHING) < version
+            peer for key, peer in sorted(self.peers.items()) if key not in (asked_by, change[0]) and peer.gets_beacons
         ]
         for peer in peers:
             peer.asks.add(change)
@@ -806,8 +823,9 @@ class Registry:
             for peer in self.peers.values():
                 peer.asks.discard(change)
             if asked.ticket is not None:
+                reply = self.visible.pop(asked.ticket)
                 line = _visibility(asked, at.clock)
-                done.append(Reply(asked.ticket, (*self.visible.pop(asked.ticket), line), self.standing()))
+                done.append(replace(reply, message=(*reply.message, line), standing=self.standing()))
             elif asked.asked_by in self.peers:
                 self.peers[asked.asked_by].confirms[change] = receipt(change, asked)
         return done

@@ -116,7 +116,7 @@ def _peer(registry: Registry, peer: Peer, clock: float) -> dict[str, Any]:
                 "acknowledged": list(peer.acked.get(origin, NOTHING)),
                 "changes": _changes(registry.parts[origin].version, peer.acked.get(origin, NOTHING)),
             }
-            for origin in sorted(peer.behind)
+            for origin in (sorted(peer.behind) if peer.told else ())
         },
     }
 

@@ -21,7 +21,6 @@ _FIELDS = frozenset(
     if isinstance(model, type) and issubclass(model, models.Model)
     for name in model.model_fields
 )
-_PARAMETERS = frozenset({"query", "p", "pp", "by", "q", "format", "kind"})
 _WRONG_BRANCH = {"dict_type", "list_type"}
 MOST = 20
 """Faults that an answer names; a body may have a million."""
@@ -39,15 +38,8 @@ def faults(error: ValueError, *place: str | int) -> list[dict[str, Any]]:
 
 
 def parameter_faults(error: RequestValidationError) -> list[dict[str, Any]]:
-    """The faults in the parameters of a request."""
-    return [
-        {
-            "loc": [part if part in _PARAMETERS else "*" for part in fault["loc"]],
-            "msg": _words(fault["msg"]),
-            "type": fault["type"],
-        }
-        for fault in error.errors()
-    ]
+    """The faults in the parameters of a request; their places are the route's own names."""
+    return [{"loc": list(fault["loc"]), "msg": _words(fault["msg"]), "type": fault["type"]} for fault in error.errors()]
 
 
 def _relevant(found: list[Any]) -> Iterator[Any]:

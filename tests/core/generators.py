@@ -275,7 +275,8 @@ def silent_node(seed: int) -> None:
 
 def cut_off_registry(seed: int) -> None:
     """A registry that hears of nobody at once shows nobody offline, for a bounded time (rule 13)."""
-    world, _ = mesh(seed, [(1, 0), (2, 0)])
+    # That its peers are away it knows after a few beacons, which are shorter than a lease by default as well.
+    world, _ = mesh(seed, [(1, 0), (2, 0)], replace(QUICK, beacon=1))
     nodes = [f"beats{at}" for at in range(4)]
     for node in nodes:
         world.add(node, ["r0"], registry=False, flows=["x"])

@@ -236,11 +236,12 @@ class TestPauses:
 
     def test_whom_it_shows_offline_is_written_so(self) -> None:
         """Whoever a late sweep shows offline is written so at once, however the times round."""
-        made = desk(lease=SWEEP)
+        made = desk(lease=6 * SWEEP)
         made.clock = 19.1
         made.register()
         made.beat()
-        made.clock = 94.5
+        made.run(6 * SWEEP - 1)
+        made.clock = 119.5
         made.tick()
         assert made.registry.leases.status(canonical(url_of("node"))) == made.status() == "offline"
 

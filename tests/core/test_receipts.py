@@ -168,13 +168,17 @@ class TestChain:
         assert third.waiting == {canonical(url_of("third"))}
         assert OTHER in third.reached
 
-    def test_one_who_has_it_already_is_not_asked(self) -> None:
-        """A peer that has acknowledged the change is not asked: whoever told it asks it."""
+    def test_one_who_has_it_already_is_asked_as_well(self) -> None:
+        """A peer that was told the change before anybody asked for a receipt is asked: nobody else knows of it."""
         made = linked("peer", "other")
         send = send_to(made.update("peer", delta(FAR, ZERO, v(1), record(1))), "other")
         made.delivered(send)
-        (said,) = given(made.update("peer", asks=[ask()]))
-        assert said.reached == (SELF,)
+        made.run(1)
+        done = made.update("peer", asks=[ask()])
+        assert given(done) == []
+        told = made.delivered(send_to(done, "other"), receipts=[receipt("other")])
+        ((_, said),) = confirms([*told, *made.run(1)])
+        assert said.reached == reached("self", "other")
 
 
 class TestTime:

@@ -337,3 +337,16 @@ def log_of(path: Path) -> list[str]:
 def logged(path: Path, text: str) -> Callable[[], bool]:
     """Whether a log has `text` in one of its lines."""
     return lambda: any(text in line for line in log_of(path))
+
+
+def known(served: Served, node: str) -> Json | None:
+    """The record of a node in the map of a service: among its own, or under the peer that told of it."""
+    tree = served.get("/map")
+    groups = [tree["nodes"], *(peer["nodes"] for peer in tree["providers"].values())]
+    return next((group[node] for group in groups if node in group), None)
+
+
+def status(served: Served, node: str) -> str | None:
+    """The status of a node as a service knows it; None for a node that it does not list."""
+    found = known(served, node)
+    return None if found is None else str(found["status"])
