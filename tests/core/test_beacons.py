@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -96,14 +97,26 @@ class TestSending:
         assert beacons(made.run(100)) == []
 
     def test_a_provider_speaks_of_itself_alone(self) -> None:
-        """A provider's beacon tells of its own part, and fits what a registry holds of it."""
-        provider = Desk(Profile("http://self:1", provider=True), beacon=EVERY)
-        provider.register("mine")
-        provider.here = {"peer"}
-        provider.follow(provider.connect("peer"))
-        (send,) = beacons(provider.run(EVERY + 2))[:1]
+        """A provider's beacon tells of its own part, even if it knows others from when it was none."""
+        made = linked()
+        made.profile = replace(made.profile, provider=True)
+        made.restart()
+        made.connect("other")
+        (send,) = beacons(made.run(EVERY + 2))
         assert send.beacon is not None
         assert len(send.beacon.ages) == 1
+
+    def test_a_provider_fits_with_its_own(self) -> None:
+        """The beacon of a provider fits if what is here of it is the same, whatever else is known here."""
+        provider = Desk(Profile(url_of("peer"), provider=True), beacon=EVERY)
+        provider.register("own")
+        provider.here = {"self"}
+        provider.follow(provider.connect("self"))
+        beacon = beacons(provider.run(EVERY + 2))[0].beacon
+        assert beacon is not None
+        made = linked("other")
+        made.connect("peer", feed=False, deltas=[delta("peer", ZERO, v(1, 100, "ab"), record(1, "own"))])
+        assert reply(made.update("peer", beacon=beacon.model_dump())).contents is None
 
     def test_news_is_no_reason_to_leave_it_out(self) -> None:
         """A beacon is due in its time whether news was told meanwhile or not."""

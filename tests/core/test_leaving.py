@@ -112,6 +112,12 @@ class TestANodeLeaves:
         made.update("peer", delta("peer", ZERO, v(1), record(1, modified=LATER)))
         assert made.listed() == ["node"]
 
+    def test_at_the_same_time_as_a_registration(self) -> None:
+        """A node that left one registry at the very time at which it registered with another is listed."""
+        made = linked("peer")
+        made.update("peer", delta("peer", ZERO, v(1), record(1)), delta("far", ZERO, v(1), record(1, gone=True)))
+        assert made.listed() == ["node"]
+
     def test_a_leaving_elsewhere_ends_the_own_registration(self) -> None:
         """A node that left another registry after it registered here has left here too, and its lease is over."""
         made = linked("peer")

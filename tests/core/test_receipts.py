@@ -180,6 +180,14 @@ class TestChain:
         ((_, said),) = confirms([*told, *made.run(1)])
         assert said.reached == reached("self", "other")
 
+    def test_the_asker_is_not_asked(self) -> None:
+        """Who asks has the change, even where that was not known yet: it is not asked in turn."""
+        made = linked("peer", "other")
+        made.update("other", delta(FAR, ZERO, v(1), record(1)))
+        assert [peer.key for peer in made.registry.peers.values() if peer.sending] == [PEER]
+        (said,) = given(made.update("peer", asks=[ask()]))
+        assert said.reached == (SELF,)
+
 
 class TestTime:
     def test_the_missing_are_named(self) -> None:
