@@ -14,7 +14,7 @@ from functools import cached_property
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from kodo.client import Client
+from kodo.lab.engine import Asking
 from kodo.lab.naming import Names, numbered
 from kodo.models import MISSING_AUTHOR, MISSING_DESCRIPTION
 from kodo.query import parse_order
@@ -97,7 +97,7 @@ class FlowTable:
         return f"the first {MOST} of {len(self.rows)} flows; .frame has all"
 
 
-def all_flows(client: Client, q: str | None = None, by: str | None = None) -> list[Row]:
+def all_flows(client: Asking, q: str | None = None, by: str | None = None) -> list[Row]:
     """Every row of a service's listing, page by page."""
     rows: list[Row] = []
     while True:

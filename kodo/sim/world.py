@@ -365,7 +365,11 @@ class World:
             self._empty(member)
             lines: list[str] = said["message"]
             return lines
-        asked = self._ask(self.site(name), partial(ev.Register, node=Registration(**body)))
+        return self.tell(name, Registration(**body))
+
+    def tell(self, name: str, registration: Registration) -> Sequence[str]:
+        """A node registers, once, with all that it is; what the service on the core says to it."""
+        asked = self._ask(self.site(name), partial(ev.Register, node=registration))
         return () if asked.reply is None else asked.reply.message
 
     def register_and_wait(self, name: str, node: str, flows: Iterable[str], wait: float) -> Asked:
