@@ -136,7 +136,7 @@ class Faults:
         sums: dict[Way, Effect] = {}
         for fault in self.active:
             for way, effect in fault.effects.items():
-                sums[way] = sums.get(way, Effect()) + effect
+                sums[way] = sums[way] + effect if way in sums else effect
         return sums
 
     def tables(self, callers: Iterable[str], urls: Mapping[str, str]) -> dict[str, Table]:

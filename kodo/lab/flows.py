@@ -27,6 +27,8 @@ Row = dict[str, Any]
 PAGE = 1000
 MOST = 200
 """Rows that are shown; `frame` has all."""
+MANY = 12
+"""Registries that a row names; of more it says how many they are."""
 WIDEST = 48
 """Characters of a cell of plain text."""
 SHOWN = ("node", "name", "url", "organization", "author", "description", "tags", "registries")
@@ -134,7 +136,10 @@ def sorted_rows(rows: list[Row], by: str | None) -> list[Row]:
 
 def _named(row: Row, names: Names) -> Row:
     """A row as it is shown, and in it the row as it came."""
-    return {**row, "node": names[row["node"]], "registry": names[row["registry"]], "row": row}
+    named = {**row, "node": names[row["node"]], "registry": names[row["registry"]], "row": row}
+    if len(row.get("registries", ())) > MANY:
+        named["registries"] = numbered(len(row["registries"]), "registry", "registries")
+    return named
 
 
 def _rank(value: Any) -> tuple[bool, str]:

@@ -1,9 +1,9 @@
 """`MeshLab`: members are added, found by name, watched together, and ended together.
 
-Its members are real services, or simulated ones in virtual time (`engine="simulated"`); which, the lab's `Engine` knows
-alone. A lab of real ones owns a guardian, a folder for logs and caches, and ports. It ends with `terminate`, with its `with` block, with
-the last of its handles, or with the process it lives in, whichever comes first and however that comes; then no process
-of it runs and, unless the folder was given, no file of it is left. Two labs know nothing of each other.
+Its members are real services, or simulated ones in virtual time (`engine="simulated"`): its `Engine` alone knows.
+A lab of real ones owns a guardian, a folder for logs and caches, and ports. It ends with `terminate`, with its `with`
+block, with the last of its handles, or with the process it lives in, whichever comes first and however that comes; then
+no process of it runs and, unless the folder was given, no file of it is left. Two labs know nothing of each other.
 
 Methods wait by themselves and start no event loop, so they work in a script, in a notebook, and inside `async def`.
 """
@@ -68,6 +68,7 @@ class MeshLab:
         folder: Path | str | None = None,
         timeout: float = 30,
         record: Path | str | None = None,
+        *,
         engine: Literal["processes", "simulated"] = "processes",
         seed: int = 0,
     ) -> None:
@@ -181,6 +182,10 @@ class MeshLab:
         """
         given = {"connect": connect, "flows": flows, "loader": loader}
         return self._add("node", name, {**ROLES["node"], **given, **options}, timeout)
+
+    def add(self, kind: str, name: str, options: dict[str, Any]) -> Member:
+        """Start a member of a kind with all its options, as `add_registry` and `add_node` do."""
+        return self._add(kind, name, {**ROLES[kind], **options}, None)
 
     def _add(self, kind: str, name: str | None, options: dict[str, Any], timeout: float | None) -> Member:
         return self._started([self._prepared(kind, name, options)], timeout)[0]
@@ -495,7 +500,7 @@ class MeshLab:
         self.engine.link(self._tables(sorted(names)), self.timeout)
 
     def _note_fault(self, what: str, fault: Fault) -> None:
-        more = {}
+        more: dict[str, Any] = {}
         if self.history.followed:
             more["effects"] = [[*way, *astuple(effect)] for way, effect in fault.effects.items()]
         self.history.note(what, fault.label, **more)

@@ -1,9 +1,10 @@
 """Settling: waiting until a mesh has nothing more to say, and naming what is missing when it goes on.
 
-A mesh has settled when, twice in a row (once where it is known that nothing is on its way), every registry is idle, every connection that a running member was told to
+A mesh has settled when, twice in a row, every registry is idle, every connection that a running member was told to
 make stands, and registries that belong together list the same flows with the same times. Who belongs together follows
 from what was asked and what was answered: also over a member that does not run, for that is then what is missing.
 A provider takes nothing, so it is never blamed for what it lacks; what it lists, those that it connects with list too.
+Of a simulated mesh it is known when nothing is on its way; then one look will do.
 
 What it took is measured from the members' traces: how many messages since the mesh settled before, and when each
 registry got its last news, counted from the last thing that was done to the mesh (a start, a fault, a heal, a resume).
@@ -154,7 +155,9 @@ def _measured(members: Sequence[Member], look: Look, began: float, trail: Trail)
         flows=len(flows),
         messages=len(sent),
         pushes=sum(message.route == "/update/node" and message.nodes > 0 for message in sent),
-        per_registry={name: max(0.0, round(got - deed, 6)) for name, got in _last_news(look.listings, sent, deed).items()},
+        per_registry={
+            name: max(0.0, round(got - deed, 6)) for name, got in _last_news(look.listings, sent, deed).items()
+        },
     )
 
 

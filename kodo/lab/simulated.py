@@ -13,15 +13,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import fields, replace
-from difflib import get_close_matches
 from datetime import timedelta
-from types import TracebackType
+from difflib import get_close_matches
 from typing import Any, Self, cast
 
 from pydantic import TypeAdapter, ValidationError
 
 from kodo.client import Counts, Listing, Status, View
-from kodo.errors import InvalidMessageError, KodoError, LabError, LoaderError, SimulationError, UnavailableError
+from kodo.errors import InvalidMessageError, LabError, LoaderError, SimulationError, UnavailableError
 from kodo.lab.engine import Life, Setup, Table, Word
 from kodo.lab.history import KEPT, Clock, History, Message
 from kodo.lab.naming import Names
@@ -33,6 +32,7 @@ from kodo.sim import Message as Sent
 
 STEP = 1.0
 """Virtual seconds that pass at once while a mesh that is at rest is waited for."""
+GRAIN = 1e-6
 CODES: dict[Word, int] = {"TERM": 0, "KILL": -9}
 TIMING = {field.name for field in fields(Timing)}
 MEANT = {"url", "connect", "node", "registry", "provider", "organization", "reset", *TIMING}
@@ -218,11 +218,13 @@ class Simulated:
 
     def wait(self, seconds: float) -> None:
         """Run until nothing is on its way or owed; when that is so already, a second, for a mesh may wake by itself."""
+        # A world counts whole microseconds: what is less would never pass.
+        limit = max(seconds, GRAIN)
         if self.world.quiet:
-            self.world.run(min(STEP, seconds))
+            self.world.run(min(STEP, limit))
             return
         with suppress(SimulationError):
-            self.world.settle(seconds)
+            self.world.settle(limit)
 
     def run(self, seconds: float) -> None:
         """Let so much virtual time pass."""
@@ -241,7 +243,7 @@ class SimulatedClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         """There is nothing to close."""
 
     def close(self) -> None:
@@ -308,7 +310,9 @@ class SimulatedClient:
         try:
             registration = Registration.model_validate(body)
         except ValidationError as error:
-            faults = [{"loc": ["body", *fault["loc"]], "msg": fault["msg"], "type": fault["type"]} for fault in error.errors()]
+            faults = [
+                {"loc": ["body", *fault["loc"]], "msg": fault["msg"], "type": fault["type"]} for fault in error.errors()
+            ]
             raise InvalidMessageError(faults) from error
         return {**self.status(), "message": list(self._world.tell(self.url, registration))}
 
