@@ -7,6 +7,7 @@ Measures (ages, leases, counts of changes) are shown when they are asked for, an
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from html import escape
@@ -22,6 +23,8 @@ Answers = Mapping[str, dict[str, Any] | None]
 """What registries answered, by their names; None where there was no answer."""
 
 NO_ANSWER = "no answer"
+MANY = 20
+"""Registries that have rows of their own; of more it is counted how many say the same, or shown who is behind."""
 RECORD = ("origin", "state", "status", "flow", "on_behalf_of", "told_by")
 RECORD_MEASURES = ("created", "modified", "seq", "version", "age", "lease")
 PEER = ("peer", "state", "deltas", "behind")
@@ -45,12 +48,12 @@ class Explanation:
         self._names = names
         self._times = times
 
-    @property
+    @cached_property
     def listed(self) -> dict[str, bool | None]:
         """For each registry whether it lists what was asked for; None where there was no answer."""
         return {name: None if answer is None else bool(answer["listed"]) for name, answer in self.answers.items()}
 
-    @property
+    @cached_property
     def why(self) -> dict[str, str]:
         """For each registry the reason, in words."""
         return {
@@ -83,6 +86,10 @@ class Explanation:
         return f"<Explanation of {what}: listed by {yes} of {registries}>"
 
     def _repr_html_(self) -> str:
+        if len(self.answers) > MANY:
+            counts = Counter((self.listed[name], why) for name, why in self.why.items())
+            said = [{"registries": n, "listed": listed, "why": why} for (listed, why), n in counts.most_common()]
+            return _table(repr(self), ["registries", "listed", "why"], said)
         columns = ["registry", "listed", "why", *RECORD, *(RECORD_MEASURES if self._times else ())]
         return _table(repr(self), columns, list(self._rows()))
 
@@ -149,7 +156,10 @@ class Convergence:
 
     def _repr_html_(self) -> str:
         columns = ["registry", *PEER, *(PEER_MEASURES if self._times else ())]
-        return _table(repr(self), columns, list(self._rows()))
+        rows = list(self._rows())
+        if len(self.answers) > MANY:
+            rows = [row for row in rows if row.get("behind") or row["state"] == NO_ANSWER]
+        return _table(repr(self), columns, rows)
 
 
 def _named(record: Mapping[str, Any], names: Names) -> dict[str, Any]:

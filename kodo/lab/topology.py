@@ -400,8 +400,8 @@ def _crowd_lines(
             [x for one, other in ends for x in (one.real, other.real, gap)],
             [y for one, other in ends for y in (one.imag, other.imag, gap)],
         )
-        line.set_linewidth(max(0.4, 1.4 * scale))
-        line.set_alpha(0.55 if cut is None else 0.9)
+        line.set_linewidth(max(0.4, 1.4 * scale) if cut is None else max(1.0, 2.4 * scale))
+        line.set_alpha(0.55 if cut is None else 1)
         if not stands or cut:
             line.set_linestyle((0, (1.5, 1)))
         line.set_zorder(1 if cut is None else 2)
