@@ -24,13 +24,17 @@ and what compares a list: `tags` may stand only to the left of `~`, where it rea
 The SQL is for `FROM flow f JOIN record n ON n.id = f.record JOIN flow_text t ON t.rowid = f.id`, of which it
 mentions `t.` only where it reads folded texts. Parameters are `:q0`, `:q1` and so on, and `:registry`, which is
 the caller's to bind. The function `casefold(x)` is Python's.
+
+Where rows are displayed and no database is at hand, `matches` and `ordered` read the same trees and orders in plain
+Python. The tests compare the two readings.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, assert_never
+from typing import Any, NamedTuple, assert_never
 
 from kodo.errors import InvalidMessageError
 from kodo.models import COLUMNS
@@ -135,6 +139,8 @@ class Order:
 
     shown: str
     keys: tuple[tuple[str, bool], ...]
+    columns: tuple[tuple[str, bool], ...] = ()
+    """The same by the names of the columns, as `ordered` reads it."""
 
     @property
     def sql(self) -> str:
@@ -188,11 +194,12 @@ def parse_order(by: str) -> Order:
     items = [item.strip() for item in (by.strip() or DEFAULT_ORDER).split(",")]
     asked = [_order_item(item) for item in items]
     reverse = all(descends for _, descends in asked)
-    keys: dict[str, bool] = {}
+    columns: dict[str, bool] = {}
     for column, descends in [*asked, ("node", reverse), ("url", reverse)]:
-        keys.setdefault(_SOURCES[column].value, descends)
-    keys.pop(_SOURCES["registry"].value, None)  # the same in all rows
-    return Order(", ".join(items), tuple(keys.items()))
+        columns.setdefault(column, descends)
+    # The registry is the same in all rows.
+    keys = [(_SOURCES[column].value, descends) for column, descends in columns.items() if column != "registry"]
+    return Order(", ".join(items), tuple(keys), tuple(columns.items()))
 
 
 def _order_item(item: str) -> tuple[str, bool]:
@@ -433,3 +440,71 @@ class _Writer:
         name = f"q{len(self.params)}"
         self.params[name] = text
         return f":{name}"
+
+
+# Reading in plain Python: tree, row -> bool
+
+Row = Mapping[str, Any]
+"""A flow as it is displayed: a value for each of `COLUMNS`."""
+
+_ORDERINGS: dict[str, Callable[[str, str], bool]] = {
+    "==": lambda a, b: a == b,
+    "<": lambda a, b: a < b,
+    "<=": lambda a, b: a <= b,
+    ">": lambda a, b: a > b,
+    ">=": lambda a, b: a >= b,
+    "~": lambda a, b: b.casefold() in a.casefold(),
+}
+
+
+def matches(query: Query, row: Row) -> bool:
+    """Whether `query` asks for this row: what `compile_filter` says, without a database."""
+    match query:
+        case None:
+            return True
+        case Text(text):
+            return any(text.casefold() in (_displayed(row, column) or "").casefold() for column in _SEARCHED)
+        case Expression(_, tree):
+            return _holds(tree, row)
+
+
+def ordered(rows: Iterable[Row], order: Order) -> list[Row]:
+    """The rows in an order, nulls first: what `Order.sql` says, without a database."""
+    found = list(rows)
+    for column, descends in reversed(order.columns):
+        found.sort(key=lambda row, column=column: _rank(row, column), reverse=descends)  # type: ignore[misc]
+    return found
+
+
+def _holds(tree: Tree, row: Row) -> bool:
+    match tree:
+        case And(operands):
+            return all(_holds(operand, row) for operand in operands)
+        case Or(operands):
+            return any(_holds(operand, row) for operand in operands)
+        case Not(operand):
+            return not _holds(operand, row)
+        case Tag(word):
+            return word in row["tags"]
+        case Comparison(left, operator, right):
+            a, b = _read(_timed(left, right), row), _read(_timed(right, left), row)
+            if operator == "!=":
+                return a is None or b is None or a != b
+            return a is not None and b is not None and _ORDERINGS[operator](a, b)
+        case _:
+            assert_never(tree)
+
+
+def _read(operand: Operand, row: Row) -> str | None:
+    return operand.text if isinstance(operand, Literal) else _displayed(row, operand.name)
+
+
+def _displayed(row: Row, column: str) -> str | None:
+    """A value as one text, its tags a line each."""
+    value: str | list[str] | None = row[column]
+    return "\n".join(value) if isinstance(value, list) else value
+
+
+def _rank(row: Row, column: str) -> tuple[bool, str]:
+    value = " ".join(sorted(row["tags"])) if column == "tags" else row[column]
+    return value is not None, value or ""

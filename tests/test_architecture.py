@@ -20,7 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 WIRE = {"kodo.errors", "kodo.models"}
 CORE = WIRE | {"kodo.core"}
-LAB = WIRE | {"kodo", "kodo.client", "kodo.query", "kodo.frames", "kodo.lab"}
+LAB = WIRE | {"kodo", "kodo.client", "kodo.query", "kodo.frames", "kodo.lab", "kodo.loader", "kodo.sim"}
 SERVICE = CORE | {
     *("kodo", "kodo.cache", "kodo.catalogue", "kodo.changes", "kodo.loader", "kodo.options", "kodo.query"),
     *("kodo.runtime", "kodo.trace", "kodo.transport", "kodo.service"),
@@ -63,6 +63,7 @@ OUTSIDE: dict[str, set[str]] = {
     "anywidget": {"kodo.lab"},
     "networkx": {"kodo.lab"},
     "matplotlib": {"kodo.lab"},
+    "numpy": {"kodo.lab"},
     "sqlite3": {"kodo.catalogue", "kodo.cache"},
     "typer": {"kodo.cli"},
     "rich": {"kodo.cli"},
@@ -80,7 +81,7 @@ NOT_IN_CORE = {
     "threading",
     "secrets",
 }
-ONE_FILE = {"pandas", "anywidget", "ipywidgets", "networkx", "matplotlib"}
+ONE_FILE = {"pandas", "anywidget", "ipywidgets", "networkx", "matplotlib", "numpy"}
 
 
 def module(path: Path) -> str:
@@ -133,7 +134,7 @@ def test_libraries_stay_in_their_rooms(path: Path) -> None:
 
 
 def test_one_importer_each() -> None:
-    """pandas, anywidget, ipywidgets, networkx and matplotlib have one importing module each."""
+    """pandas, anywidget, ipywidgets, networkx, matplotlib and numpy have one importing module each."""
     for library in ONE_FILE:
         importers = {module(path) for path in FILES if library in {name.partition(".")[0] for name in imports(path)}}
         assert len(importers) <= 1, f"{library} is imported by {importers}"
@@ -154,6 +155,14 @@ def test_what_a_start_loads() -> None:
         "kodo.sim",
     ]
     code = f"import sys, kodo.service.node; print([name for name in {late} if name in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert loaded.stdout.strip() == "[]"
+
+
+def test_what_a_lab_loads() -> None:
+    """A lab starts without the simulator, pandas and matplotlib: they are loaded when they are asked for."""
+    late = ["pandas", "numpy", "matplotlib", "kodo.sim", "kodo.core"]
+    code = f"import sys, kodo.lab; print([name for name in {late} if name in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert loaded.stdout.strip() == "[]"
 

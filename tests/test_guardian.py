@@ -30,7 +30,7 @@ PARENT = """
     lab = MeshLab()
     registry = lab.add_registry()
     node = lab.add_node(connect=registry, flows=["mytest"])
-    told = {"pids": [registry.pid, node.pid], "guardian": lab.processes._process.pid, "folder": str(lab.folder)}
+    told = {"pids": [registry.pid, node.pid], "guardian": lab.engine._process.pid, "folder": str(lab.folder)}
     print(json.dumps(told), flush=True)
 """
 WAIT = "sys.stdin.read()"

@@ -569,7 +569,7 @@ def test_a_picture_holds_whatever_a_name_is() -> None:
 def ends(lab: MeshLab) -> tuple[list[int], Path]:
     """What must be gone when the lab is."""
     pids = [member.pid for member in lab if member.pid is not None]
-    return [*pids, lab.processes._process.pid], lab.folder
+    return [*pids, lab.engine._process.pid], lab.folder
 
 
 def test_terminate_ends_everything_and_may_be_repeated() -> None:
@@ -636,7 +636,7 @@ def test_a_given_folder_is_kept(tmp_path: Path) -> None:
 def test_a_guardian_that_is_gone_is_said_to_be_gone(mortal: MeshLab) -> None:
     """What it last said is shown, no member is taken for running, and the lab still ends."""
     registry = mortal.add_registry()
-    mortal.processes._process.kill()
+    mortal.engine._process.kill()
     until(lambda: not registry.running, "the guardian's end to be seen")
     with pytest.raises(LabError, match="the lab has ended"):
         mortal.add_registry()
@@ -670,7 +670,7 @@ def test_an_interrupt_while_a_member_starts_leaves_the_lab_without_it(lab: MeshL
         lab.add_node(loader=lambda: __import__("time").sleep(60))
     thread.join()
     assert [member.name for member in lab] == ["registry1"]
-    until(lambda: not lab.processes.running("node1"), "the node to be gone")
+    until(lambda: not lab.engine.running("node1"), "the node to be gone")
     assert lab.add_node().name == "node1"
 
 

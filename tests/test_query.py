@@ -31,6 +31,8 @@ from kodo.query import (
     Text,
     Tree,
     compile_filter,
+    matches,
+    ordered,
     parse,
     parse_order,
     shown,
@@ -1015,41 +1017,6 @@ def nested(tree: Tree) -> str:
     return f"({render(tree)})" if isinstance(tree, And | Or) else render(tree)
 
 
-ORDERINGS: dict[str, Callable[[str, str], bool]] = {
-    "==": lambda a, b: a == b,
-    "<": lambda a, b: a < b,
-    "<=": lambda a, b: a <= b,
-    ">": lambda a, b: a > b,
-    ">=": lambda a, b: a >= b,
-    "~": lambda a, b: b.casefold() in a.casefold(),
-}
-
-
-def holds(tree: Tree, flow: Row) -> bool:
-    """The plain reading: whether a tree is true of a row."""
-    match tree:
-        case And(operands):
-            return all(holds(part, flow) for part in operands)
-        case Or(operands):
-            return any(holds(part, flow) for part in operands)
-        case Not(operand):
-            return not holds(operand, flow)
-        case Tag(word):
-            return word in flow["tags"]
-        case Comparison(left, operator, right):
-            a, b = read(left, right, flow), read(right, left, flow)
-            if operator == "!=":
-                return a is None or b is None or a != b
-            return a is not None and b is not None and ORDERINGS[operator](a, b)
-
-
-def read(operand: Column | Literal, other: Column | Literal, flow: Row) -> str | None:
-    if isinstance(operand, Column):
-        return displayed(flow, operand.name)
-    beside_a_time = isinstance(other, Column) and other.name in TIMES
-    return operand.text.replace(" ", "T") if beside_a_time else operand.text
-
-
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_expressions_agree(data: st.DataObject) -> None:
@@ -1060,7 +1027,7 @@ def test_expressions_agree(data: st.DataObject) -> None:
             q = render(tree)
             assert tree_of(q) == tree
             assert words(compile_filter(parse(q)).sql) <= VOCABULARY
-            assert select(mesh, q) == [number for number, flow in enumerate(rows) if holds(tree, flow)]
+            assert select(mesh, q) == [number for number, flow in enumerate(rows) if matches(parse(q), flow)]
 
 
 @settings(max_examples=150, deadline=None)
@@ -1073,25 +1040,8 @@ def test_text_search_agrees(data: st.DataObject) -> None:
             text = needle.strip()
             if not text or not is_text(text):
                 continue
-            values = [[(displayed(flow, column) or "").casefold() for column in SEARCHED] for flow in rows]
-            expected = [
-                number for number, row_texts in enumerate(values) if any(text.casefold() in v for v in row_texts)
-            ]
-            assert select(mesh, needle) == expected
-
-
-def sort_key(flow: Row, column: str) -> tuple[bool, str]:
-    value = " ".join(sorted(flow["tags"])) if column == "tags" else flow[column]
-    return value is not None, value or ""
-
-
-def ordered(rows: list[Row], asked: list[tuple[str, bool]]) -> list[int]:
-    """The plain sorting: by the last key first, each sort leaving ties as they are."""
-    reverse = all(descends for _, descends in asked)
-    numbers = list(range(len(rows)))
-    for column, descends in reversed([*asked, ("node", reverse), ("url", reverse)]):
-        numbers.sort(key=lambda number, column=column: sort_key(rows[number], column), reverse=descends)  # type: ignore[misc]
-    return numbers
+            asked = parse(needle)
+            assert select(mesh, needle) == [number for number, flow in enumerate(rows) if matches(asked, flow)]
 
 
 def sort_by(mesh: sqlite3.Connection, by: str) -> list[int]:
@@ -1105,7 +1055,8 @@ def test_orders_agree(rows: list[Row], asked: list[tuple[str, bool]]) -> None:
     columns = [column for column, _ in asked]
     with closing(mesh_of(rows)) as mesh:
         by = ",".join(f"{column}:{'d' if descends else 'a'}" for column, descends in asked)
-        assert sort_by(mesh, by) == ordered(rows, asked)
+        numbered = [{**flow, "number": number} for number, flow in enumerate(rows)]
+        assert sort_by(mesh, by) == [flow["number"] for flow in ordered(numbered, parse_order(by))]
         descending = ",".join(f"{column}:d" for column in columns)
         assert sort_by(mesh, ",".join(columns)) == sort_by(mesh, descending)[::-1]
 

@@ -10,7 +10,8 @@ with MeshLab() as lab:
     lab.flows()
 ```
 
-- `mesh.py` holds the lab, `member.py` the handle of one service, `processes.py` the processes beneath.
+- `mesh.py` holds the lab, `member.py` the handle of one service. Beneath is an `Engine` (`engine.py`): `processes.py`,
+  or `simulated.py` for `MeshLab(engine="simulated")`.
 - `live.py` and `dashboard.py` hold what moves: `copies.py` follows what registries tell, `widgets.py` and `static` show
   it. They are imported when they are first asked for.
 - `flows.py`, `topology.py` and `settling.py` hold what is seen: pure functions over what members answered, and a view.

@@ -1,4 +1,7 @@
-"""Bars: seconds by name, as a picture. Its text is constant, the measures stand in the picture alone."""
+"""Bars: seconds by name, as a picture. Its text is constant, the measures stand in the picture alone.
+
+More names than anyone reads are a curve in place of bars: how many of them there are at each moment.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from kodo.lab.drawing import INK, PALE, QUIET, Figure, Line2D, Picture, Rectangl
 
 ROW, EDGE, LONGEST = 0.3, 0.3, 4.5
 COLOUR = "#2f5d8c"
+MANY = 60
+WIDTH, HEIGHT = 7.0, 3.2
 
 
 class Bars(Picture):
@@ -23,6 +28,8 @@ class Bars(Picture):
 
     def draw(self) -> Figure:
         """Draw them."""
+        if len(self.seconds) > MANY:
+            return self._curve()
         left = EDGE + max([width_of(name[:26], 9) for name in self.seconds], default=0) + 0.15
         longest = max(self.seconds.values(), default=0) or 1
         height = 2 * EDGE + 0.3 + ROW * max(1, len(self.seconds))
@@ -36,4 +43,24 @@ class Bars(Picture):
             axes.text(left - 0.12, y, name[:26], ha="right", color=INK, **text)
             axes.text(left + length + 0.08, y, f"{seconds * 1000:.0f} ms", color=QUIET, **text)
         axes.add_line(Line2D((left, left), (EDGE, height - 0.3 - EDGE), color=PALE, linewidth=1))
+        return figure
+
+    def _curve(self) -> Figure:
+        figure, axes = card(WIDTH, HEIGHT)
+        left, low, wide, high = 0.9, 0.7, WIDTH - 1.5, HEIGHT - 1.5
+        longest, number = max(self.seconds.values()) or 1, len(self.seconds)
+        text = {"fontsize": 9, "color": QUIET, "va": "center", "parse_math": False}
+        axes.text(EDGE, HEIGHT - 0.3, self.title, **text)
+        xs, ys = [left], [low]
+        for place, seconds in enumerate(self.seconds.values(), 1):
+            xs += [left + wide * seconds / longest] * 2
+            ys += [ys[-1], low + high * place / number]
+        for share in (0, 0.5, 1):
+            y = low + high * share
+            axes.add_line(Line2D((left, left + wide), (y, y), color=PALE, linewidth=0.8))
+            axes.text(left - 0.1, y, f"{round(number * share)}", ha="right", **text)
+            x = left + wide * share
+            axes.add_line(Line2D((x, x), (low - 0.06, low), color=PALE, linewidth=1))
+            axes.text(x, low - 0.2, f"{longest * share * 1000:.0f} ms", ha="center", **text)
+        axes.add_line(Line2D(xs, ys, color=COLOUR, linewidth=2))
         return figure

@@ -7,6 +7,7 @@ out of the comparison. What a node offers is asked of the node, or is what was l
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,8 @@ from kodo.lab.naming import numbered
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+MANY = 20
+"""Registries that have a column each; of more it is counted how many say what."""
 CONTENT = ("url", "name", "organization", "author", "description", "tags")
 COLOURS = {"known": "34,139,84", "missing": "200,60,50", "stale": "201,138,27", "ghost": "130,90,150"}
 APART, SILENT = "-", "no answer"
@@ -95,15 +98,27 @@ class Beliefs:
         """Whether every registry that can be asked says what is true."""
         return all(word in ("known", APART, SILENT) for row in self.table.values() for word in row.values())
 
+    @property
+    def _columns(self) -> list[str]:
+        """A column for each registry, or for each thing that some of them say."""
+        if len(self.registries) <= MANY:
+            return self.registries
+        said = {word for row in self.table.values() for word in row.values()}
+        return [word for word in (*COLOURS, APART, SILENT) if word in said]
+
     def _lines(self) -> list[list[str]]:
-        return [
-            [node, self._states[node], *(row[name] for name in self.registries)] for node, row in self.table.items()
-        ]
+        return [[node, self._states[node], *self._words(row)] for node, row in self.table.items()]
+
+    def _words(self, row: Mapping[str, str]) -> list[str]:
+        if len(self.registries) <= MANY:
+            return [row[name] for name in self.registries]
+        counts = Counter(row.values())
+        return [str(counts[word] or "") for word in self._columns]
 
     def __repr__(self) -> str:
         if not self.table:
             return "no nodes"
-        lines = [["node", "", *self.registries], *self._lines()]
+        lines = [["node", "", *self._columns], *self._lines()]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         table = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
         return "\n".join([*table, self._count])
@@ -112,7 +127,7 @@ class Beliefs:
         if not self.table:
             return "<div><i>no nodes</i></div>"
         head = "".join(
-            f'<th style="{CELL};font-weight:600">{escape(name)}</th>' for name in ["node", "", *self.registries]
+            f'<th style="{CELL};font-weight:600">{escape(name)}</th>' for name in ["node", "", *self._columns]
         )
         lines = ("".join(f'<td style="{CELL}">{_cell(word)}</td>' for word in line) for line in self._lines())
         body = "".join(f'<tr style="background:transparent">{line}</tr>' for line in lines)

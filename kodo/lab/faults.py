@@ -13,14 +13,13 @@ it, and waits until it does. What the lab itself asks passes by all of this.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from kodo.errors import LabError
-from kodo.lab.processes import Table
+from kodo.lab.engine import Table
 
 Way = tuple[str, str]
 """Names: who sends, and to whom."""
@@ -66,7 +65,7 @@ class Fault:
     label: str
     effects: dict[Way, Effect]
     end: Callable[[Fault], None] = field(repr=False)
-    began: float = field(default_factory=time.monotonic)
+    began: float = 0.0
     ended: float | None = None
 
     @property
@@ -92,9 +91,12 @@ class Fault:
 class Faults:
     """All faults of a lab, in the order in which they came."""
 
-    def __init__(self, apply: Callable[[set[str]], None], note: Callable[[str, Fault], None]) -> None:
+    def __init__(
+        self, apply: Callable[[set[str]], None], note: Callable[[str, Fault], None], clock: Callable[[], float]
+    ) -> None:
         """`apply` tells members what holds for them, `note` is told of each fault that begins or ends."""
         self.all: list[Fault] = []
+        self._clock = clock
         self._apply = apply
         self._note = note
 
@@ -105,7 +107,7 @@ class Faults:
 
     def begin(self, label: str, effects: dict[Way, Effect]) -> Fault:
         """Let a fault hold, and wait until it does."""
-        fault = Fault(label, effects, self._end)
+        fault = Fault(label, effects, self._end, self._clock())
         self.all.append(fault)
         try:
             self._apply({caller for caller, _ in effects})
@@ -122,7 +124,7 @@ class Faults:
 
     def _end(self, *faults: Fault) -> None:
         for fault in faults:
-            fault.ended = time.monotonic()
+            fault.ended = self._clock()
         # With the lab its faults are over as well.
         with suppress(LabError):
             self._apply({caller for fault in faults for caller, _ in fault.effects})
@@ -134,16 +136,16 @@ class Faults:
         sums: dict[Way, Effect] = {}
         for fault in self.active:
             for way, effect in fault.effects.items():
-                sums[way] = sums.get(way, Effect()) + effect
+                sums[way] = sums[way] + effect if way in sums else effect
         return sums
 
-    def table(self, caller: str, urls: Mapping[str, str]) -> Table:
-        """What holds for the messages of one member, by the urls of those that it sends to."""
-        return {
-            urls[callee]: effect.link
-            for (name, callee), effect in self.effects().items()
-            if name == caller and callee in urls
-        }
+    def tables(self, callers: Iterable[str], urls: Mapping[str, str]) -> dict[str, Table]:
+        """What holds for the messages of each of these members, by the urls of those that it sends to."""
+        tables: dict[str, Table] = {caller: {} for caller in callers}
+        for (caller, callee), effect in self.effects().items():
+            if caller in tables and callee in urls:
+                tables[caller][urls[callee]] = effect.link
+        return tables
 
 
 def ways(groups: Iterable[Iterable[str]], *, one_way: bool = False) -> list[Way]:

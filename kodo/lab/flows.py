@@ -14,7 +14,7 @@ from functools import cached_property
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from kodo.client import Client
+from kodo.lab.engine import Asking
 from kodo.lab.naming import Names, numbered
 from kodo.models import MISSING_AUTHOR, MISSING_DESCRIPTION
 from kodo.query import parse_order
@@ -27,6 +27,8 @@ Row = dict[str, Any]
 PAGE = 1000
 MOST = 200
 """Rows that are shown; `frame` has all."""
+MANY = 12
+"""Registries that a row names; of more it says how many they are."""
 WIDEST = 48
 """Characters of a cell of plain text."""
 SHOWN = ("node", "name", "url", "organization", "author", "description", "tags", "registries")
@@ -97,7 +99,7 @@ class FlowTable:
         return f"the first {MOST} of {len(self.rows)} flows; .frame has all"
 
 
-def all_flows(client: Client, q: str | None = None, by: str | None = None) -> list[Row]:
+def all_flows(client: Asking, q: str | None = None, by: str | None = None) -> list[Row]:
     """Every row of a service's listing, page by page."""
     rows: list[Row] = []
     while True:
@@ -134,7 +136,10 @@ def sorted_rows(rows: list[Row], by: str | None) -> list[Row]:
 
 def _named(row: Row, names: Names) -> Row:
     """A row as it is shown, and in it the row as it came."""
-    return {**row, "node": names[row["node"]], "registry": names[row["registry"]], "row": row}
+    named = {**row, "node": names[row["node"]], "registry": names[row["registry"]], "row": row}
+    if len(row.get("registries", ())) > MANY:
+        named["registries"] = numbered(len(row["registries"]), "registry", "registries")
+    return named
 
 
 def _rank(value: Any) -> tuple[bool, str]:

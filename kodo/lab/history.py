@@ -95,12 +95,21 @@ class Event:
     code: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """What time it is: `moment` in seconds, as messages and events have it, and `utc` for people."""
+
+    moment: Callable[[], float] = time.monotonic
+    utc: Callable[[], str] = now
+
+
 class History:
     """Collects what happened. It may be used from any thread."""
 
-    def __init__(self, kept: int = KEPT) -> None:
+    def __init__(self, kept: int = KEPT, clock: Clock | None = None) -> None:
         """Nothing has happened yet."""
-        self.began = time.monotonic()
+        self.clock = clock or Clock()
+        self.began = self.clock.moment()
         self.events: list[Event] = []
         self.missed = 0
         self._kept = kept
@@ -114,7 +123,7 @@ class History:
 
     def note(self, what: str, who: str, code: int | None = None, **more: Any) -> None:
         """Note an event, now; `more` is for records alone."""
-        event = Event(what, who, code=code)
+        event = Event(what, who, self.clock.moment(), self.clock.utc(), code)
         with self._lock:
             self.events.append(event)
         self._tell({"event": what, "who": who, "code": code, "at": event.at, "utc": event.utc, **more})
@@ -129,6 +138,11 @@ class History:
                 del self._notes[next(iter(self._notes))]
                 self.missed += 1
         self._tell({"message": known, "at": note["start"] if note["end"] is None else note["end"]})
+
+    @property
+    def followed(self) -> bool:
+        """Whether anybody wants to be told."""
+        return bool(self._sinks)
 
     def follow(self, sink: Callable[[Entry], None]) -> Callable[[], None]:
         """Tell `sink` of everything from now on; what is returned ends that."""

@@ -7,23 +7,17 @@ what to do; what the service refuses is the error that the client raises.
 
 from __future__ import annotations
 
-import base64
 import os
-import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import quote
 
-import cloudpickle  # type: ignore[import-untyped]
-
-from kodo.client import Client, Status, View
+from kodo.client import Counts, Status, View
 from kodo.errors import LabError
+from kodo.lab.engine import Life, Setup
 from kodo.lab.flows import FlowTable, all_flows
-from kodo.lab.processes import Life, tail_of
 
 if TYPE_CHECKING:
+    from kodo.lab.explained import Explanation
     from kodo.lab.live import Live
     from kodo.lab.mesh import MeshLab
 
@@ -31,14 +25,6 @@ TAIL = 12
 """Lines of a member's log that an error shows."""
 ENDS = {None: "terminated", 0: "terminated", -15: "terminated", -9: "killed"}
 """What became of a member, by the code of its process; one that is told to end before it answers gets -15."""
-
-
-@dataclass(slots=True)
-class Setup:
-    """How a member is to be started: options of `kodo.options`, and where a node's flows come from."""
-
-    options: dict[str, Any]
-    loader: Any = None
 
 
 class Log(str):
@@ -60,8 +46,7 @@ class Member:
         self.kind = kind
         self.setup = setup
         self.url: str = setup.options["url"]
-        self._log = lab.folder / f"{quote(name, safe=' ')}.log"
-        self._client = Client(self.url, lab.timeout)
+        self._client = lab.engine.client(self.url, lab.timeout)
 
     def __repr__(self) -> str:
         return f"<{self.kind.title()} {self.name}: {self.state}>"
@@ -71,12 +56,12 @@ class Member:
     @property
     def running(self) -> bool:
         """Whether its process is there."""
-        return self.lab.processes.running(self.name)
+        return self.lab.engine.running(self.name)
 
     @property
     def paused(self) -> bool:
         """Whether its process is there and stands still, whoever stopped it."""
-        return self.running and self.lab.processes.life(self.name).paused
+        return self.running and self.lab.engine.life(self.name).paused
 
     @property
     def answers(self) -> bool:
@@ -88,13 +73,13 @@ class Member:
         """`running`, `paused`, `terminated`, `killed`, or how it ended by itself."""
         if self.running:
             return "paused" if self.paused else "running"
-        code = self.lab.processes.life(self.name).code
+        code = self.lab.engine.life(self.name).code
         return ENDS.get(code, f"ended with code {code}")
 
     @property
     def pid(self) -> int | None:
         """The number of its process, while there is one."""
-        return self.lab.processes.life(self.name).pid if self.running else None
+        return self.lab.engine.life(self.name).pid if self.running else None
 
     @property
     def connect(self) -> list[str]:
@@ -103,12 +88,7 @@ class Member:
 
     def logs(self, tail: int | None = None) -> Log:
         """The lines of its log, of all its processes so far; only the last ones with `tail`."""
-        try:
-            return Log(tail_of(self._log, tail))
-        except OSError as error:
-            raise LabError(
-                f"expected the log of {self.name}, but it is gone with its lab; give the lab a folder= to keep logs"
-            ) from error
+        return Log(self.lab.engine.log(self.name, tail))
 
     # -- asking it -----------------------------------------------------------------------------------------
 
@@ -128,6 +108,14 @@ class Member:
         """What it knows of the mesh."""
         return self._client.map()
 
+    def counts(self) -> Counts:
+        """How many flows it lists, in all and by node, organization and tag."""
+        return self._client.counts()
+
+    def explain(self, node: Member | str, flow: str | None = None) -> Explanation:
+        """Why it lists a node, or a flow of it, or does not. A node is a handle, a name or a url."""
+        return self.lab.explain(node, flow, at=self)
+
     def flows(self, q: str | None = None, by: str | None = None, times: bool = False) -> FlowTable:
         """The flows that it lists: those that `q` selects, in the order `by`."""
         return FlowTable(all_flows(self._client, q, by), self.lab.names, by=by, times=times)
@@ -136,6 +124,7 @@ class Member:
         """The flows that it lists, in a table that moves with it."""
         from kodo.lab.live import Live  # noqa: PLC0415, widgets take their time
 
+        self.lab.engine.need_processes("live()")
         return Live(self.lab, [self])
 
     # -- its life ------------------------------------------------------------------------------------------
@@ -155,15 +144,15 @@ class Member:
         if pause == self.paused:
             return
         self._remember()
-        self.lab.processes.signal(self.name, word)
-        if not self.lab.processes.wait_for_pause(self.name, pause, limit):
+        self.lab.engine.signal(self.name, word)
+        if not self.lab.engine.wait_for_pause(self.name, pause, limit):
             done = "stand still" if pause else "go on"
             raise LabError(f"expected {self.name} to {done} within {limit:g} s; it is {self.state}")
 
     def _remember(self) -> None:
         """Read its trace, which it takes along."""
-        if self.answers and self.lab.processes.life(self.name).url is not None:
-            self.lab.history.pull([(self.name, self.url)], patience=1)
+        if self.answers and self.lab.engine.life(self.name).url is not None:
+            self.lab.engine.pull([(self.name, self.url)], patience=1)
 
     def terminate(self, timeout: float | None = None) -> None:
         """Tell it to end, and wait until it has. One that has ended stays as it is."""
@@ -191,17 +180,17 @@ class Member:
 
     def launch(self, setup: Setup) -> Life:
         """Have its process started; `await_start` is to follow."""
-        order = self._order(setup)
+        life = self.lab.engine.launch(self.name, setup, self.lab.table_of(self.name))
         self.setup = setup
-        return self.lab.processes.launch(self.name, order)
+        return life
 
     def await_start(self, life: Life, timeout: float | None = None) -> None:
         """Wait until the process that `launch` had started is about to answer. Raises `LabError` as `start` does."""
         limit = self.lab.timeout if timeout is None else timeout
         try:
-            self.lab.processes.wait_for_start(life, limit)
+            self.lab.engine.wait_for_start(life, limit)
         except BaseException:
-            self.lab.processes.signal(self.name, "KILL")
+            self.lab.engine.signal(self.name, "KILL")
             raise
         if life.url is not None and self.running:
             return
@@ -219,38 +208,17 @@ class Member:
             return ""
         return f"\nthe log of {self.name} ends with\n{said}" if said else f"\nthe log of {self.name} is empty"
 
-    def _order(self, setup: Setup) -> dict[str, Any]:
-        plain = {name: str(value) if isinstance(value, Path) else value for name, value in setup.options.items()}
-        return {
-            "options": plain,
-            "links": self.lab.table_of(self.name),
-            "loader": None if setup.loader is None else _pickled(self.name, setup.loader),
-            "log": str(self._log),
-            "folder": str(Path.cwd()),
-            "path": sys.path,
-        }
-
     def _end_by(self, word: str, timeout: float | None) -> None:
         limit = self.lab.timeout if timeout is None else timeout
         self._remember()
-        self.lab.processes.signal(self.name, "KILL" if word == "KILL" else "TERM")
+        self.lab.engine.signal(self.name, "KILL" if word == "KILL" else "TERM")
         # A paused process does not notice that it is told to end.
-        self.lab.processes.signal(self.name, "CONT")
-        if not self.lab.processes.wait_for_end(self.name, limit):
+        self.lab.engine.signal(self.name, "CONT")
+        if not self.lab.engine.wait_for_end(self.name, limit):
             raise LabError(
                 f"expected {self.name} to end within {limit:g} s; use kill(), or give it a longer timeout="
                 f"{self.last_words()}"
             )
-
-
-def _pickled(name: str, loader: Any) -> str:
-    try:
-        return base64.b64encode(cloudpickle.dumps(loader)).decode()
-    except Exception as error:
-        raise LabError(
-            f"{name}: expected a loader that can travel to another process, but {error}; "
-            "let it open files, locks and connections when it is called"
-        ) from error
 
 
 def flow_source(flows: Any, loader: Any) -> Any:

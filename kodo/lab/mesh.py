@@ -1,17 +1,16 @@
 """`MeshLab`: members are added, found by name, watched together, and ended together.
 
-The lab owns a guardian, a folder for logs and caches, and ports. It ends with `terminate`, with its `with` block, with
-the last of its handles, or with the process it lives in, whichever comes first and however that comes; then no process
-of it runs and, unless the folder was given, no file of it is left. Two labs know nothing of each other.
+Its members are real services, or simulated ones in virtual time (`engine="simulated"`): its `Engine` alone knows.
+A lab of real ones owns a guardian, a folder for logs and caches, and ports. It ends with `terminate`, with its `with`
+block, with the last of its handles, or with the process it lives in, whichever comes first and however that comes; then
+no process of it runs and, unless the folder was given, no file of it is left. Two labs know nothing of each other.
 
 Methods wait by themselves and start no event loop, so they work in a script, in a notebook, and inside `async def`.
 """
 
 from __future__ import annotations
 
-import tempfile
 import threading
-import time
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -19,19 +18,18 @@ from dataclasses import astuple
 from difflib import get_close_matches
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from kodo.client import Client
 from kodo.errors import LabError, UnavailableError
 from kodo.lab.beliefs import Beliefs, Offer, Truth, beliefs_of, offer_of
+from kodo.lab.engine import Engine, Setup, Table
 from kodo.lab.faults import Effect, Fault, Faults, checked_number, checked_sides, ways
 from kodo.lab.flows import FlowTable, all_flows, united
-from kodo.lab.history import History
 from kodo.lab.logs import Logs
-from kodo.lab.member import Member, Setup, flow_source
+from kodo.lab.member import Member, flow_source
 from kodo.lab.naming import Names, numbered, tally
 from kodo.lab.plan import Plan, plan_of_graph, plan_of_members, read_plan, write_plan
-from kodo.lab.processes import Ports, Processes, Table
+from kodo.lab.processes import Processes
 from kodo.lab.recording import Recording
 from kodo.lab.settling import Settled, Trail, expected_by, settle
 
@@ -39,6 +37,7 @@ if TYPE_CHECKING:
     from networkx import DiGraph  # type: ignore[import-untyped]
 
     from kodo.lab.dashboard import Dashboard
+    from kodo.lab.explained import Convergence, Explanation
     from kodo.lab.live import Live
     from kodo.lab.replay import Replay
     from kodo.lab.timeline import Timeline
@@ -56,19 +55,27 @@ PATIENCE = 2.0
 """Seconds that a picture waits for a member before it draws it as one that does not answer."""
 
 
-class MeshLab:
-    """A mesh of real services on this machine."""
+FEW = 8
+"""Members that the label of a fault names."""
 
-    def __init__(
+
+class MeshLab:
+    """A mesh of services on this machine: real ones, or simulated."""
+
+    def __init__(  # noqa: PLR0913, one for each thing that a lab may be given
         self,
         name: str | None = None,
         folder: Path | str | None = None,
         timeout: float = 30,
         record: Path | str | None = None,
+        *,
+        engine: Literal["processes", "simulated"] = "processes",
+        seed: int = 0,
     ) -> None:
         """Start an empty lab. `folder` keeps logs and caches; `timeout` is how long anything is waited for.
 
-        `record` is a file to record into from the start, as `record()` does.
+        `record` is a file to record into from the start, as `record()` does. With `engine="simulated"` members are
+        no processes, time is virtual and passes in `settle` and `run` alone, and `seed` decides all chance.
         """
         self.name = name
         self.timeout = timeout
@@ -77,14 +84,11 @@ class MeshLab:
         self._settled = 0.0
         self._offers: dict[str, Offer | None] = {}
         self._placing = threading.Lock()
-        self.folder = Path(tempfile.mkdtemp(prefix="kodo-lab-")) if folder is None else Path(folder).absolute()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.history = History()
-        self.processes = Processes(self.folder, self.history, scratch=folder is None)
-        self.faults = Faults(self._apply, self._note_fault)
-        self._ports = Ports()
+        self.engine = _engine(engine, seed, folder, record)
+        self.history = self.engine.history
+        self.faults = Faults(self._apply, self._note_fault, self.history.clock.moment)
         # It holds no lab, runs when nobody can reach the lab or a handle any more, and when the interpreter ends.
-        self._end = weakref.finalize(self, _end, self.processes, self._ports)
+        self._end = weakref.finalize(self, self.engine.end)
         self._recordings: list[Recording] = []
         if record is not None:
             self.record(record)
@@ -137,6 +141,13 @@ class MeshLab:
 
         return Replay(path)
 
+    @property
+    def folder(self) -> Path:
+        """Where logs and caches are. Raises `LabError` for a simulated lab, which has no files."""
+        self.engine.need_processes("folder")
+        assert isinstance(self.engine, Processes)
+        return self.engine.folder
+
     # -- members -------------------------------------------------------------------------------------------
 
     def add_registry(
@@ -172,6 +183,10 @@ class MeshLab:
         given = {"connect": connect, "flows": flows, "loader": loader}
         return self._add("node", name, {**ROLES["node"], **given, **options}, timeout)
 
+    def add(self, kind: str, name: str, options: dict[str, Any]) -> Member:
+        """Start a member of a kind with all its options, as `add_registry` and `add_node` do."""
+        return self._add(kind, name, {**ROLES[kind], **options}, None)
+
     def _add(self, kind: str, name: str | None, options: dict[str, Any], timeout: float | None) -> Member:
         return self._started([self._prepared(kind, name, options)], timeout)[0]
 
@@ -179,9 +194,7 @@ class MeshLab:
         """A member with a url, which nobody has started yet."""
         self._check_alive()
         name = self._new_name(kind, name)
-        defaults = {"organization": name, "cache": self.folder / f"{name}.json", "trace": True}
-        if "url" not in options:
-            defaults["url"] = f"http://127.0.0.1:{self._ports.take()}"
+        defaults = {"organization": name, **self.engine.defaults(name)}
         setup = self.changed_setup(Setup({}), {**defaults, **options})
         return Member(self, name, kind, setup)
 
@@ -194,10 +207,10 @@ class MeshLab:
                 member.await_start(life, timeout)
         except BaseException:
             for member in members:
-                self.processes.signal(member.name, "KILL")
+                self.engine.signal(member.name, "KILL")
                 del self._members[member.name]
             for member in members:
-                self.processes.wait_for_end(member.name, self.timeout)
+                self.engine.wait_for_end(member.name, self.timeout)
             raise
         return members
 
@@ -265,9 +278,42 @@ class MeshLab:
         registries = [member for member in self if member.kind != "node" and member.answers]
         listings = {}
         for member in registries:
-            with Client(member.url, self.timeout) as client:
+            with self.engine.client(member.url, self.timeout) as client:
                 listings[member.name] = all_flows(client, q, by)
         return FlowTable(united(listings), self.names, by=by, times=times)
+
+    def explain(self, node: Target, flow: str | None = None, at: Target | None = None) -> Explanation:
+        """Why each registry, or the one `at`, lists a node, or a flow of it, or does not.
+
+        `node` is a handle, a name, or a url; `flow` a name or a path. Raises `LabError` for a name that nobody has.
+        """
+        from kodo.lab.explained import Explanation, flow_path  # noqa: PLC0415, few ask
+
+        url = node.url if isinstance(node, Member) else node if "://" in node else self[node].url
+        path = None if flow is None else flow_path(flow)
+        return Explanation(url, path, self._reports(at, "/explain", node=url, flow=path), self.names)
+
+    def convergence(self) -> Convergence:
+        """How far each registry knows the others to be behind, and how old what it knows of each is."""
+        from kodo.lab.explained import Convergence  # noqa: PLC0415, few ask
+
+        return Convergence(self._reports(None, "/convergence"), self.names)
+
+    def _reports(self, at: Target | None, path: str, **params: Any) -> dict[str, Any]:
+        """The answers of registries; None of one that cannot be asked."""
+        asked = [member for member in self if member.kind != "node"]
+        if at is not None:
+            asked = [at if isinstance(at, Member) else self[at]]
+            if asked[0].kind == "node":
+                raise LabError(f"at: expected a registry, but {asked[0].name} is a node; registries know why they list")
+        return {member.name: self._report(member, path, params) for member in asked}
+
+    def _report(self, member: Member, path: str, params: dict[str, Any]) -> Any:
+        if not member.answers:
+            return None
+        with suppress(UnavailableError), self.engine.client(member.url, PATIENCE) as client:
+            return client.get(path, **params)
+        return None
 
     def topology(self) -> Topology:
         """The mesh as the running members see it, as a graph and as a picture, with the faults between them."""
@@ -277,7 +323,7 @@ class MeshLab:
         for member in self:
             view = None
             if member.answers:
-                with suppress(UnavailableError), Client(member.url, PATIENCE) as client:
+                with suppress(UnavailableError), self.engine.client(member.url, PATIENCE) as client:
                     view = client.map()
             seen.append(Seen(member.name, member.url, member.kind, view, member.paused))
         graph = graph_of(seen)
@@ -288,6 +334,7 @@ class MeshLab:
         from kodo.lab.live import Live  # noqa: PLC0415, widgets take their time
 
         self._check_alive()
+        self.engine.need_processes("live()")
         return Live(self)
 
     def dashboard(self) -> Dashboard:
@@ -295,6 +342,7 @@ class MeshLab:
         from kodo.lab.dashboard import Dashboard  # noqa: PLC0415, widgets take their time
 
         self._check_alive()
+        self.engine.need_processes("dashboard()")
         return Dashboard(self)
 
     def places(self, graph: DiGraph) -> dict[str, complex]:
@@ -312,10 +360,15 @@ class MeshLab:
         `LabError` when the time is over, naming what is missing and who is to blame.
         """
         self._check_alive()
-        trail = Trail(self.history, self.remember, self._settled)
+        trail = Trail(self.engine, self._settled)
         settled = settle(list(self), self.timeout if timeout is None else timeout, trail)
-        self._settled = time.monotonic()
+        self._settled = self.history.clock.moment()
         return settled
+
+    def run(self, seconds: float) -> None:
+        """Let so many seconds pass: virtual ones of a simulated lab, in which nothing happens otherwise; or wait."""
+        self._check_alive()
+        self.engine.run(checked_number("seconds", seconds, 1e9, "seconds, 0 or more"))
 
     def timeline(
         self, since: float | Fault | None = None, last: int | None = 200, answers: bool = False, beats: bool = False
@@ -330,7 +383,7 @@ class MeshLab:
         if since is not None and not isinstance(since, Fault):
             checked_number("since", since, 1e9, "seconds back from now, or a fault")
         self.remember()
-        until = time.monotonic()
+        until = self.history.clock.moment()
         begin = since.began if isinstance(since, Fault) else None if since is None else until - since
         kinds = {member.name: member.kind for member in self}
         story = Story(
@@ -355,17 +408,18 @@ class MeshLab:
         """What a member lists; None when it cannot be asked."""
         if not member.answers:
             return None
-        with suppress(UnavailableError), Client(member.url, PATIENCE) as client:
+        with suppress(UnavailableError), self.engine.client(member.url, PATIENCE) as client:
             return all_flows(client)
         return None
 
     def logs(self) -> Logs:
         """The lines that all members wrote into their logs: `.frame` has them as rows."""
+        self.engine.need_processes("logs()")
         return Logs({member.name: member.logs() for member in self})
 
     def remember(self) -> None:
         """Read the traces of all members that answer. Whatever shows messages does this first."""
-        self.history.pull([(member.name, member.url) for member in self if member.answers])
+        self.engine.pull([(member.name, member.url) for member in self if member.answers])
 
     def record(self, path: Path | str) -> Recording:
         """Write what happens from now on into a file, for `MeshLab.replay`: events, messages, and what is listed.
@@ -373,6 +427,7 @@ class MeshLab:
         It ends with the lab, or with `stop()` of what is returned. A file that is there is replaced.
         """
         self._check_alive()
+        self.engine.need_processes("record()")
         recording = Recording(self, Path(path))
         self._recordings.append(recording)
         return recording
@@ -422,7 +477,7 @@ class MeshLab:
         named = [self._members_of(side) for side in sides]
         checked_sides(named)
         joint = joint or (" -> " if one_way else " <-> ")
-        sides_named = joint.join(", ".join(side) for side in named)
+        sides_named = joint.join(_few(side) for side in named)
         label = f"{kind} {sides_named}" if effect.cut else f"{effect.label or kind} {sides_named}"
         return self.faults.begin(label, dict.fromkeys(ways(named, one_way=one_way), effect))
 
@@ -436,14 +491,19 @@ class MeshLab:
 
     def table_of(self, name: str) -> Table:
         """The policies that hold for the messages of a member."""
-        return self.faults.table(name, {member.name: member.url for member in self})
+        return self._tables([name])[name] if self.faults.active else {}
+
+    def _tables(self, names: Iterable[str]) -> dict[str, Table]:
+        return self.faults.tables(names, {member.name: member.url for member in self})
 
     def _apply(self, names: set[str]) -> None:
-        self.processes.link({name: self.table_of(name) for name in sorted(names)}, self.timeout)
+        self.engine.link(self._tables(sorted(names)), self.timeout)
 
     def _note_fault(self, what: str, fault: Fault) -> None:
-        effects = [[*way, *astuple(effect)] for way, effect in fault.effects.items()]
-        self.history.note(what, fault.label, effects=effects)
+        more: dict[str, Any] = {}
+        if self.history.followed:
+            more["effects"] = [[*way, *astuple(effect)] for way, effect in fault.effects.items()]
+        self.history.note(what, fault.label, **more)
 
     # -- the end -------------------------------------------------------------------------------------------
 
@@ -478,9 +538,23 @@ class MeshLab:
         if self._end.alive and (active := len(self.faults.active)):
             state += f", {numbered(active, 'fault')}"
         name = f"{self.name}, " if self.name else ""
+        name += f"{self.engine.kind}, " if self.engine.kind else ""
         return f"<MeshLab {name}{tally(member.kind for member in self)}: {state}>"
 
 
-def _end(processes: Processes, ports: Ports) -> None:
-    processes.end()
-    ports.release()
+def _engine(kind: str, seed: int, folder: Path | str | None, record: Path | str | None) -> Engine:
+    if kind == "processes":
+        return Processes(folder)
+    if kind != "simulated":
+        raise LabError(f"engine: expected 'processes' or 'simulated', not {kind!r}")
+    if folder is not None or record is not None:
+        word = "record" if folder is None else "folder"
+        raise LabError(f"{word}: expected none, for a simulated lab writes no files; leave it out, or the engine=")
+    from kodo.lab.simulated import Simulated  # noqa: PLC0415, the simulator is loaded when it is asked for
+
+    return Simulated(seed)
+
+
+def _few(names: list[str]) -> str:
+    more = [f"{len(names) - FEW} more"] if len(names) > FEW else []
+    return ", ".join([*names[:FEW], *more])

@@ -1,4 +1,4 @@
-"""The processes of a lab: the guardian, what it was told, and what it reports of the members.
+"""The engine of real processes: the guardian, what it was told, and what it reports of the members.
 
 A lab starts one guardian (`kodo.guardian`, whose module says what the two say to each other) and asks it for members.
 One thread reads its reports into `Life`, one for each name, and wakes who waits. It holds no lab, so that a lab that
@@ -12,57 +12,49 @@ nobody uses any more can be collected.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
+from urllib.parse import quote
 
+import cloudpickle  # type: ignore[import-untyped]
+
+from kodo.client import Client
 from kodo.errors import LabError
-from kodo.lab.history import History
+from kodo.lab.engine import Life, Setup, Table, Word
+from kodo.lab.history import PATIENCE, History
 
 LAST = 10.0
 """Seconds that the guardian gets to end in, before it is killed, and with it (on Linux) the members."""
 GUARDIAN_LOG = "guardian.log"
 
-Word = Literal["TERM", "KILL", "STOP", "CONT"]
-Table = dict[str, dict[str, Any]]
-"""Policies on the messages to services, by url: the fields of `kodo.transport.Link`."""
-
-
-@dataclass(slots=True)
-class Life:
-    """What is known of a member's process, from its start on."""
-
-    pid: int | None = None
-    url: str | None = None
-    code: int | None = None
-    refused: str | None = None
-    paused: bool = False
-    linked: int = 0
-
-    @property
-    def over(self) -> bool:
-        """Whether the member runs no more, or never did."""
-        return self.code is not None or self.refused is not None
+PAUSE = 0.05
+"""Seconds between two looks at a mesh of which nobody can know when it is at rest."""
 
 
 class Processes:
-    """The guardian of one lab, and the members it started, by name."""
+    """The guardian of one lab, and the members it started, by name: an `Engine`."""
 
-    def __init__(self, folder: Path, history: History, *, scratch: bool) -> None:
-        """Start the guardian; `scratch` says that the folder goes when it ends. `history` is told what it reports."""
-        self.folder = folder
-        self._scratch = scratch
-        self._history = history
+    kind = ""
+
+    def __init__(self, folder: Path | str | None = None) -> None:
+        """Start the guardian. `folder` is for logs and caches; without one there is one that goes with the lab."""
+        self.folder = Path(tempfile.mkdtemp(prefix="kodo-lab-")) if folder is None else Path(folder).absolute()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.history = History()
+        self._scratch = folder is None
+        self._ports = Ports()
         self._owner = os.getpid()
         self._lives: dict[str, Life] = {}
         self._changed = threading.Condition()
@@ -87,14 +79,33 @@ class Processes:
 
     # -- what a lab asks -----------------------------------------------------------------------------------
 
-    def launch(self, name: str, order: dict[str, Any]) -> Life:
+    def need_processes(self, verb: str) -> None:
+        """There are processes."""
+
+    def defaults(self, name: str) -> dict[str, Any]:
+        """A url with a port of the lab's own, a cache in its folder, and a trace."""
+        url = f"http://127.0.0.1:{self._ports.take()}"
+        return {"url": url, "cache": self.folder / f"{name}.json", "trace": True}
+
+    def launch(self, name: str, setup: Setup, links: Table) -> Life:
         """Have a member started, and wait for nothing."""
+        order = self._order(name, setup, links)
         life = Life()
         with self._changed:
             self._lives[name] = life
-        self._history.note("launched", name)
+        self.history.note("launched", name, setup=recorded(setup))
         self._tell(start=name, **order)
         return life
+
+    def _order(self, name: str, setup: Setup, links: Table) -> dict[str, Any]:
+        return {
+            "options": _plain(setup.options),
+            "links": links,
+            "loader": None if setup.loader is None else _pickled(name, setup.loader),
+            "log": str(self._log(name)),
+            "folder": str(Path.cwd()),
+            "path": sys.path,
+        }
 
     def wait_for_start(self, life: Life, timeout: float) -> None:
         """Wait until a member is about to answer, has ended, was refused, or the time is over."""
@@ -138,8 +149,45 @@ class Processes:
         """What is known of a member's process; of an unknown one nothing."""
         return self._lives.get(name) or Life()
 
+    def client(self, url: str, timeout: float) -> Client:
+        """A client over HTTP."""
+        return Client(url, timeout)
+
+    def pull(self, members: Iterable[tuple[str, str]], patience: float | None = None) -> None:
+        """Read the traces of these members; who does not answer is left out."""
+        self.history.pull(members, PATIENCE if patience is None else patience)
+
+    def log(self, name: str, tail: int | None = None) -> str:
+        """The last lines of a member's log file, or all. Raises `LabError` when it is gone."""
+        try:
+            return tail_of(self._log(name), tail)
+        except OSError as error:
+            raise LabError(
+                f"expected the log of {name}, but it is gone with its lab; give the lab a folder= to keep logs"
+            ) from error
+
+    def _log(self, name: str) -> Path:
+        return self.folder / f"{quote(name, safe=' ')}.log"
+
+    @property
+    def at_rest(self) -> bool:
+        """Nobody can know: who looks twice and sees the same has good reason to think so."""
+        return False
+
+    def wait(self, seconds: float) -> None:
+        """Wait a moment."""
+        time.sleep(min(PAUSE, max(0.0, seconds)))
+
+    def run(self, seconds: float) -> None:
+        """Wait."""
+        time.sleep(seconds)
+
     def end(self) -> None:
         """End every member and the guardian, and remove the folder if it is scratch."""
+        self._end()
+        self._ports.release()
+
+    def _end(self) -> None:
         if os.getpid() != self._owner:
             return
         with suppress(LabError):
@@ -195,17 +243,17 @@ class Processes:
             match report:
                 case {"started": name, "pid": pid, "url": url}:
                     self._lives[name].pid, self._lives[name].url = pid, url
-                    self._history.note("started", name)
+                    self.history.note("started", name)
                 case {"exited": name, "pid": pid, "code": code}:
                     self._lives[name].pid, self._lives[name].code = pid, code
                     self._lives[name].paused = False
-                    self._history.note("exited", name, code)
+                    self.history.note("exited", name, code)
                 case {"paused": name}:
                     self._lives[name].paused = True
-                    self._history.note("paused", name)
+                    self.history.note("paused", name)
                 case {"resumed": name} if self._lives[name].paused:
                     self._lives[name].paused = False
-                    self._history.note("resumed", name)
+                    self.history.note("resumed", name)
                 case {"linked": name, "number": number}:
                     self._lives[name].linked = number
                 case {"refused": name, "reason": reason} if self._lives[name].pid is None:
@@ -246,3 +294,30 @@ def tail_of(path: Path, lines: int | None = None) -> str:
     """The last lines of a file, or all of it."""
     found = path.read_text(errors="replace").splitlines()
     return "\n".join(found if lines is None else found[max(0, len(found) - lines) :])
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+
+
+def recorded(setup: Setup) -> dict[str, Any]:
+    """A setup as a record keeps it: plain options, and flows that are no function's, which only a member can tell."""
+    options = {name: value for name, value in _plain(setup.options).items() if name not in ("cache", "trace")}
+    try:
+        return json.loads(json.dumps({"options": options, "flows": _plain_flows(setup.loader)}))  # type: ignore[no-any-return]
+    except (TypeError, ValueError):
+        return {"options": {"connect": list(options.get("connect") or ())}, "flows": None}
+
+
+def _plain_flows(loader: Any) -> list[Any] | None:
+    return list(loader) if isinstance(loader, list | tuple) else [] if loader is None else None
+
+
+def _pickled(name: str, loader: Any) -> str:
+    try:
+        return base64.b64encode(cloudpickle.dumps(loader)).decode()
+    except Exception as error:
+        raise LabError(
+            f"{name}: expected a loader that can travel to another process, but {error}; "
+            "let it open files, locks and connections when it is called"
+        ) from error

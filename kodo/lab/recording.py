@@ -3,7 +3,8 @@
 ```
 {"kodo": "recording", "version": 1, "name": NAME, "at": MOMENT, "utc": TIME}     the first line
 {"member": NAME, "kind": KIND, "url": URL, "at": MOMENT}
-{"event": WHAT, "who": NAME, "at": MOMENT, ...}                                   as `History.note` tells it
+{"event": WHAT, "who": NAME, "at": MOMENT, ...}                                   as `History.note` tells it;
+                                          `setup` of a launch: options, and flows if they are not a function's
 {"message": {...}, "at": MOMENT}                                                  one end's note of a message
 {"listing": NAME, "rows": [...], "at": MOMENT}                                    when it has changed
 {"map": NAME, "view": {...}, "at": MOMENT}                                        when it has changed
@@ -29,6 +30,7 @@ from kodo.client import Client
 from kodo.errors import KodoError
 from kodo.lab.flows import all_flows
 from kodo.lab.history import Entry
+from kodo.lab.processes import recorded
 from kodo.models import now
 
 if TYPE_CHECKING:
@@ -60,7 +62,11 @@ class Recording:
         self._unfollow = lab.history.follow(self._take)
         for member in lab:
             self._introduce(member)
-            self._take({"event": "launched", "who": member.name, "at": time.monotonic(), "utc": now(), "code": None})
+            self._take(_event("launched", member) | {"setup": recorded(member.setup)})
+            if member.running:
+                self._take(_event("started", member))
+                if member.paused:
+                    self._take(_event("paused", member))
         self._look()
         self._thread = threading.Thread(target=self._run, name="kodo-lab-recording", daemon=True)
         self._thread.start()
@@ -139,3 +145,7 @@ class Recording:
         before = self._known.get((what, name))
         self._known[what, name] = value
         return bool(before != value)
+
+
+def _event(what: str, member: Member) -> Entry:
+    return {"event": what, "who": member.name, "at": time.monotonic(), "utc": now(), "code": None}

@@ -21,6 +21,7 @@ from kodo.lab.timeline import Choice, Story, Timeline, timeline_of
 from kodo.lab.topology import Seen, Topology, graph_of, place
 
 if TYPE_CHECKING:
+    from kodo.lab.mesh import MeshLab
     from kodo.lab.player import Player
 
 VERSION = 1
@@ -35,6 +36,7 @@ class Record:
     name: str | None = None
     members: dict[str, tuple[str, str]] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
+    setups: list[tuple[float, str, dict[str, Any]]] = field(default_factory=list)
     effects: list[tuple[float, str, str, dict[Way, Effect]]] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
     listings: list[tuple[float, str, list[Row]]] = field(default_factory=list)
@@ -50,6 +52,9 @@ class Record:
             case {"event": str(what), "who": str(who), "utc": str(utc)}:
                 code = entry.get("code")
                 self.events.append(Event(what, who, at, utc, None if code is None else int(code)))
+                if "setup" in entry:
+                    options, flows = dict(entry["setup"]["options"]), entry["setup"]["flows"]
+                    self.setups.append((at, who, {"options": options, "flows": flows}))
                 if "effects" in entry:
                     effects = {(caller, callee): Effect(*rest) for caller, callee, *rest in entry["effects"]}
                     self.effects.append((at, what, who, effects))
@@ -124,6 +129,19 @@ class Replay:
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0:
             raise LabError(f"expected seconds from 0 to {self.seconds:.1f}, not {seconds!r}")
         return Moment(self._record, self._record.began + seconds, self._placed)
+
+    def simulate(self, seed: int = 0) -> MeshLab:
+        """A simulated lab in which the recorded starts, ends, faults and registrations were done at their times.
+
+        Its flows, timeline and explanations are to be set beside those of the record. Raises `LabError` when the record
+        does not tell how members were started.
+        """
+        from kodo.lab.mesh import MeshLab  # noqa: PLC0415, which imports this module
+        from kodo.lab.rerun import done_again  # noqa: PLC0415, few ask
+
+        lab = MeshLab(self._record.name, engine="simulated", seed=seed)
+        done_again(self._record, lab)
+        return lab
 
     def _placed(self, topology: Topology) -> Topology:
         if not self._positions:

@@ -4,6 +4,7 @@ A mesh has settled when, twice in a row, every registry is idle, every connectio
 make stands, and registries that belong together list the same flows with the same times. Who belongs together follows
 from what was asked and what was answered: also over a member that does not run, for that is then what is missing.
 A provider takes nothing, so it is never blamed for what it lacks; what it lists, those that it connects with list too.
+Of a simulated mesh it is known when nothing is on its way; then one look will do.
 
 What it took is measured from the members' traces: how many messages since the mesh settled before, and when each
 registry got its last news, counted from the last thing that was done to the mesh (a start, a fault, a heal, a resume).
@@ -11,17 +12,16 @@ registry got its last news, counted from the last thing that was done to the mes
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from kodo.client import Client
 from kodo.errors import KodoError, LabError
+from kodo.lab.engine import Asking, Engine
 from kodo.lab.flows import all_flows
-from kodo.lab.history import History, Message
+from kodo.lab.history import Message
 from kodo.lab.member import Member
 from kodo.lab.naming import Names, numbered
 from kodo.models import canonical
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
     from kodo.lab.bars import Bars
 
-PAUSE = 0.05
-"""Seconds between two looks."""
 ANSWER = 2.0
 """Seconds that a member gets for an answer; one that takes longer has not settled."""
 MOST = 8
@@ -109,37 +107,46 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Trail:
-    """The lab's history, how to bring it up to date, and from when on messages count."""
+    """What carries the mesh and notes what happens, and from when on messages count."""
 
-    history: History
-    remember: Callable[[], None]
+    engine: Engine
     since: float
+
+    @property
+    def now(self) -> float:
+        """This moment, as messages have it."""
+        return self.engine.history.clock.moment()
+
+    def messages(self, members: Iterable[Member]) -> list[Message]:
+        """All messages up to now."""
+        known = list(members)
+        self.engine.pull([(member.name, member.url) for member in known if member.answers])
+        return self.engine.history.messages(Names({member.name: member.url for member in known}))
 
 
 def settle(members: Sequence[Member], timeout: float, trail: Trail) -> Settled:
     """Wait until the mesh has settled. Raises `LabError` after `timeout` seconds."""
-    began = time.monotonic()
+    began = trail.now
     before: dict[str, Listing] | None = None
     with ExitStack() as stack:
         limit = max(0.1, min(ANSWER, timeout))
-        clients = {member.name: stack.enter_context(Client(member.url, limit)) for member in members}
+        clients = {member.name: stack.enter_context(trail.engine.client(member.url, limit)) for member in members}
         while True:
-            late = time.monotonic() - began > timeout
+            left = timeout - (trail.now - began)
+            late = left <= 0
             look = take_look(members, clients, thorough=late)
-            if not look.faults and look.listings == before:
+            if not look.faults and (trail.engine.at_rest or look.listings == before):
                 return _measured(members, look, began, trail)
             before = None if look.faults else look.listings
             if late:
                 raise _failure(members, look, timeout, trail)
-            time.sleep(PAUSE)
+            trail.engine.wait(left)
 
 
 def _measured(members: Sequence[Member], look: Look, began: float, trail: Trail) -> Settled:
-    seconds = time.monotonic() - began
-    trail.remember()
-    names = Names({member.name: member.url for member in members})
-    sent = [message for message in trail.history.messages(names) if message.began >= trail.since and message.news]
-    done = [event.at for event in trail.history.events if event.what in DEEDS and event.at >= trail.since]
+    seconds = round(trail.now - began, 6)
+    sent = [message for message in trail.messages(members) if message.began >= trail.since and message.news]
+    done = [event.at for event in trail.engine.history.events if event.what in DEEDS and event.at >= trail.since]
     deed = max(done, default=began)
     flows = {key for listing in look.listings.values() for key in listing}
     return Settled(
@@ -148,22 +155,24 @@ def _measured(members: Sequence[Member], look: Look, began: float, trail: Trail)
         flows=len(flows),
         messages=len(sent),
         pushes=sum(message.route == "/update/node" and message.nodes > 0 for message in sent),
-        per_registry={name: max(0.0, _last_news(name, sent, deed) - deed) for name in look.listings},
+        per_registry={
+            name: max(0.0, round(got - deed, 6)) for name, got in _last_news(look.listings, sent, deed).items()
+        },
     )
 
 
-def _last_news(name: str, messages: Iterable[Message], since: float) -> float:
-    """When a registry last got news: with a message, or in the answer to its own `/connect`."""
-    got = [since]
+def _last_news(names: Iterable[str], messages: Iterable[Message], since: float) -> dict[str, float]:
+    """When each registry last got news: with a message, or in the answer to its own `/connect`."""
+    got = dict.fromkeys(names, since)
     for message in messages:
-        if message.receiver == name and message.nodes and message.answered is not None:
-            got.append(message.answered)
-        if message.sender == name and message.route == "/connect" and message.delivered and message.ended is not None:
-            got.append(message.ended)
-    return max(got)
+        if message.receiver in got and message.nodes and message.answered is not None:
+            got[message.receiver] = max(got[message.receiver], message.answered)
+        if message.sender in got and message.route == "/connect" and message.delivered and message.ended is not None:
+            got[message.sender] = max(got[message.sender], message.ended)
+    return got
 
 
-def take_look(members: Sequence[Member], clients: dict[str, Client], *, thorough: bool) -> Look:
+def take_look(members: Sequence[Member], clients: Mapping[str, Asking], *, thorough: bool) -> Look:
     """Ask who is there, and compare listings once everything else is in order, or at once when it is `thorough`."""
     look = Look()
     names = Names({member.name: member.url for member in members})
@@ -198,7 +207,7 @@ def _told_by(provider: Member, members: Sequence[Member], groups: Mapping[str, s
     return {groups[name] for name in called | callers if name in groups}
 
 
-def _ask(look: Look, member: Member, client: Client, names: Names) -> None:
+def _ask(look: Look, member: Member, client: Asking, names: Names) -> None:
     if member.paused:
         look.faults.append(Fault(f"{member.name} is paused", member))
         return
@@ -216,7 +225,7 @@ def _ask(look: Look, member: Member, client: Client, names: Names) -> None:
             look.faults.append(Fault(f"the connection {member.name} -> {names[url]} does not stand", member))
 
 
-def _read_listings(look: Look, registries: Iterable[Member], clients: dict[str, Client]) -> None:
+def _read_listings(look: Look, registries: Iterable[Member], clients: Mapping[str, Asking]) -> None:
     for member in registries:
         try:
             rows = all_flows(clients[member.name])
@@ -235,7 +244,7 @@ def groups_of(members: Sequence[Member], look: Look, names: Names) -> dict[str, 
     for member in members:
         for url in {*member.connect, *look.connections.get(member.name, {})}:
             one, other = leader.get(member.name), leader.get(names[url])
-            if one is not None and other is not None:
+            if one is not None and other is not None and one != other:
                 leader = {name: one if lead == other else lead for name, lead in leader.items()}
     return leader
 
@@ -293,12 +302,11 @@ def _lacks(member: Member, listing: Listing, known: Listing, names: Names) -> li
 
 
 def _failure(members: Sequence[Member], look: Look, timeout: float, trail: Trail) -> LabError:
-    trail.remember()
-    messages = trail.history.messages(Names({member.name: member.url for member in members}))
+    messages = trail.messages(members)
     down = [Fault(f"{member.name} is not running ({member.state})", member) for member in members if not member.running]
     found = [*look.faults, *_unheard_by_the_silent(members, look, messages), *down]
     missing = found or [Fault("what the registries list still changes")]
-    lines = [f"- {fault.text}{_cause(fault, messages)}" for fault in missing[:MOST]]
+    lines = [f"- {fault.text}{_cause(fault, messages, trail.now)}" for fault in missing[:MOST]]
     if len(missing) > MOST:
         lines.append(f"- and {len(missing) - MOST} more")
     silent = [fault for fault in missing if fault.culprit and fault.culprit.paused]
@@ -329,19 +337,18 @@ def _unheard_by_the_silent(members: Sequence[Member], look: Look, messages: Sequ
     return faults
 
 
-def _cause(fault: Fault, messages: Sequence[Message]) -> str:
+def _cause(fault: Fault, messages: Sequence[Message], now: float) -> str:
     """Why news did not arrive: the last push there that failed, or else the last anywhere; and who cannot hear."""
     if fault.culprit is None or not fault.unheard:
         return ""
     name, state = fault.culprit.name, fault.culprit.state
     failed = [message for message in messages if message.news and message.nodes and not message.delivered]
     last = next((message for message in reversed(failed) if message.receiver == name), failed[-1] if failed else None)
-    said = "" if last is None else f": last push {last.sender} -> {last.receiver} {_fate(last)}"
+    said = "" if last is None else f": last push {last.sender} -> {last.receiver} {_fate(last, now)}"
     return said if state == "running" else f"{said or ':'}{'; ' if said else ' '}{name} is {state}"
 
 
-def _fate(message: Message) -> str:
-    now = time.monotonic()
+def _fate(message: Message, now: float) -> str:
     if message.ended is None and message.outcome != "cut":
         return f"on its way for {now - message.began:.1f} s"
     end = message.began if message.ended is None else message.ended

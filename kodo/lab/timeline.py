@@ -32,6 +32,8 @@ COLOURS = {"/register": "#d39a3d", "/connect": "#8a5a8f", "/update/node": "#2f5d
 OTHER = "#5f7284"
 SHADE = {True: "#b5503c", False: "#c98a1b"}
 ROW, LEFT, RIGHT, FOOT = 0.42, 0.3, 0.35, 0.95
+MANY, TALLEST = 60, 14.0
+"""Lines up to which all members have one, each with its name; inches that more of them share."""
 LABEL_ROW = 0.19
 WIDEST, NARROWEST = 12.5, 6.0
 SHORTEST, GROWTH, GRAIN = 0.055, 0.2, 0.002
@@ -251,20 +253,27 @@ class _Diagram:
     def __init__(self, timeline: Timeline) -> None:
         self._timeline = timeline
         self._names = timeline.names
+        if len(self._names) > MANY:
+            spoke = {name for message in timeline.messages for name in (message.sender, message.receiver)}
+            self._names = [name for name in self._names if name in spoke]
+        self._rows = {name: number for number, name in enumerate(self._names)}
+        self._labelled = len(self._names) <= MANY
+        self._row = ROW if self._labelled else TALLEST / len(self._names)
         begins = [message.began for message in timeline.messages]
         begins += [] if timeline.scope.begin is None else [timeline.scope.begin]
         self._begin = min(begins, default=timeline.scope.until)
         self._faults = [span for span in timeline.faults if span.end is None or span.end >= self._begin]
-        self._events = [event for event in timeline.events if event.at >= self._begin and event.who in self._names]
+        self._events = [event for event in timeline.events if event.at >= self._begin and event.who in self._rows]
         self._axis = Axis(self._moments(), WIDEST)
         self._labels = _rows([(self._x(span.begin), self._width_of_label(span)) for span in self._faults])
-        self._left = LEFT + max([width_of(_short(name), 9) for name in self._names], default=0) + 0.2
+        self._left = LEFT + max([width_of(_short(name), 9) for name in self._names * self._labelled], default=0)
+        self._left += 0.2
 
     def draw(self) -> Figure:
         """Draw it: what is behind first."""
         rows = max(1, len(self._names))
         above = 0.35 + LABEL_ROW * (max(self._labels, default=-1) + 1)
-        self._top = FOOT + rows * ROW
+        self._top = FOOT + rows * self._row
         legend = sum(width for *_, width in self._legend())
         inner = max(self._axis.width, NARROWEST - self._left, legend + LEFT - self._left, self._labels_end())
         figure, self._axes = card(self._left + inner + RIGHT, self._top + above)
@@ -302,7 +311,7 @@ class _Diagram:
         return self._left + self._axis(moment)
 
     def _y(self, name: str) -> float:
-        return self._top - ROW * (self._names.index(name) + 0.5)
+        return self._top - self._row * (self._rows[name] + 0.5)
 
     def _width_of_label(self, span: Span) -> float:
         return width_of(_cut(span.label), 7.5) + 0.15
@@ -345,7 +354,8 @@ class _Diagram:
 
     def _draw_line(self, name: str) -> None:
         y = self._y(name)
-        self._write(self._left - 0.15, y, _short(name), 9, INK, ha="right")
+        if self._labelled:
+            self._write(self._left - 0.15, y, _short(name), 9, INK, ha="right")
         end = self._left + max(self._axis.width, 0.1)
         dotted: dict[str, Any] = {"color": PALE, "linewidth": 1.2, "linestyle": (0, (1, 3)), "zorder": 1}
         self._line((self._left, end), (y, y), **dotted)

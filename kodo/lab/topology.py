@@ -8,6 +8,7 @@ The one importer of networkx.
   links are twice as long as one), and is then pushed off what it would cover, its label included. Nothing is
   random.
 - Kinds differ in shape as well as in colour. What does not answer is grey, what does not stand is dashed.
+- More than `CROWD_FROM` members stand without labels, laid out by `crowd.py`, and without Mermaid text in the bundle.
 - A link that is cut is red and dashed, with a cross; latency and loss stand beside theirs, where there is room.
 - The bundle holds the Mermaid text, sorted, under a type that JupyterLab does not draw. It would draw
   `text/vnd.mermaid` in place of the picture, and write its drawing into the notebook, where a test finds it.
@@ -27,6 +28,7 @@ from typing import Any
 import networkx as nx  # type: ignore[import-untyped]
 
 from kodo.client import View
+from kodo.lab.crowd import crowd_places
 from kodo.lab.drawing import (
     BROKEN,
     CARD,
@@ -50,6 +52,10 @@ LINK = 1.35
 """Inches between two that are linked."""
 CROWD = 12
 """How many find room around one at that length."""
+CROWD_FROM = 60
+"""Members up to which each is labelled."""
+CROWD_SIDE = 8.5
+"""Inches of the picture of a crowd."""
 STRANGERS = 2 * LINK
 """Inches between two that nothing links."""
 GOLDEN = pi * (3 - 5**0.5)
@@ -153,6 +159,10 @@ def _link(graph: nx.DiGraph, one: str, other: str, *, stands: bool) -> None:
 
 def place(graph: nx.DiGraph, known: Mapping[str, complex]) -> dict[str, complex]:
     """A place for each of the graph. Those that are known stay where they are, as far as there is room."""
+    if len(graph) > CROWD_FROM:
+        links = {name: sorted(set(nx.all_neighbors(graph, name))) for name in sorted(graph)}
+        # Of a mesh that was small until now the places do not fit: then all are laid out anew.
+        return crowd_places(links, known if len(known) > CROWD_FROM else {}, CROWD_SIDE)
     ways = dict(nx.all_pairs_dijkstra_path_length(graph.to_undirected(), weight=partial(_length, graph)))
     new = sorted(set(graph) - set(known), key=lambda name: (-graph.degree(name), name))
     places = {name: at for name, at in known.items() if name in graph}
@@ -303,6 +313,8 @@ class Topology(Picture):
 
     def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, Any], dict[str, Any]]:
         data, metadata = super()._repr_mimebundle_()
+        if len(self.graph) > CROWD_FROM:
+            return data, metadata
         return data | {MERMAID: self.mermaid()}, metadata
 
     def texts(self) -> dict[str, str]:
@@ -311,6 +323,8 @@ class Topology(Picture):
 
     def draw(self) -> Figure:
         """Draw the mesh, each where it stands."""
+        if len(self.graph) > CROWD_FROM:
+            return _draw_crowd(self.graph, self.places, self.faults)
         return _draw(self.graph, self.places, self.faults)
 
     def mermaid(self) -> str:
@@ -342,6 +356,56 @@ def _draw(graph: nx.DiGraph, places: Mapping[str, complex], faults: Mapping[Way,
             _draw_wrong(axes, (at[one], at[other]), wrong, taken)
     _draw_legend(axes, graph, faults)
     return figure
+
+
+def _draw_crowd(graph: nx.DiGraph, places: Mapping[str, complex], faults: Mapping[Way, Effect]) -> Figure:
+    """Draw many without labels: links of a kind are one line with gaps, members of a kind one row of markers."""
+    scale = max(0.35, (CROWD_FROM / len(graph)) ** 0.4)
+    left, low = min(at.real for at in places.values()), min(at.imag for at in places.values())
+    size = complex(max(at.real for at in places.values()) - left, max(at.imag for at in places.values()) - low)
+    corner = complex(left - MARGIN, low - MARGIN - LEGEND)
+    width = max(size.real + 2 * MARGIN, sum(_legend_widths(graph, faults)) + 2 * MARGIN)
+    figure, axes = card(width, size.imag + 2 * MARGIN + LEGEND)
+    at = {name: there - corner + (width - size.real - 2 * MARGIN) / 2 for name, there in places.items()}
+    for line in _crowd_lines(graph, at, faults, scale):
+        axes.add_line(line)
+    for kind, look in LOOKS.items():
+        for answers in (True, False):
+            there = [
+                at[name] for name, data in graph.nodes(data=True) if (data["kind"], data["answers"]) == (kind, answers)
+            ]
+            marks = _marker(0j, look, max(look.size * 0.55 * scale, 3.2 if kind != "node" else 5.5), answers)
+            marks.set_data([place.real for place in there], [place.imag for place in there])
+            marks.set_markeredgewidth(0.3)
+            marks.set_zorder(4 if kind == "node" else 3)
+            axes.add_line(marks)
+    _draw_legend(axes, graph, faults)
+    return figure
+
+
+def _crowd_lines(
+    graph: nx.DiGraph, at: Mapping[str, complex], faults: Mapping[Way, Effect], scale: float
+) -> Iterator[Line2D]:
+    alike: dict[tuple[Any, ...], list[tuple[complex, complex]]] = {}
+    for one, other, data in sorted(graph.edges(data=True), key=lambda link: link[:2]):
+        wrong = wrong_with(one, other, faults)
+        quiet = not (_answers(graph, one) and _answers(graph, other))
+        look = (data["kind"], data["stands"], quiet, None if wrong is None else wrong.cut)
+        alike.setdefault(look, []).append((at[one], at[other]))
+    for (kind, stands, quiet, cut), ends in sorted(alike.items(), key=repr):
+        wrong = None if cut is None else Wrong("", cut)
+        line = _line(0j, 0j, {"kind": kind, "stands": stands}, quiet=quiet, wrong=wrong)
+        gap = float("nan")
+        line.set_data(
+            [x for one, other in ends for x in (one.real, other.real, gap)],
+            [y for one, other in ends for y in (one.imag, other.imag, gap)],
+        )
+        line.set_linewidth(max(0.4, 1.4 * scale) if cut is None else max(1.0, 2.4 * scale))
+        line.set_alpha(0.55 if cut is None else 1)
+        if not stands or cut:
+            line.set_linestyle((0, (1.5, 1)))
+        line.set_zorder(1 if cut is None else 2)
+        yield line
 
 
 def _draw_wrong(axes: Any, ends: tuple[complex, complex], wrong: Wrong, taken: list[tuple[complex, Box]]) -> None:
@@ -498,11 +562,13 @@ _RESERVED = {"end", "graph", "subgraph", "flowchart", "style", "class", "classDe
 
 def _ids(names: Sequence[str]) -> dict[str, str]:
     ids: dict[str, str] = {}
+    taken = set(_RESERVED)
     for name in names:
         word = re.sub(r"\W", "_", name, flags=re.ASCII)
-        while word in _RESERVED or word in ids.values():
+        while word in taken:
             word += "_"
         ids[name] = word
+        taken.add(word)
     return ids
 
 

@@ -14,8 +14,9 @@ world.sent, world.effects    # what it cost, and what the faults did
 ```
 """
 
-from kodo.sim.faults import Faults
+from kodo.core.registry import Profile, Timing
+from kodo.sim.faults import Faults, Way
 from kodo.sim.store import Disk, Store
-from kodo.sim.world import Message, World
+from kodo.sim.world import EPOCH, Message, World
 
-__all__ = ["Disk", "Faults", "Message", "Store", "World"]
+__all__ = ["EPOCH", "Disk", "Faults", "Message", "Profile", "Store", "Timing", "Way", "World"]

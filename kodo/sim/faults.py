@@ -17,6 +17,19 @@ Link = tuple[Key, Key]
 """From whom, to whom."""
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What happens to the messages of one service to another, as `kodo.transport.Link` has it in a lab.
+
+    At a `cut` a message, or its answer, waits until `World.mend` or its deadline; `delay` are seconds each way.
+    """
+
+    cut: bool = False
+    delay: float = 0.0
+    request: float = 0.0
+    answer: float = 0.0
+
+
 @dataclass(slots=True)
 class Faults:
     """What happens to messages: by default each takes 10 ms and arrives.
@@ -25,7 +38,7 @@ class Faults:
     an answer, is lost; `doubles` that a request arrives twice; `reorder` that a message is held back by up to
     `reorder_by` seconds, so that later ones overtake it. `cuts` are links on which nothing passes, `drops` and
     `answer_drops` how many requests, or answers, are still to be lost on a link; `slow` is how many seconds longer a
-    service takes to answer.
+    service takes to answer. `ways` is for one service that asks another: its requests, and the answers to these.
     """
 
     latency: tuple[float, float] = (0.01, 0.01)
@@ -38,6 +51,7 @@ class Faults:
     drops: dict[Link, int] = field(default_factory=dict)
     answer_drops: dict[Link, int] = field(default_factory=dict)
     slow: dict[Key, float] = field(default_factory=dict)
+    ways: dict[Link, Way] = field(default_factory=dict)
 
     def partition(self, *groups: Iterable[Key]) -> None:
         """Cut every link between services of different groups, both ways."""
@@ -47,4 +61,4 @@ class Faults:
     def heal(self) -> None:
         """End every fault; the latency stays."""
         self.loss = self.answer_loss = self.doubles = self.reorder = 0.0
-        self.cuts, self.drops, self.answer_drops, self.slow = set(), {}, {}, {}
+        self.cuts, self.drops, self.answer_drops, self.slow, self.ways = set(), {}, {}, {}, {}

@@ -27,7 +27,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import count
 from math import ceil
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import orjson
 from pydantic import BaseModel, ValidationError
@@ -39,7 +39,7 @@ from kodo.core.registry import Profile, Registry, Timing
 from kodo.errors import KodoError, SimulationError
 from kodo.models import Key, Node, Registration, canonical, format_time
 from kodo.sim import wire
-from kodo.sim.faults import Faults, Link
+from kodo.sim.faults import Faults, Link, Way
 from kodo.sim.old import OldService, Outgoing
 from kodo.sim.store import Content, Disk, Store, Stored
 from kodo.sim.wire import Response
@@ -63,7 +63,10 @@ Body: TypeAlias = bytes
 
 @dataclass(slots=True)
 class Message:
-    """A message in the log: `kind` is its route, or `beacon`; `outcome` is what became of it so far."""
+    """A message in the log: `kind` is its route, or `beacon`; `outcome` is what became of it so far.
+
+    `at` is when it left, `ended` when its sender knew; what has not happened is None.
+    """
 
     at: float
     source: Key
@@ -74,6 +77,9 @@ class Message:
     nodes: int
     outcome: str = IN_FLIGHT
     body: Body | None = None
+    arrived: float | None = None
+    answered: float | None = None
+    ended: float | None = None
 
 
 @dataclass(slots=True)
@@ -173,6 +179,7 @@ class World:
         self._tickets = count(1)
         self._waiting: dict[int, Callable[[Reply], None]] = {}
         self._parsed: dict[tuple[str, bytes], BaseModel] = {}
+        self._stopped: list[tuple[_Exchange, Act, tuple[Any, ...]]] = []
 
     # -- building ------------------------------------------------------------------------------------------
 
@@ -199,13 +206,17 @@ class World:
         *,
         provider: bool = False,
         registry: bool = True,
-        flows: Iterable[str] | None = None,
+        flows: Iterable[str] | Node | None = None,
         skew: float = 0.0,
+        timing: Timing | None = None,
     ) -> Key:
-        """Start a registry, a provider, or (with `flows`) a node or a registry that is one; it is at `http://NAME:1`."""
+        """Start a registry, a provider, or (with `flows`) a node or a registry that is one; it is at `http://NAME:1`.
+
+        `flows` are names, or the whole node; `timing` is that of the world unless it is given.
+        """
         url = _url(name)
-        profile = Profile(url, registry, provider, tuple(map(_url, connect)), self.timing)
-        own = None if flows is None else Node(url=url, flows=_flows(flows))
+        profile = Profile(url, registry, provider, tuple(map(_url, connect)), timing or self.timing)
+        own = flows if flows is None or isinstance(flows, Node) else Node(url=url, flows=_flows(flows))
         site = Site(canonical(url), url, profile=profile, registry=Registry(profile), disk=self._disk(url), own=own)
         self._join(site)
         if skew:
@@ -292,6 +303,20 @@ class World:
             member.profile = replace(member.profile, connect=connect)
         self.restart(name)
 
+    def change(self, name: str, profile: Profile, own: Node | None) -> None:
+        """What the service is, and offers itself, from its next start on."""
+        site = self.site(name)
+        site.profile, site.own = profile, own
+
+    def mend(self, ways: dict[Link, Way]) -> None:
+        """Let other `Faults.ways` hold. What waits at a cut, and is still waited for, looks again."""
+        self.faults.ways = ways
+        stopped, self._stopped = self._stopped, []
+        for exchange, act, given in stopped:
+            if not exchange.done:
+                exchange.message.outcome = IN_FLIGHT
+                self._at(self.now, act, *given)
+
     def copy_disk(self, name: str) -> Disk:
         """A copy of what the service has on its disk now."""
         return self.site(name).disk.copy()
@@ -340,7 +365,11 @@ class World:
             self._empty(member)
             lines: list[str] = said["message"]
             return lines
-        asked = self._ask(self.site(name), partial(ev.Register, node=Registration(**body)))
+        return self.tell(name, Registration(**body))
+
+    def tell(self, name: str, registration: Registration) -> Sequence[str]:
+        """A node registers, once, with all that it is; what the service on the core says to it."""
+        asked = self._ask(self.site(name), partial(ev.Register, node=registration))
         return () if asked.reply is None else asked.reply.message
 
     def register_and_wait(self, name: str, node: str, flows: Iterable[str], wait: float) -> Asked:
@@ -404,8 +433,8 @@ class World:
         Raises `SimulationError`, which says what is missing, when it takes longer than `within` seconds.
         """
         began, end = self.now, self.now + round(within * SECOND)
-        for member in self.members.values():
-            self._note(member)
+        if self.quiet:
+            return 0.0
         with _undisturbed():
             while self._busy or self._flying:
                 if not self._future or self._future[0][0] > end:
@@ -431,6 +460,13 @@ class World:
     def clock(self) -> float:
         """The seconds since the world began."""
         return self.now / SECOND
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is on its way or owed between services that run."""
+        for member in self.members.values():
+            self._note(member)
+        return not (self._busy or self._flying)
 
     @property
     def pushes(self) -> int:
@@ -609,9 +645,11 @@ class World:
         self._flying += exchange.flies
         copies = 1 + self._happens(self.faults.doubles, "doubles")
         for _ in range(copies):
-            self._at(self.now + self._delay(), self._arrive, exchange)
+            self._at(self.now + self._delay() + self._detour(exchange), self._arrive, exchange)
 
     def _arrive(self, exchange: _Exchange) -> None:
+        if self._stops(exchange, "request", self._arrive, exchange):
+            return
         member = self.members.get(exchange.target)
         if member is None or not member.up:
             exchange.message.outcome = "no connection"
@@ -620,6 +658,7 @@ class World:
         if self._held(member, self._arrive, exchange):
             self._doom(exchange)
             return
+        exchange.message.arrived = self.clock
         if isinstance(member, OldSite):
             self._respond(member, exchange, self._old_answer(member, exchange))
         elif isinstance(member, Site):
@@ -628,14 +667,40 @@ class World:
     def _respond(self, member: Member, exchange: _Exchange, response: Response) -> None:
         """Let an answer go back to who asked."""
         way = (member.key, exchange.source.key)
+        exchange.message.answered = self.clock
         if self._lost(way, self.faults.answer_loss, "answer_loss", self.faults.answer_drops):
             exchange.message.outcome = "answer lost"
             self._doom(exchange)
             return
-        at = self.now + self._delay() + self._slowness(member.key)
+        at = self.now + self._delay() + self._slowness(member.key) + self._detour(exchange)
         if at > exchange.deadline:
             self._doom(exchange)
-        self._at(at, self._end, exchange, response)
+        self._at(at, self._return, exchange, response)
+
+    def _return(self, exchange: _Exchange, response: Response) -> None:
+        """An answer has come all the way, if the way is what it was."""
+        if not self._stops(exchange, "answer", self._return, exchange, response):
+            self._end(exchange, response)
+
+    def _detour(self, exchange: _Exchange) -> int:
+        way = self.faults.ways.get((exchange.source.key, exchange.target))
+        return 0 if way is None else round(way.delay * SECOND)
+
+    def _stops(self, exchange: _Exchange, what: Literal["request", "answer"], act: Act, *given: Any) -> bool:
+        """Whether a request or an answer goes no further on its way: it waits at a cut, or is lost."""
+        way = self.faults.ways.get((exchange.source.key, exchange.target))
+        if way is None or exchange.done:
+            return False
+        if way.cut:
+            exchange.message.outcome = "cut"
+            self.effects["cut"] += 1
+            self._stopped.append((exchange, act, given))
+        elif self._happens(getattr(way, what), "loss" if what == "request" else "answer_loss"):
+            exchange.message.outcome = "lost" if what == "request" else "answer lost"
+        else:
+            return False
+        self._doom(exchange)
+        return True
 
     def _doom(self, exchange: _Exchange) -> None:
         """The answer may not be there in time: then the message is lost when its deadline has passed."""
@@ -653,6 +718,7 @@ class World:
         if self._held(source, self._end, exchange, response):
             return
         exchange.done = True
+        exchange.message.ended = self.clock
         if response is not None:
             exchange.message.outcome = "delivered" if response.status == 200 else f"refused ({response.status})"
         elif exchange.message.outcome == IN_FLIGHT:

@@ -263,7 +263,7 @@ def test_what_cannot_be_is_an_error_that_changes_nothing(lab: MeshLab, what: str
     with pytest.raises(LabError, match=re.escape(text)):
         do(lab)
     assert lab.faults.all == []
-    assert lab.processes.life("registry1").linked == 0
+    assert lab.engine.life("registry1").linked == 0
 
 
 def test_members_of_another_lab_are_strangers(lab: MeshLab) -> None:

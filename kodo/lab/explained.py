@@ -1,0 +1,208 @@
+"""Explanations: why a node is listed or not, and how far registries are behind, by their own word.
+
+What `GET /explain` and `GET /convergence` answer, of one registry or of all, with members' names in place of urls.
+Measures (ages, leases, counts of changes) are shown when they are asked for, and always stand in `frame` and `answers`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from kodo.lab.flows import CELL, MOST
+from kodo.lab.naming import Names, numbered
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+Answers = Mapping[str, dict[str, Any] | None]
+"""What registries answered, by their names; None where there was no answer."""
+
+NO_ANSWER = "no answer"
+MANY = 20
+"""Registries that have rows of their own; of more it is counted how many say the same, or shown who is behind."""
+RECORD = ("origin", "state", "status", "flow", "on_behalf_of", "told_by")
+RECORD_MEASURES = ("created", "modified", "seq", "version", "age", "lease")
+PEER = ("peer", "state", "deltas", "behind")
+PEER_MEASURES = ("changes", "heard", "next_try")
+_URL = re.compile(r"https?://[^\s,;]+")
+
+
+def flow_path(flow: str) -> str:
+    """The path of a flow on its node; one that is given by its name has the path that a loader gives it."""
+    return flow if flow.startswith("/") else "/" + flow.replace(" ", "-")
+
+
+class Explanation:
+    """Why registries list a node, or a flow of it, or do not."""
+
+    def __init__(self, node: str, flow: str | None, answers: Answers, names: Names, *, times: bool = False) -> None:
+        """Made by `MeshLab.explain`; `answers` are the raw ones."""
+        self.node = node
+        self.flow = flow
+        self.answers = answers
+        self._names = names
+        self._times = times
+
+    @cached_property
+    def listed(self) -> dict[str, bool | None]:
+        """For each registry whether it lists what was asked for; None where there was no answer."""
+        return {name: None if answer is None else bool(answer["listed"]) for name, answer in self.answers.items()}
+
+    @cached_property
+    def why(self) -> dict[str, str]:
+        """For each registry the reason, in words."""
+        return {
+            name: NO_ANSWER if answer is None else _renamed(answer["why"], self._names)
+            for name, answer in self.answers.items()
+        }
+
+    def table(self, times: bool = False) -> Explanation:
+        """The same; `times` shows measures too."""
+        return Explanation(self.node, self.flow, self.answers, self._names, times=times)
+
+    @cached_property
+    def frame(self) -> DataFrame:
+        """A row for each part that knows the node, at each registry; a registry that never saw it has one row."""
+        from kodo.frames import frame_of  # noqa: PLC0415, pandas is imported when the first frame is asked for
+
+        columns = ("registry", "listed", "why", *RECORD, *RECORD_MEASURES)
+        return frame_of([dict.fromkeys(columns) | row for row in self._rows()], columns)
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        for name, answer in self.answers.items():
+            told = {"registry": name, "listed": self.listed[name], "why": self.why[name]}
+            records = [] if answer is None else answer["records"]
+            yield from ({**told, **_named(record, self._names)} for record in records or [{}])
+
+    def __repr__(self) -> str:
+        what = self._names[self.node] + (f" {self.flow}" if self.flow is not None else "")
+        yes = sum(bool(listed) for listed in self.listed.values())
+        registries = numbered(len(self.answers), "registry", "registries")
+        return f"<Explanation of {what}: listed by {yes} of {registries}>"
+
+    def _repr_html_(self) -> str:
+        if len(self.answers) > MANY:
+            counts = Counter((self.listed[name], why) for name, why in self.why.items())
+            said = [{"registries": n, "listed": listed, "why": why} for (listed, why), n in counts.most_common()]
+            return _table(repr(self), ["registries", "listed", "why"], said)
+        columns = ["registry", "listed", "why", *RECORD, *(RECORD_MEASURES if self._times else ())]
+        return _table(repr(self), columns, list(self._rows()))
+
+
+class Convergence:
+    """How far registries know their peers to be behind, and how old what they know of each origin is."""
+
+    def __init__(self, answers: Answers, names: Names, *, times: bool = False) -> None:
+        """Made by `MeshLab.convergence`; `answers` are the raw ones."""
+        self.answers = answers
+        self._names = names
+        self._times = times
+
+    @property
+    def behind(self) -> list[tuple[str, str]]:
+        """The connections, from whom to whom, over which something is owed."""
+        return [(row["registry"], row["peer"]) for row in self._rows() if row.get("behind")]
+
+    @property
+    def converged(self) -> bool:
+        """Whether every registry answers, and owes nobody anything."""
+        return not self.behind and None not in self.answers.values()
+
+    def table(self, times: bool = False) -> Convergence:
+        """The same; `times` shows measures too."""
+        return Convergence(self.answers, self._names, times=times)
+
+    @cached_property
+    def frame(self) -> DataFrame:
+        """A row for each registry and peer."""
+        from kodo.frames import frame_of  # noqa: PLC0415, pandas is imported when the first frame is asked for
+
+        columns = ("registry", *PEER, *PEER_MEASURES)
+        return frame_of([dict.fromkeys(columns) | row for row in self._rows()], columns)
+
+    @cached_property
+    def ages(self) -> DataFrame:
+        """A row for each registry and origin: the seconds since the origin was known to be there."""
+        from kodo.frames import frame_of  # noqa: PLC0415, pandas is imported when the first frame is asked for
+
+        rows = [
+            {"registry": name, "origin": self._names[origin], **_named(known, self._names)}
+            for name, answer in self.answers.items()
+            for origin, known in (answer or {"origins": {}})["origins"].items()
+        ]
+        return frame_of(rows, ("registry", "origin", "age", "stale", "told_by", "version"))
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        for name, answer in self.answers.items():
+            if answer is None:
+                yield {"registry": name, "state": NO_ANSWER}
+                continue
+            for url, peer in answer["peers"].items():
+                origins = sorted(self._names[origin] for origin in peer["behind"])
+                changes = sum(max(0, owed["changes"]) for owed in peer["behind"].values())
+                yield {"registry": name, "peer": self._names[url], **peer, "behind": origins, "changes": changes}
+
+    def __repr__(self) -> str:
+        owed = len(self.behind)
+        silent = sum(answer is None for answer in self.answers.values())
+        state = f"{numbered(owed, 'connection')} behind" if owed else "nothing owed"
+        state += f", {silent} without an answer" if silent else ""
+        return f"<Convergence: {numbered(len(self.answers), 'registry', 'registries')}, {state}>"
+
+    def _repr_html_(self) -> str:
+        columns = ["registry", *PEER, *(PEER_MEASURES if self._times else ())]
+        rows = list(self._rows())
+        if len(self.answers) > MANY:
+            rows = [row for row in rows if row.get("behind") or row["state"] == NO_ANSWER]
+        return _table(repr(self), columns, rows)
+
+
+def _named(record: Mapping[str, Any], names: Names) -> dict[str, Any]:
+    """A record with names in place of urls."""
+    urls = {"origin", "on_behalf_of", "told_by"}
+    return {key: names[value] if key in urls and value is not None else value for key, value in record.items()}
+
+
+def _renamed(text: str, names: Names) -> str:
+    return _URL.sub(lambda found: _name(found[0], names), text)
+
+
+def _name(url: str, names: Names) -> str:
+    try:
+        return names[url]
+    except ValueError:
+        return url
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as HTML; columns that are empty throughout are left out."""
+    used = [name for name in columns if any(row.get(name) not in (None, "", []) for row in rows)]
+    if not rows:
+        return f"<div><i>{escape(title)}</i></div>"
+    head = "".join(f'<th style="{CELL};font-weight:600">{name.replace("_", " ")}</th>' for name in used)
+    lines = _cells(used, rows[:MOST], lambda text: f'<td style="{CELL}">{escape(text)}</td>')
+    body = "".join(f'<tr style="background:transparent">{line}</tr>' for line in lines)
+    said = title if len(rows) <= MOST else f"{title}; the first {MOST} of {len(rows)} rows, .frame has all"
+    return (
+        '<div style="overflow-x:auto"><table style="border-collapse:collapse;color:inherit;margin:0">'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        f'<div style="padding:6px 0;opacity:0.7">{escape(said)}</div></div>'
+    )
+
+
+def _cells(columns: Iterable[str], rows: Iterable[Mapping[str, Any]], cell: Callable[[str], str]) -> Iterator[str]:
+    for row in rows:
+        yield "".join(cell(_text(row.get(name))) for name in columns)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
