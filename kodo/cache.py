@@ -156,6 +156,7 @@ class Cache:
         """Write what waited, close, and let go of the lock."""
         try:
             if self._lazy and not self._failed:
+                self.catalogue.resume()
                 with self.catalogue.writing():
                     self.write(Save())
                     self.commit()

@@ -146,6 +146,8 @@ class Catalogue:
         fresh = not self._writer.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if not fresh:
             self._check_form()
+            # Pages go on in the life that began them alone.
+            self._writer.execute("DELETE FROM staged")
         if self.path is not None:
             self._writer.execute("PRAGMA journal_mode = WAL")
             self._writer.execute("PRAGMA synchronous = FULL")
@@ -174,6 +176,10 @@ class Catalogue:
         self._ending = True
         for db in self._readers if self.path is not None else [self._writer]:
             db.interrupt()
+
+    def resume(self) -> None:
+        """After an `interrupt`: what waited may be written."""
+        self._ending = False
 
     def close(self) -> None:
         """Close every connection; what was not committed is not there."""

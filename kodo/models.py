@@ -40,6 +40,9 @@ COLUMNS = (
 )
 """The columns of a listing, in the order in which tables show them."""
 
+LONGEST_URL = 2048
+"""Characters of a url that names a service or a node."""
+
 AT_ONCE = 2**16
 """Bytes of JSON up to which a message is checked on an event loop; a larger one is checked on a thread."""
 
@@ -56,6 +59,8 @@ def canonical(url: str) -> Key:
 
     Raises `ValueError` for what is not an http or https url with a host.
     """
+    if len(url) > LONGEST_URL:
+        raise ValueError(f"expected a url of at most {LONGEST_URL} characters")
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -355,7 +360,7 @@ class PeerMessage(Model):
     organization: Text | None = None
     feed: bool = False
     nodes: Nodes = Field(default_factory=dict)
-    deltas: tuple[Delta, ...] = ()
+    deltas: tuple[Delta, ...] = Field(default=(), max_length=2**12)
     marks: Marks | None = None
     beacon: Beacon | None = None
     asks: tuple[Ask, ...] = Field(default=(), max_length=2**10)
@@ -384,7 +389,7 @@ class PeerReply(Model):
     providers: Offer | None = None
     deltas: tuple[Delta, ...] = ()
     marks: Marks | None = None
-    contents: dict[ServiceUrl, Digest] | None = None
+    contents: Annotated[dict[ServiceUrl, Digest], Field(max_length=2**16)] | None = None
     receipts: tuple[Receipt, ...] = Field(default=(), max_length=2**10)
     handshake: bool = False
     lease: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None

@@ -8,7 +8,7 @@ different things at the same version.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
@@ -31,9 +31,11 @@ from kodo.models import (
     later,
 )
 
+MOST_ORIGINS = 2**14
+"""Origins of which a registry takes in news: what is told of all of them has to fit into one message."""
 A_MICROSECOND = timedelta(microseconds=1)
-LAST_EPOCH = 2**40 - 2
-"""The highest epoch above which another can be taken."""
+LAST_EPOCH = 2**40 - 2**20
+"""The highest epoch above which another is taken: a million starts on, it is still one that can be told."""
 
 
 @dataclass(slots=True)
@@ -82,7 +84,8 @@ class Ledger:
     def __init__(self, key: Key, parts: Iterable[Part]) -> None:
         self.key = key
         self.parts = {part.origin: part for part in parts}
-        self.staging: dict[Stage, Staging] = {}
+        # The pages that came so far: by origin, then by the peer that sends them.
+        self.staging: dict[Key, dict[Key, Staging]] = {}
         # Own tombstones, oldest first: when they were written, and their count.
         self.graves: deque[tuple[float, int]] = deque()
         # Nodes in the own part on behalf of older services, and of which.
@@ -111,8 +114,12 @@ class Ledger:
 
     def compare(self, change: Change, contents: Mapping[Key, int]) -> None:
         """Find the parts that were spoiled while nobody looked: replicas are doubted, the own part begins anew."""
-        for origin, part in self.parts.items():
-            if contents.get(origin, 0) != part.content and origin != self.key:
+        for origin, part in list(self.parts.items()):
+            counted = contents.get(origin, 0)
+            if not part.content:
+                # Saved before contents were kept, or of no records: there is nothing to compare with.
+                self.parts[origin] = change.parts[origin] = replace(part, content=counted)
+            elif counted != part.content and origin != self.key:
                 self.doubted.add(origin)
         counted = contents.get(self.key, 0)
         if counted != self.own.content:
@@ -182,7 +189,7 @@ class Ledger:
         part = self.parts.get(origin, Part(origin))
         stage = Stage(origin, news.sender)
         staging = self._staging(stage, delta)
-        if origin in change.parts or not self._takes(part, delta, staging):
+        if self._full(origin) or origin in change.parts or not self._takes(part, delta, staging):
             # Of several in one message the first counts: what is known of their nodes is from before it.
             return False
         known = {key: row_of(news.rows, origin, key) for key in map(canonical, delta.records)}
@@ -205,7 +212,7 @@ class Ledger:
             change.unstage.append(stage)
         change.staged += [(stage, entry) for entry in entries]
         if not delta.complete:
-            self.staging[stage] = pages
+            self.staging.setdefault(origin, {})[stage.peer] = pages
             return True
         change.settled.append(Settle(stage, pages.whole))
         self._follow(change, delta, content, news)
@@ -217,6 +224,19 @@ class Ledger:
             return False
         empty = Delta(origin=farewell.url, since=NOTHING, to=farewell.version, floor=farewell.version)
         return self.take(change, empty, News(canonical(farewell.url), {}, {}, at))
+
+    def abandon(self, change: Change, peers: Set[Key]) -> None:
+        """Drop the pages of whoever is not among these peers any more."""
+        for origin, pages in list(self.staging.items()):
+            for peer in pages.keys() - peers:
+                del pages[peer]
+                change.unstage.append(Stage(origin, peer))
+            if not pages:
+                del self.staging[origin]
+
+    def _full(self, origin: Key) -> bool:
+        """Whether there is no room for one more origin."""
+        return origin not in self.parts and max(len(self.parts), len(self.staging)) >= MOST_ORIGINS
 
     def _takes(self, part: Part, delta: Delta, staging: Staging | None) -> bool:
         if part.origin == self.key:
@@ -231,7 +251,7 @@ class Ledger:
 
     def _staging(self, stage: Stage, delta: Delta) -> Staging | None:
         """The pages that this delta continues; a snapshot continues nothing."""
-        staging = self.staging.get(stage)
+        staging = self.staging.get(stage.origin, {}).get(stage.peer)
         return staging if staging is not None and NOTHING != delta.since == staging.reached else None
 
     def _content(self, part: Part, pages: Staging) -> int:
@@ -243,14 +263,14 @@ class Ledger:
 
     def _distrust(self, part: Part, stage: Stage, pages: Staging) -> None:
         """What would come out is not what the origin has: either the news is spoiled, or what is here."""
-        self.staging.pop(stage, None)
+        self.staging.get(stage.origin, {}).pop(stage.peer, None)
         if not pages.whole:
             self.doubted.add(part.origin)
 
     def _follow(self, change: Change, delta: Delta, content: int, news: News) -> None:
         """A complete delta has been applied: the mark moves."""
         origin = canonical(delta.origin)
-        self.staging = {other: kept for other, kept in self.staging.items() if other.origin != origin}
+        self.staging.pop(origin, None)
         self.doubted.discard(origin)
         seen = later(news.at.utc, timedelta(seconds=-delta.age))
         self._put(change, Part(origin, delta.to, delta.floor, delta.epochs, news.sender, content, seen))
@@ -259,7 +279,7 @@ class Ledger:
         """Give up an origin with all its records (rule 12)."""
         del self.parts[origin]
         self.doubted.discard(origin)
-        self.staging = {stage: pages for stage, pages in self.staging.items() if stage.origin != origin}
+        self.staging.pop(origin, None)
         change.dropped.append(origin)
         self._vector.clear()
 

@@ -67,7 +67,8 @@ class Peer:
     to it was on its way, whose answer may be older. `asks` are asks for receipts to be passed on to it, `asking` those
     on their way; `confirms` the receipts that it is to get, `confirming` those on their way. `stopped` is the status
     (401, 403) for which it is not asked again. `next_beacon`: when the next is due, to a peer that gets them; likewise
-    `next_beat`, to a registry that wants them, for which it named a `lease`.
+    `next_beat`, to a registry that wants them, for which it named a `lease`. Until `left_alone` it is not asked, as it
+    said.
     """
 
     state: PeerState
@@ -88,6 +89,7 @@ class Peer:
     answering: int = 0
     failures: int = 0
     not_before: float = 0.0
+    left_alone: float = 0.0
     next_beacon: float = 0.0
     next_beat: float | None = None
     lease: float | None = None
@@ -182,7 +184,7 @@ class Peer:
         self.stopped = None
         if self.failures:
             self.failures = 0
-            self.not_before = clock
+            self.not_before = max(clock, self.left_alone)
 
     def pause(self, clock: float, chance: float, *, refused: bool = False, at_least: float = 0.0) -> None:
         """Wait before the next try: growing, with jitter; a first contact at most 1.5 s, unless refused (rule 9).
@@ -196,4 +198,5 @@ class Peer:
         else:
             limit = PAUSE_LIMIT if self.lease is None else min(PAUSE_LIMIT, self.lease * BEAT)
             delay = chance * min(limit, PAUSE * grown)
+        self.left_alone = clock + at_least
         self.not_before = clock + max(delay, at_least)

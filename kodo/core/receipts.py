@@ -16,6 +16,8 @@ from kodo.models import Ask, Key, Receipt, Version, canonical
 
 SHARE = 0.9
 """How much of its own time a registry gives to those it asks."""
+MOST_NAMED = 2**14
+"""Registries that a receipt names."""
 KEPT = 60.0
 """Seconds for which an ask is remembered after it is closed, so that a late copy is known as one."""
 
@@ -65,15 +67,16 @@ class Receipts:
         asked = self.open.get((canonical(receipt.origin), receipt.version))
         if asked is not None and peer in asked.waiting:
             asked.waiting.discard(peer)
-            asked.reached.update(map(canonical, receipt.reached))
-            asked.missing.update(map(canonical, receipt.missing))
+            for known, told in ((asked.reached, receipt.reached), (asked.missing, receipt.missing)):
+                known.update(map(canonical, told[: max(0, MOST_NAMED - len(known))]))
 
     def has(self, peer: Key, change: Change) -> None:
         """A peer has the change by another way: whoever told it asks it, too."""
         asked = self.open.get(change)
         if asked is not None and peer in asked.waiting:
             asked.waiting.discard(peer)
-            asked.reached.add(peer)
+            if len(asked.reached) < MOST_NAMED:
+                asked.reached.add(peer)
 
     def gone(self, peer: Key) -> None:
         """A peer has left; nobody waits for it."""

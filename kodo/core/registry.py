@@ -30,7 +30,7 @@ from kodo.core.ages import STALE, Ages
 from kodo.core.instructions import Form, Instruction, Parcel, Range, Reply, Save, Send, Standing, Told, Wake
 from kodo.core.leases import Leases
 from kodo.core.ledger import A_MICROSECOND, Change, Ledger, News, check_delta, row_of
-from kodo.core.parts import Carried, Part, Row, fingerprint, listed
+from kodo.core.parts import Carried, Part, Row, fingerprint, listed, on_history
 from kodo.core.peers import BEAT, GATHERING, Errand, Peer, PeerState
 from kodo.core.receipts import Open, Receipts, receipt
 from kodo.errors import InvalidMessageError, UnknownServiceError
@@ -57,6 +57,8 @@ DEADLINE = 10.0
 FAREWELL_DEADLINE = 3.0
 BEACONS = 6
 """Beacons after which what was written is taken to have reached whoever was there all the time."""
+MOST_TOLD = 1000
+"""Origins, asks and receipts in one message; the rest goes with the next."""
 MISSED = 2.5
 """Beacons' time without a sign of life after which a peer is taken to be away."""
 A_DAY = timedelta(days=1)
@@ -356,7 +358,7 @@ class Registry:
         if message.feed:
             peer.answering += 1
             offer = self._parcel(peer, "both" if peer.state.deltas else "plain", event.at.clock, greeting=True)
-            peer.behind.clear()
+            peer.behind -= {told.origin for told in offer.ranges}
         marks = None if message.marks is None else self.ledger.marks()
         return [*change.saves(), Reply(event.ticket, tuple(lines), self.standing(), sender, offer, marks)]
 
@@ -371,7 +373,8 @@ class Registry:
             known = {key for key, rows in event.rows.items() if listed(rows)}
             lines = [f"{'updated' if key in known else 'created'} node {message.url}" for key in _named(message)]
             self._take(message, event.rows, event.at, change)
-        self.ledger.surpass(change, _marks(message.marks).get(self.key, NOTHING))
+        if peer is not None and peer.state.connected:
+            self.ledger.surpass(change, _marks(message.marks).get(self.key, NOTHING))
         self._raised(change.raised, source=peer)
         if peer is not None:
             self._heard(peer, event.at, sign=message.beacon is not None)
@@ -404,7 +407,8 @@ class Registry:
         row = row_of(event.rows, self.key, key)
         registered = row is not None and not row.gone and row.via is None
         peer = self.peers.get(key)
-        if not registered and peer is None and self.ledger.version(key) >= (farewell.version or NOTHING):
+        news = key in self.parts and self.parts[key].version < (farewell.version or NOTHING)
+        if not registered and peer is None and not news:
             raise UnknownServiceError(
                 "expected the url of a node that is registered here, or of a registry that is connected"
             )
@@ -505,7 +509,9 @@ class Registry:
         greeted = event.route == "/connect"
         change = Change()
         if greeted:
-            peer = self._greeted(peer, news.url, reply, event.at)
+            greeted_as, peer = peer.key, self._greeted(peer, news.url, reply, event.at)
+            if peer.key != greeted_as:
+                change.forgotten.append(greeted_as)
             self._take(news, event.rows, event.at, change)
         elif reply.handshake or (reply.marks is None) == bool(peer.state.deltas):
             peer.greet = True
@@ -647,6 +653,8 @@ class Registry:
     def _failed(self, peer: Peer) -> Errand | None:
         errand, peer.sending = peer.sending, None
         peer.confirming = peer.asking = ()
+        # Nobody waits for a receipt any more whose time has long been over.
+        peer.confirms = {change: said for change, said in peer.confirms.items() if self.receipts.known(change)}
         peer.pages.clear()
         peer.crossed.clear()
         return errand
@@ -679,10 +687,14 @@ class Registry:
 
     def _take_delta(self, delta: Delta, news: News, change: Change) -> None:
         origin, clock = canonical(delta.origin), news.at.clock
+        if not delta.complete and news.sender not in self.peers:
+            # Pages are kept for whom one is connected with: of a stranger nobody knows whether there will be a last.
+            return
         if origin == self.key:
-            self.ledger.surpass(change, delta.to)
+            self.ledger.surpass(change, delta.to if news.sender in self.peers else NOTHING)
         elif delta.age <= self.timing.grace and self.ledger.take(change, delta, news):
-            self.ages.heard(origin, clock, delta.age)
+            if origin in self.parts:
+                self.ages.heard(origin, clock, delta.age)
             self._make_way(delta, news, change)
         peer = self.peers.get(news.sender)
         if peer is not None and delta.complete:
@@ -690,11 +702,12 @@ class Registry:
             self._has(peer, origin, delta.to)
 
     def _has(self, peer: Peer, origin: Key, version: Version) -> None:
+        if origin not in self.parts:
+            return
         peer.acked[origin] = max(version, peer.acked.get(origin, NOTHING))
         if peer.sending is not None:
             peer.crossed.add(origin)
-        if origin in self.parts:
-            peer.note(origin, self.parts[origin].version)
+        peer.note(origin, self.parts[origin].version)
         for asked in [asked for asked in peer.asks if asked[0] == origin and asked[1] <= version]:
             peer.asks.discard(asked)
             self.receipts.has(peer.key, asked)
@@ -784,7 +797,8 @@ class Registry:
     def _asked(self, ask: Ask, peer: Peer, at: ev.Instant) -> Receipt | None:
         """A peer asks: the receipt, if it can be given at once. What has not been taken in yet is asked again."""
         change = (canonical(ask.origin), ask.version)
-        if self.ledger.version(change[0]) < ask.version:
+        part = self.parts.get(change[0])
+        if part is None or not on_history(ask.version, part.version, part.epochs):
             return None
         known = self.receipts.known(change)
         if known is not None and known.asked_by == peer.key:
@@ -869,6 +883,7 @@ class Registry:
         lapsing = sorted(self._lapsing(at))
         self._chores_at = at.clock + self._chores_every
         self.ledger.clean_up(change, self._forgettable(at.clock))
+        self.ledger.abandon(change, self.peers.keys())
         for key in lapsing:
             self._forget(change, self.peers[key], rows, at.clock)
         lately = at.clock - min(STALE, self.timing.grace)
@@ -969,9 +984,9 @@ class Registry:
             case "greeting":
                 parcel = self._parcel(peer, "both", at.clock, greeting=True)
                 return Send(*to, "/connect", DEADLINE, parcel, self.ledger.marks())
-        peer.confirming = tuple(sorted(peer.confirms))
+        peer.confirming = tuple(sorted(peer.confirms))[:MOST_TOLD]
         confirms = tuple(peer.confirms[change] for change in peer.confirming)
-        peer.asking = tuple(change for change in sorted(peer.asks) if change in self.receipts.open)
+        peer.asking = tuple(change for change in sorted(peer.asks) if change in self.receipts.open)[:MOST_TOLD]
         asks = tuple(self.receipts.ask(change, at.clock) for change in peer.asking)
         parcel = self._parcel(peer, "delta" if peer.state.deltas else "plain", at.clock)
         marks = () if peer.state.deltas else None
@@ -981,7 +996,7 @@ class Registry:
         """What a message to this peer carries; outside a handshake, no records are told to whom they came from."""
         peer.behind = {origin for origin in peer.behind if self._tells(origin, clock)}
         unsaid = None if greeting else peer.key
-        told = sorted(peer.behind) if peer.told or greeting else ()
+        told = sorted(peer.behind)[:MOST_TOLD] if peer.told or greeting else ()
         return Parcel(form, tuple(self._range(peer, origin, clock) for origin in told), unsaid)
 
     def _range(self, peer: Peer, origin: Key, clock: float) -> Range:

@@ -53,7 +53,7 @@ def _why(asked: Question, ranked: Sequence[Row], shown: Row | None) -> str:
     instead = f", the newest of {others + 1} registrations" if others else ""
     if asked.flow is not None and asked.flow not in asked.offered[shown.origin]:
         names = ", ".join(sorted(asked.offered[shown.origin])) or "no flow at all"
-        return f"the node is registered at {shown.origin}{behalf}{instead}, without this flow: it names {names}"
+        return f"the node is registered at {shown.origin}{behalf}{instead}, without this flow: it has the paths {names}"
     return f"registered at {shown.origin}{behalf}{instead}"
 
 

@@ -131,7 +131,12 @@ class ListingEvents:
             while len(self._encoded) > KEPT:
                 self._encoded.popitem(last=False)
         # Its other readers wait for it as well: that one of them leaves does not end it.
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        finally:
+            if task.done() and (task.cancelled() or task.exception() is not None):
+                # Who asks again is not to be told the same failure.
+                self._encoded.pop((seen, now), None)
 
     async def _encode(self, seen: int, now: int) -> list[bytes] | None:
         keys = self._changes.since(seen)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from kodo.core import events as ev
 from kodo.core.instructions import Instruction, Send
 from kodo.core.registry import DEADLINE, FAREWELL_DEADLINE, Profile
@@ -379,14 +381,10 @@ class TestARegistryIsGone:
         assert made.registry.standing().connection == ((url_of("peer"), None),)
 
     def test_one_that_was_not_known(self) -> None:
-        """A registry that leaves and was never heard of is remembered as gone, and forgotten after the grace time."""
-        made = Desk(beacon=10.0, grace=1600.0, tombstones=1600.0)
-        made.connect("peer")
-        made.here = {"peer"}
-        made.run(1)
-        made.follow(made.farewell("far", v(3, 6)))
-        assert made.registry.ages.told(FAR, made.clock) > 0
-        made.run(1800)
+        """A registry that leaves and was never heard of is unknown, whatever version it names; nothing changes."""
+        made = linked("peer")
+        with pytest.raises(UnknownServiceError):
+            made.farewell("far", v(3, 6))
         assert FAR not in made.registry.parts
 
     def test_what_is_saved(self) -> None:

@@ -36,11 +36,13 @@ class TestRetryAfter:
         made.lost("peer", retry_after=1.0, chance=0.999)
         assert (made.wake or 0) > made.clock + 50
 
-    def test_a_sign_of_life_ends_it(self) -> None:
-        """A peer that speaks itself is there again, whatever it had asked for."""
+    def test_a_sign_of_life_does_not_end_it(self) -> None:
+        """A peer that asked to be left alone is, also when it speaks itself; only other pauses end with that."""
         made = owing()
         made.lost("peer", retry_after=120.0)
-        assert [send.peer for send in news(made.update("peer"))] == [PEER]
+        assert news(made.update("peer")) == []
+        assert news(made.run(119)) == []
+        assert [send.peer for send in news(made.run(2))] == [PEER]
 
     def test_of_a_first_contact(self) -> None:
         """A registry that is greeted for the first time may ask for it as well."""

@@ -185,8 +185,9 @@ class TestChain:
         made = linked("peer", "other")
         made.update("other", delta(FAR, ZERO, v(1), record(1)))
         assert [peer.key for peer in made.registry.peers.values() if peer.sending] == [PEER]
-        (said,) = given(made.update("peer", asks=[ask()]))
-        assert said.reached == (SELF,)
+        assert not given(made.update("peer", asks=[ask()]))
+        (waiting,) = made.registry.receipts.open.values()
+        assert waiting.waiting == {OTHER}
 
 
 class TestTime:

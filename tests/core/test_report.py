@@ -72,7 +72,7 @@ class TestExplain:
         made.register()
         said = asked(made, "/b", flows=("/c", "/a"))
         assert (said["listed"], said["records"][0]["flow"]) == (False, False)
-        assert said["why"].endswith("without this flow: it names /a, /c")
+        assert said["why"].endswith("without this flow: it has the paths /a, /c")
         assert asked(made, "/b", flows=())["why"].endswith("it names no flow at all")
 
     def test_older(self) -> None:

@@ -434,7 +434,7 @@ def check_explanations(lab: MeshLab) -> None:
     assert explanation.frame["origin"].tolist() == ["registry1", "registry1"]
     other = lab["registry2"].explain(lab["node1"], "/nothing")
     assert other.listed == {"registry2": False}
-    assert other.why["registry2"].endswith("without this flow: it names /my-test, /other")
+    assert other.why["registry2"].endswith("without this flow: it has the paths /my-test, /other")
     never = lab.explain("http://127.0.0.9:9", at="registry1")
     assert never.frame["why"].tolist() == ["never seen: no registry that is known here has told of this node"]
     with pytest.raises(LabError, match="did you mean 'node1'"):
