@@ -52,8 +52,9 @@ def _why(asked: Question, ranked: Sequence[Row], shown: Row | None) -> str:
     others = sum(not row.gone for row in ranked) - 1
     instead = f", the newest of {others + 1} registrations" if others else ""
     if asked.flow is not None and asked.flow not in asked.offered[shown.origin]:
-        names = ", ".join(sorted(asked.offered[shown.origin])) or "no flow at all"
-        return f"the node is registered at {shown.origin}{behalf}{instead}, without this flow: it has the paths {names}"
+        paths = ", ".join(sorted(asked.offered[shown.origin]))
+        named = f"it has the paths {paths}" if paths else "it names no flow at all"
+        return f"the node is registered at {shown.origin}{behalf}{instead}, without this flow: {named}"
     return f"registered at {shown.origin}{behalf}{instead}"
 
 

@@ -28,6 +28,7 @@ from kodo.errors import KodoError, LabError
 from kodo.lab import boxes
 from kodo.lab.history import CHATTER
 from kodo.lab.live import WIDGET, Live, static_table
+from kodo.lab.naming import Names
 from kodo.lab.topology import Seen, graph_of, label_of, wrong_with
 from kodo.lab.widgets import MeshPicture, MessageLog
 
@@ -200,6 +201,7 @@ class Watcher:
         self._controls = controls
         self._maps: dict[str, Map] = {}
         self._trace = Trace()
+        self._names = Names({})
         self._closed = threading.Event()
         self._look()
         self._thread = threading.Thread(target=self._run, name="kodo-dashboard", daemon=True)
@@ -220,7 +222,7 @@ class Watcher:
             self._trace.close()
             for seen in self._maps.values():
                 seen.close()
-            self._messages.state = self._trace.state("the lab has ended")
+            self._messages.state = self._trace.state("the lab has ended", self._names)
             self._controls.close()
 
     def _look(self) -> bool:
@@ -257,7 +259,8 @@ class Watcher:
         }
         if picture != self._picture.state:
             self._picture.state = picture
-        told = self._trace.state("", lab.names)
+        self._names = lab.names
+        told = self._trace.state("", self._names)
         if told != self._messages.state:
             self._messages.state = told
         return True

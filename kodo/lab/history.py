@@ -121,9 +121,9 @@ class History:
 
     # -- what is told --------------------------------------------------------------------------------------
 
-    def note(self, what: str, who: str, code: int | None = None, **more: Any) -> None:
-        """Note an event, now; `more` is for records alone."""
-        event = Event(what, who, self.clock.moment(), self.clock.utc(), code)
+    def note(self, what: str, who: str, code: int | None = None, at: float | None = None, **more: Any) -> None:
+        """Note an event, now or `at` a moment just gone; `more` is for records alone."""
+        event = Event(what, who, self.clock.moment() if at is None else at, self.clock.utc(), code)
         with self._lock:
             self.events.append(event)
         self._tell({"event": what, "who": who, "code": code, "at": event.at, "utc": event.utc, **more})

@@ -503,7 +503,8 @@ class MeshLab:
         more: dict[str, Any] = {}
         if self.history.followed:
             more["effects"] = [[*way, *astuple(effect)] for way, effect in fault.effects.items()]
-        self.history.note(what, fault.label, **more)
+        # What was held back leaves as soon as a fault is over, before all members have said that it is.
+        self.history.note(what, fault.label, at=fault.ended, **more)
 
     # -- the end -------------------------------------------------------------------------------------------
 
