@@ -209,8 +209,11 @@ class Runtime:
 
     async def inspect(self, look: Callable[[Registry, float], T]) -> T:
         """Look at the core between two steps; `look` gets it and the monotonic time, and changes nothing."""
-        seen = partial(look, self._registry, time.monotonic())
-        return await asyncio.get_running_loop().run_in_executor(self._worker, seen)
+        return await asyncio.get_running_loop().run_in_executor(self._worker, partial(self._look, look))
+
+    def _look(self, look: Callable[[Registry, float], T]) -> T:
+        with self.store.catalogue.writing():
+            return look(self._registry, time.monotonic())
 
     async def read_aside(self, read: Callable[..., T]) -> T:
         """Read from the catalogue on a thread: what is known to take longer than the event loop can be held."""
