@@ -233,7 +233,7 @@ def test_leaving_a_peer_that_was_away_for_long(launch: Launch) -> None:
         dead.kill()
         leaver.post("/register", record(NODE, "a"))
         until(lambda: leaver.get("/convergence")["peers"][dead.url]["next_try"], "a pause")
-        until(lambda: leaver.get("/convergence")["peers"][dead.url]["next_try"] > 12, "a long one", 90)
+        until(lambda: leaver.get("/convergence")["peers"][dead.url]["next_try"] > 4, "a long one", 40)
         assert leave(leaver) < 11
         assert flow_urls(first) == []
 
