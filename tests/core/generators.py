@@ -100,7 +100,7 @@ def slept_through_tombstones(seed: int) -> None:
     world.register("r0", "n1")
     world.settle()
     world.crash("r1")
-    _leave(world, "r0", "n0")
+    leave(world, "r0", "n0")
     world.run(60)
     world.register("r0", "n2")
     world.restart("r1")
@@ -120,7 +120,7 @@ def left_while_another_was_away(seed: int) -> None:
     world.register("r0", "n0")
     world.settle()
     world.crash("r1")
-    _leave(world, "r0", "n0")
+    leave(world, "r0", "n0")
     world.run(100)
     world.restart("r1")
     world.run(60)
@@ -344,8 +344,8 @@ def receipts(seed: int) -> None:
     assert asked.reply.message[-1].startswith("visible at 5 of 5 registries in "), asked.reply.message[-1]
 
 
-def _leave(world: World, name: str, node: str) -> None:
-
+def leave(world: World, name: str, node: str) -> None:
+    """A node leaves a registry; raises `UnknownServiceError` when it is not registered there."""
     site = world.site(name)
     farewell = Farewell(url=f"http://{node}:1")
     world.step(site.key, ev.Disconnect(world._instant(site), ticket=0, message=farewell))
