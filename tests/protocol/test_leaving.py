@@ -254,7 +254,7 @@ def test_a_peer_that_was_dead_is_told_once_it_is_back(launch: Launch) -> None:
     first.kill()
     leave(leaver)
     again = launch(node=False, url=first.url, beacon=0.3)
-    until(lambda: flow_urls(again) == [], "the news that it left")
+    until(lambda: flow_urls(again) == [], "the news that it left", timeout=5)
     assert again.get("/map")["providers"] == {}
 
 
