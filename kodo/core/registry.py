@@ -414,12 +414,14 @@ class Registry:
             )
         change = Change()
         own_node = row_of(event.rows, key, key)
+        # A farewell that was long on its way is none of who is back: its part has gone on from where it was left.
+        back = farewell.version is not None and self.ledger.version(key) > farewell.version
         if row is not None and registered:
             self._bury_left(change, row, event.at.clock)
-        elif own_node is not None and not own_node.gone and not self.profile.provider:
+        elif own_node is not None and not own_node.gone and not back and not self.profile.provider:
             # What it wrote goes with its part; that it left is to be known when an old record of it turns up late.
             self._bury_left(change, own_node, event.at.clock)
-        if peer is not None:
+        if peer is not None and not back:
             self._forget(change, peer, event.rows, event.at.clock)
         if not self.profile.provider and self.ledger.take_farewell(change, farewell, event.at):
             self.ages.heard(key, event.at.clock)

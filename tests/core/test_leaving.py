@@ -206,6 +206,14 @@ class TestARegistryLeaves:
         assert before < send.version < made.registry.own.version
         assert made.registry.own.floor > send.version
 
+    def test_a_farewell_that_comes_after_the_return(self) -> None:
+        """A registry whose part is known from after it left is back: its farewell, late, ends nothing."""
+        made = linked("peer")
+        made.update("peer", delta("peer", ZERO, v(2), record(2)))
+        made.step(goodbye(made, "peer", list(v(1))))
+        assert PEER in made.registry.peers
+        assert made.listed() == ["node"]
+
     def test_with_nothing_to_tell(self) -> None:
         """A registry that is connected with nobody has left at once."""
         assert left(Desk().leave())

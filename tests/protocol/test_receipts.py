@@ -83,12 +83,12 @@ def test_a_paused_registry_is_missing(launch: Launch) -> None:
     paused = registries[2]
     paused.signal(signal.SIGSTOP)
     began = time.monotonic()
-    reply = register(registries[0], NODE, "a", timeout=1.5)
+    reply = register(registries[0], NODE, "a", timeout=4)
     took = time.monotonic() - began
     found = PARTLY.fullmatch(reply["message"][-1])
     assert found, reply["message"]
     assert (found[1], found[2], found[4]) == ("3", "4", paused.url)
-    assert 1 < took < 3
+    assert 3 < took < 6
     paused.signal(signal.SIGCONT)
     settled(*registries)
     assert register(registries[0], NODE, "b")["message"][-1].startswith("visible at 4 of 4")
@@ -99,7 +99,7 @@ def test_a_dead_registry_is_missing(launch: Launch) -> None:
     registries = ring(launch, 3)
     dead = registries.pop()
     dead.kill()
-    found = PARTLY.fullmatch(register(registries[0], NODE, "a", timeout=1)["message"][-1])
+    found = PARTLY.fullmatch(register(registries[0], NODE, "a", timeout=3)["message"][-1])
     assert found
     assert (found[1], found[2], found[4]) == ("2", "3", dead.url)
     for each in registries:
