@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from itertools import combinations
 from typing import Any
 
 import orjson
@@ -12,16 +11,9 @@ import pytest
 from kodo.core.registry import Profile
 from kodo.models import Key
 from kodo.sim import Message
+from tests.core.generators import links
+from tests.core.runs import TOPOLOGIES
 from tests.core.world import World
-
-TOPOLOGIES: dict[str, list[tuple[int, int]]] = {
-    "pair": [(1, 0)],
-    "mutual": [(1, 0), (0, 1)],
-    "chain": [(i, i - 1) for i in range(1, 6)],
-    "star": [(i, 0) for i in range(1, 6)],
-    "ring": [(i, (i + 1) % 5) for i in range(5)],
-    "clique": [(j, i) for i, j in combinations(range(5), 2)],
-}
 
 
 def mesh(edges: list[tuple[int, int]], seed: int = 0, page: int = 2**23) -> tuple[World, list[Key]]:
@@ -41,10 +33,6 @@ def told(world: World) -> list[Message]:
 
 def body(message: Message) -> Any:
     return orjson.loads(message.body or b"")
-
-
-def links(edges: list[tuple[int, int]]) -> int:
-    return len({frozenset(edge) for edge in edges})
 
 
 @pytest.mark.parametrize("name", TOPOLOGIES)
