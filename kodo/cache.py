@@ -219,9 +219,9 @@ def _set_aside(path: Path) -> Path:
 
 
 class StoredRecord(Model):
-    """One node in a part; its body stands in `nodes` or `providers` unless it is given here."""
+    """One node in a part; its body stands in `nodes` or `providers` unless it is given here. Remains count below 0."""
 
-    seq: Count
+    seq: Annotated[int, Field(ge=-(2**63), lt=2**63)]
     flows_seq: Count
     via: ServiceUrl | None = None
     gone: bool = False

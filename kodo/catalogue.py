@@ -31,7 +31,7 @@ from pydantic import TypeAdapter
 
 from kodo.changes import Changes
 from kodo.core.instructions import Entry, Parcel, Range, Save, Settle
-from kodo.core.parts import Carried, Part, Row, listed
+from kodo.core.parts import Carried, Part, Row, listed, remains
 from kodo.core.peers import PeerState
 from kodo.errors import BusyError, CacheError, DamagedCacheError
 from kodo.models import MISSING_AUTHOR, MISSING_DESCRIPTION, NOTHING, Key, canonical, flows_json
@@ -230,7 +230,7 @@ class Catalogue:
         if floor <= self._floors.get(origin, 0):
             return
         self._floors[origin] = floor
-        gone = "SELECT id, key FROM record WHERE origin = ? AND seq <= ? AND gone"
+        gone = "SELECT id, key FROM record WHERE origin = ? AND seq BETWEEN 0 AND ? AND gone"
         for number, key in self._writer.execute(gone, (origin, floor)).fetchall():
             self._remove(number, key)
 
@@ -310,19 +310,27 @@ class Catalogue:
     def _settle(self, settle: Settle) -> None:
         db, stage = self._writer, (settle.stage.origin, settle.stage.peer)
         if settle.whole:
-            left = db.execute(
-                "SELECT id, key FROM record WHERE origin = ?1 AND key NOT IN"
-                " (SELECT key FROM staged WHERE origin = ?1 AND peer = ?2)",
-                stage,
-            ).fetchall()
-            for number, key in left:
-                self._remove(number, key)
+            self._take_away(*stage)
         staged = db.execute(
             f"SELECT {_STORED}, digest, flows, size FROM staged WHERE origin = ? AND peer = ?", stage
         ).fetchall()
         for row in staged:
             self._store(row)
         db.execute("DELETE FROM staged WHERE origin = ?", (settle.stage.origin,))
+
+    def _take_away(self, origin: Key, peer: Key) -> None:
+        """Leave the remains alone of every record that is on none of the pages kept aside."""
+        db = self._writer
+        (lowest,) = db.execute("SELECT min(seq) FROM record WHERE origin = ?", (origin,)).fetchone()
+        taken = db.execute(
+            f"SELECT {_ROW} FROM record WHERE origin = ?1 AND seq >= 0 AND key NOT IN"
+            " (SELECT key FROM staged WHERE origin = ?1 AND peer = ?2) ORDER BY seq",
+            (origin, peer),
+        ).fetchall()
+        for below, columns in enumerate(taken, 1):
+            left = remains(_row(columns), min(0, lowest) - below)
+            said = (left.origin, left.node, left.url, left.organization, left.created, left.modified, left.heartbeat)
+            self._store((*said, left.status, left.seq, left.flows_seq, left.via, left.gone, left.digest, "{}", 0))
 
     def _store(self, row: Sequence[Any]) -> None:
         """Write one record, and list what follows from it."""
@@ -464,7 +472,8 @@ class Catalogue:
 
     def own_rows(self) -> list[Row]:
         """What the core is to know of the own part: nodes with a lease, or on behalf of others, and tombstones."""
-        wanted = f"SELECT {_ROW} FROM record WHERE origin = ? AND (gone OR via IS NOT NULL OR status != 'unknown')"
+        wanted = f"SELECT {_ROW} FROM record WHERE origin = ? AND seq >= 0"
+        wanted += " AND (gone OR via IS NOT NULL OR status != 'unknown')"
         return [_row(columns) for columns in self._writer.execute(wanted, (self.key,))]
 
     def peers(self) -> list[PeerState]:
@@ -671,7 +680,7 @@ class Catalogue:
         changed = db.execute(
             f"SELECT {_BODY}, key, seq, flows_seq, gone, listed, via FROM record"
             " WHERE origin = ? AND seq > ? ORDER BY seq",
-            (owed.origin, owed.since.seq),
+            (owed.origin, parcel.after(owed)),
         )
         for row in changed:
             if used >= limit:

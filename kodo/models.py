@@ -353,7 +353,8 @@ class PeerMessage(Model):
     """The body of `POST /connect` and `POST /update/node`.
 
     All after `nodes` is kodo's own addition: `marks` present says that the sender speaks deltas. It names in them what
-    it has, in a handshake all of it.
+    it has, in a handshake all of it. `resumes`: a handshake takes up a connection that there was, which a registry that
+    has left in the meantime does not.
     """
 
     url: ServiceUrl
@@ -365,6 +366,7 @@ class PeerMessage(Model):
     beacon: Beacon | None = None
     asks: tuple[Ask, ...] = Field(default=(), max_length=2**10)
     receipts: tuple[Receipt, ...] = Field(default=(), max_length=2**10)
+    resumes: bool = False
 
 
 class Offer(Model):

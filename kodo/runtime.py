@@ -414,6 +414,8 @@ class Runtime:
         }
         if send.marks is not None:
             message |= {"deltas": content.deltas, "marks": dict(send.marks)}
+        if send.resumes:
+            message["resumes"] = True
         if send.beacon is not None:
             message["beacon"] = send.beacon.model_dump()
         for name, said in (("asks", send.asks), ("receipts", send.receipts)):

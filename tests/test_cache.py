@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
+import orjson
 import pytest
 
 from kodo.cache import Cache, Owner
-from kodo.core.instructions import Entry, Save
+from kodo.core.instructions import Entry, Parcel, Range, Save, Settle, Stage
 from kodo.core.parts import Part
 from kodo.core.peers import PeerState
 from kodo.errors import CacheError, InUseError
-from kodo.models import Flow, Node, Version, canonical, digest
+from kodo.models import NOTHING, Flow, Node, Version, canonical, digest
 from kodo.query import parse_order
 
 OWNER = Owner("http://self:1", "me", True)
@@ -53,6 +55,27 @@ def test_what_was_committed_is_there_again(tmp_path: Path, name: str) -> None:
     assert listed(cache) == ["flow 1", "flow 2"]
     assert cache.catalogue.parts() == list(save(1, 2).parts)
     assert cache.catalogue.peers() == list(save(1).peers)
+    cache.close()
+
+
+@FORMS
+def test_what_a_snapshot_took_away_is_still_told(tmp_path: Path, name: str) -> None:
+    """The remains of a record, which a service without deltas has yet to hear of, are there again."""
+    stage, part = Stage(PEER, PEER), Part(PEER, Version(1, "ab", 2))
+    cache = Cache(OWNER, tmp_path / name)
+    for at in (1, 2):
+        staged = (stage, replace(entry(at), origin=PEER))
+        with cache.catalogue.writing():
+            cache.write(Save(staged=(staged,), settled=(Settle(stage, whole=True),), parts=(part,)))
+            cache.commit()
+    cache.close()
+    cache = Cache(OWNER, tmp_path / name)
+    assert listed(cache) == ["flow 2"]
+    told = cache.catalogue.content(Parcel("plain", (Range(PEER, NOTHING, NOTHING),)), 2**20).nodes
+    assert [(url, orjson.loads(orjson.dumps(node["flows"])) == {}) for url, node in told.items()] == [
+        ("http://n1:1", True),
+        ("http://n2:1", False),
+    ]
     cache.close()
 
 

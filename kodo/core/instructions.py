@@ -13,6 +13,7 @@ from kodo.core.peers import PeerState
 from kodo.models import NOTHING, Ask, Beacon, Key, Node, Receipt, Version
 
 Route = Literal["/register", "/connect", "/update/node", "/heartbeat", "/disconnect"]
+BELOW_ALL = -(2**63)
 Form = Literal["plain", "delta", "both"]
 
 
@@ -54,7 +55,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Settle:
-    """The entries staged there become the origin's records; if `whole`, its other records go."""
+    """The entries staged there become the origin's records; if `whole`, of its others only the remains are left."""
 
     stage: Stage
     whole: bool
@@ -108,6 +109,10 @@ class Parcel:
     ranges: tuple[Range, ...]
     unsaid: Key | None = None
 
+    def after(self, owed: Range) -> int:
+        """The count after which the records of a page begin; all of a part, told plainly, begins with the remains."""
+        return BELOW_ALL if self.form == "plain" and owed.since == NOTHING else owed.since.seq
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
@@ -154,7 +159,7 @@ class Send(Instruction):
     """A message to one peer, one at a time for each; its result comes back as an event within `deadline` seconds.
 
     `marks` speak deltas; a `parcel` is what it carries, beside a `beacon`, `asks` for receipts, and `receipts`.
-    `version` is that of a farewell.
+    `version` is that of a farewell. `resumes`: a greeting takes up a connection that there was.
     """
 
     peer: Key
@@ -167,6 +172,7 @@ class Send(Instruction):
     asks: tuple[Ask, ...] = ()
     receipts: tuple[Receipt, ...] = ()
     version: Version | None = None
+    resumes: bool = False
 
     @property
     def bare(self) -> bool:

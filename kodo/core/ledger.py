@@ -14,7 +14,7 @@ from datetime import timedelta
 
 from kodo.core.events import Instant, Rows
 from kodo.core.instructions import Entry, Instruction, Save, Settle, Stage, Told
-from kodo.core.parts import Part, Row, Staging, fingerprint, on_history
+from kodo.core.parts import A_MICROSECOND, Part, Row, Staging, fingerprint, on_history
 from kodo.core.peers import PeerState
 from kodo.errors import InvalidMessageError
 from kodo.models import (
@@ -33,7 +33,6 @@ from kodo.models import (
 
 MOST_ORIGINS = 2**14
 """Origins of which a registry takes in news: what is told of all of them has to fit into one message."""
-A_MICROSECOND = timedelta(microseconds=1)
 LAST_EPOCH = 2**40 - 2**20
 """The highest epoch above which another is taken: a million starts on, it is still one that can be told."""
 

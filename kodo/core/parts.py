@@ -14,10 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from hashlib import blake2b
 
-from kodo.models import NOTHING, Key, Node, Version
+from kodo.models import NOTHING, Key, Node, Version, later
 
+A_MICROSECOND = timedelta(microseconds=1)
 KEPT_EPOCHS = 32
 """Earlier epochs an origin remembers; a peer that slept through more restarts gets a snapshot."""
 
@@ -72,6 +74,17 @@ class Row:
             heartbeat=self.heartbeat,
             status=self.status,
         )
+
+
+def remains(row: Row, seq: int) -> Row:
+    """What stays of a record that a snapshot takes away, so that services without deltas can be told that it is gone.
+
+    It is told to nobody else, and is no part of what the origin wrote: `seq` is negative.
+    """
+    time = max(row.modified or "", row.heartbeat or "")
+    newer = later(time, A_MICROSECOND) if time else None
+    left = replace(row, seq=seq, flows_seq=0, digest="", gone=True, via=None)
+    return replace(left, modified=None, heartbeat=newer, status="unknown")
 
 
 def fingerprint(*values: object) -> int:

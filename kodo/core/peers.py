@@ -131,6 +131,11 @@ class Peer:
         return self.greet and not self.stands
 
     @property
+    def resumes(self) -> bool:
+        """Whether a greeting takes up what there was; who is configured is asked anew at each start."""
+        return self.stands or not self.configured
+
+    @property
     def away(self) -> bool:
         """Whether the last that was tried with it failed."""
         return self.failures > 0

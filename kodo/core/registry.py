@@ -29,8 +29,8 @@ from kodo.core import events as ev
 from kodo.core.ages import STALE, Ages
 from kodo.core.instructions import Form, Instruction, Parcel, Range, Reply, Save, Send, Standing, Told, Wake
 from kodo.core.leases import Leases
-from kodo.core.ledger import A_MICROSECOND, Change, Ledger, News, check_delta, row_of
-from kodo.core.parts import Carried, Part, Row, fingerprint, listed, on_history
+from kodo.core.ledger import Change, Ledger, News, check_delta, row_of
+from kodo.core.parts import A_MICROSECOND, Carried, Part, Row, fingerprint, listed, on_history
 from kodo.core.peers import BEAT, GATHERING, Errand, Peer, PeerState
 from kodo.core.receipts import Open, Receipts, receipt
 from kodo.errors import InvalidMessageError, UnknownServiceError
@@ -338,9 +338,11 @@ class Registry:
             deltas=message.marks is not None,
             visited=visited or event.at.utc,
             connected=True,
-            farewell=None,
+            # Who takes up what it had does not know yet that this service has left; who connects anew does not mind.
+            farewell=peer.state.farewell if message.resumes else None,
         )
-        self._was_told(sender)
+        if peer.state.farewell is None:
+            self._was_told(sender)
         self._heard(peer, event.at)
         self._schedule_beacon(peer, event.at)
         change = Change(peers={sender: peer.state})
@@ -355,7 +357,7 @@ class Registry:
         seen = f"seen previously {_spaced(visited)}" if visited else "first visit"
         lines.insert(0, f"registry {message.url} connected ({seen})")
         offer = None
-        if message.feed:
+        if message.feed and peer.state.farewell is None:
             peer.answering += 1
             offer = self._parcel(peer, "both" if peer.state.deltas else "plain", event.at.clock, greeting=True)
             peer.behind -= {told.origin for told in offer.ranges}
@@ -488,10 +490,7 @@ class Registry:
             peer.confirms.pop(confirmed, None)
         peer.confirming = ()
         if event.route == "/disconnect":
-            change = Change()
-            if peer.state.farewell is not None:
-                self._drop_peer(change, peer)
-            return change.saves()
+            return self._taken_leave(peer)
         peer.stands = True
         self._heard(peer, event.at, sign=sign)
         if not self.profile.registry:
@@ -603,7 +602,7 @@ class Registry:
         if whole and marks is not None:
             peer.acked = {origin: mark for origin, mark in peer.acked.items() if origin in peer.crossed}
         for origin, part in carried.items():
-            if not part.complete and peer.state.deltas and not self._up_to_date(origin, told):
+            if not part.complete and not self._up_to_date(origin, told):
                 peer.pages[origin] = part
                 continue
             peer.pages.pop(origin, None)
@@ -626,10 +625,8 @@ class Registry:
         if peer is None:
             return []
         errand = self._failed(peer)
-        change = Change()
         if errand == "farewell":
-            self._drop_peer(change, peer)
-            return change.saves()
+            return self._taken_leave(peer)
         if event.status in (401, 403):
             peer.stopped = event.status
         # A refusal means that the two disagree about each other: they start again with a handshake.
@@ -639,6 +636,16 @@ class Registry:
             return []
         peer.pause(event.at.clock, event.at.chance, refused=True)
         return []
+
+    def _taken_leave(self, peer: Peer) -> list[Instruction]:
+        """A farewell has been told, or nobody is there to be told."""
+        change = Change()
+        if peer.state.farewell is not None:
+            self._drop_peer(change, peer)
+        else:
+            # It connected while the farewell was on its way, and may have forgotten that since.
+            peer.greet = True
+        return change.saves()
 
     def _lost(self, event: ev.Lost) -> list[Instruction]:
         peer = self.peers.get(event.peer)
@@ -657,7 +664,9 @@ class Registry:
         peer.confirming = peer.asking = ()
         # Nobody waits for a receipt any more whose time has long been over.
         peer.confirms = {change: said for change, said in peer.confirms.items() if self.receipts.known(change)}
-        peer.pages.clear()
+        if peer.state.deltas:
+            # An older service has taken each page by itself; others put them together, and may have lost them.
+            peer.pages.clear()
         peer.crossed.clear()
         return errand
 
@@ -744,6 +753,9 @@ class Registry:
             if key == self.key or any(row.modified and modified <= row.modified for row in known):
                 continue
             seen = listed(known)
+            if not node.flows and seen is not None and seen.via is None:
+                # It may be the echo of what it was told when the record was away; who wrote it knows better.
+                continue
             created = node.created or (seen and seen.created) or modified
             times = {"created": created, "modified": modified, "heartbeat": node.heartbeat or modified}
             body = Node(url=node.url, organization=node.organization, flows=flows_by_url(node.flows), **times)
@@ -985,7 +997,7 @@ class Registry:
                 return Send(*to, "/register", DEADLINE)
             case "greeting":
                 parcel = self._parcel(peer, "both", at.clock, greeting=True)
-                return Send(*to, "/connect", DEADLINE, parcel, self.ledger.marks())
+                return Send(*to, "/connect", DEADLINE, parcel, self.ledger.marks(), resumes=peer.resumes)
         peer.confirming = tuple(sorted(peer.confirms))[:MOST_TOLD]
         confirms = tuple(peer.confirms[change] for change in peer.confirming)
         peer.asking = tuple(change for change in sorted(peer.asks) if change in self.receipts.open)[:MOST_TOLD]

@@ -24,8 +24,8 @@ from typing import Any, NamedTuple, Protocol
 
 import orjson
 
-from kodo.core.instructions import Entry, Parcel, Range, Save, Settle, Stage
-from kodo.core.parts import Carried, Part, Row, listed
+from kodo.core.instructions import BELOW_ALL, Entry, Parcel, Range, Save, Settle, Stage
+from kodo.core.parts import Carried, Part, Row, listed, remains
 from kodo.core.peers import PeerState
 from kodo.models import MISSING_AUTHOR, MISSING_DESCRIPTION, NOTHING, Key, canonical, flows_json
 
@@ -144,7 +144,7 @@ class Store:
 
     def _drop(self, origin: Key) -> None:
         """Forget a part with all its records, and what is kept aside for it."""
-        for stored in self.records(origin):
+        for stored in list(self._changed(origin, BELOW_ALL)):
             self._remove(stored)
         self._unstage(origin)
         self._put(self._parts, origin, None)
@@ -216,12 +216,21 @@ class Store:
         origin = settle.stage.origin
         page = self._staged.get(settle.stage, {})
         if settle.whole:
-            for stored in self.records(origin):
-                if stored.row.node not in page:
-                    self._remove(stored)
+            self._take_away(origin, page)
         for writing in page.values():
             self._store(writing)
         self._unstage(origin)
+
+    def _take_away(self, origin: Key, page: Mapping[Key, _Writing]) -> None:
+        """Leave the remains alone of every record that is not on the page."""
+        seq = min((stored.row.seq for stored in self._changed(origin, BELOW_ALL)), default=0)
+        seq = min(0, seq)
+        for stored in self.records(origin):
+            if stored.row.node not in page:
+                seq -= 1
+                known = self._nodes[stored.row.node]
+                self._put(self._nodes, stored.row.node, {**known, origin: Stored(remains(stored.row, seq))})
+                self._enter(origin, seq, stored.row.node, known_before=True)
 
     def _unstage(self, origin: Key) -> None:
         for stage in [stage for stage in self._staged if stage.origin == origin]:
@@ -321,7 +330,7 @@ class Store:
     # -- reading -------------------------------------------------------------------------------------------
 
     def records(self, origin: Key) -> list[Stored]:
-        """What an origin's part says, as far as it is known here, in the order of its changes."""
+        """What an origin's part says, as far as it is known here, in the order of its changes; no remains."""
         return list(self._changed(origin, -1))
 
     def view(self) -> dict[str, Stored]:
@@ -376,7 +385,7 @@ class Store:
             owed = Range(owed.origin, NOTHING, NOTHING, part.floor, owed.age)
         to, complete, used = part.version, True, 0
         packed: dict[str, Any] = {}
-        for stored in self._changed(owed.origin, owed.since.seq):
+        for stored in self._changed(owed.origin, parcel.after(owed)):
             if used >= limit:
                 complete = False
                 break

@@ -88,6 +88,8 @@ def message(profile: Profile, send: Send, content: Content) -> dict[str, Any]:
     }
     if send.marks is not None:
         written |= {"deltas": content.deltas, "marks": dict(send.marks)}
+    if send.resumes:
+        written["resumes"] = True
     if send.beacon is not None:
         written["beacon"] = send.beacon.model_dump()
     for name, said in (("asks", send.asks), ("receipts", send.receipts)):

@@ -18,11 +18,13 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from itertools import combinations
 from time import monotonic
+from typing import Any
 
 from kodo.core import events as ev
 from kodo.core.registry import Timing
 from kodo.errors import KodoError
 from kodo.models import Farewell
+from kodo.sim.store import Stored
 from kodo.sim.world import key_of
 from tests.core.world import World
 
@@ -35,6 +37,8 @@ TOPOLOGIES: dict[str, list[tuple[int, int]]] = {
     "ring": [(i, (i + 1) % 5) for i in range(5)],
     "clique": [(j, i) for i, j in combinations(range(5), 2)],
 }
+OLDER = 5
+"""One in so many runs has an older service in its mesh."""
 HAPPENINGS = 60
 """What happens in a run."""
 LONGEST_PAUSE, DEADLINE = 60.0, 10.0
@@ -44,7 +48,11 @@ CALM = 30.0
 
 @dataclass
 class Run:
-    """A mesh and the chances that drive it. `departed`: a registry has left, and was forgotten by its peers."""
+    """A mesh and the chances that drive it. `departed`: a registry has left, and was forgotten by its peers.
+
+    `older`: an older service is connected with one of the registries. It goes by `modified` alone: the clocks of such a
+    mesh are right.
+    """
 
     seed: int
     chance: random.Random
@@ -54,6 +62,7 @@ class Run:
     nodes: dict[str, str]
     copies: dict[str, object] = field(default_factory=dict)
     departed: bool = False
+    older: bool = False
     happened: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -67,12 +76,15 @@ def begin(seed: int) -> Run:
     """A mesh at rest: registries in one of the topologies, and nodes that register and beat with one or two of them."""
     chance = random.Random(seed)
     edges = TOPOLOGIES[chance.choice(list(TOPOLOGIES))]
+    older = seed % OLDER == OLDER - 1
     world = World(seed, timing=TIMING, page=chance.choice([600, 2**23]), bodies=False, log=200)
     size = 1 + max(max(edge) for edge in edges)
     names = [f"r{i}" for i in range(size)]
     for i, name in enumerate(names):
-        skew = chance.choice([0.0, 0.0, 3600.0, -7200.0])
+        skew = 0.0 if older else chance.choice([0.0, 0.0, 3600.0, -7200.0])
         world.add(name, [f"r{b}" for a, b in edges if a == i], skew=skew)
+    if older:
+        world.add_old("old", [chance.choice(names)])
     world.run(5)
     world.settle()
     nodes = {}
@@ -80,7 +92,7 @@ def begin(seed: int) -> Run:
         homes = chance.sample(names, chance.choice([1, 1, 2]))
         world.add(f"beats{number}", homes, registry=False, flows=["x"])
         nodes[f"beats{number}"] = homes[0]
-    return Run(seed, chance, edges, world, names, nodes)
+    return Run(seed, chance, edges, world, names, nodes, older=older)
 
 
 # -- what happens ------------------------------------------------------------------------------------------
@@ -89,7 +101,8 @@ def begin(seed: int) -> Run:
 def _register(run: Run, name: str) -> None:
     if run.world.member(name).paused:
         return
-    run.world.register(name, f"n{run.chance.randrange(12)}", run.chance.sample("abcdef", run.chance.randrange(4)))
+    at = "old" if run.older and run.chance.random() < 0.2 else name
+    run.world.register(at, f"n{run.chance.randrange(12)}", run.chance.sample("abcdef", run.chance.randrange(4)))
 
 
 def _restart(run: Run, name: str) -> None:
@@ -107,12 +120,12 @@ def _copy_disk(run: Run, name: str) -> None:
 def _take_older_disk(run: Run, name: str) -> None:
     copied = run.copies.pop(name, None)
     if copied is not None:
-        run.world.set_clock(name, run.chance.choice([0, -10_000, 10_000]))
+        run.world.set_clock(name, 0 if run.older else run.chance.choice([0, -10_000, 10_000]))
         run.world.restart(name, disk=copied)  # type: ignore[arg-type]
 
 
 def _set_clock(run: Run, name: str) -> None:
-    run.world.set_clock(name, run.chance.choice([-100_000, 0, 100_000]))
+    run.world.set_clock(name, 0 if run.older else run.chance.choice([-100_000, 0, 100_000]))
 
 
 def _cut(run: Run, _: str) -> None:
@@ -210,6 +223,9 @@ def heal(run: Run) -> None:
         if run.departed:
             # Who was told that another left does not call it again until it starts anew.
             run.world.restart(name)
+    if run.older:
+        # A registry that lost its disk has forgotten it, which it learns as it starts anew.
+        run.world.restart("old")
 
 
 # -- what must hold ----------------------------------------------------------------------------------------
@@ -222,10 +238,31 @@ def agree(run: Run) -> float:
     while world.clock - began < run.bound:
         world.run(1)
         listings = [world.listing(name) for name in run.registries]
-        settled = not world.missing() and all(listing == listings[0] for listing in listings) and idle(run)
+        settled = all(listing == listings[0] for listing in listings) and idle(run) and not apart(run)
         since = None if not settled else since if since is not None else world.clock - began
-    assert since is not None, f"no agreement within {run.bound:.0f} s: {world.missing() or owed(run)}"
+    assert since is not None, f"no agreement within {run.bound:.0f} s: {apart(run) or world.missing() or owed(run)}"
     return since
+
+
+def apart(run: Run) -> list[str]:
+    """The nodes of which the older service has something else than the registries list.
+
+    It goes by `modified` alone: what it heard last it keeps when an earlier registration elsewhere is listed again.
+    """
+    if not run.older:
+        return []
+    shown = {key_of(url): stored for url, stored in run.world.site(run.registries[0]).disk.view().items()}
+    known = run.world.members[key_of("old")].service.nodes  # type: ignore[attr-defined]
+    ghosts = [f"old lists {key}" for key, node in known.items() if node["flows"] and key not in shown]
+    return ghosts + [f"old lacks {key}" for key, stored in shown.items() if _newer(stored, known.get(key))]
+
+
+def _newer(stored: Stored, known: dict[str, Any] | None) -> bool:
+    """Whether what is listed of a node is news to a service that knows this of it."""
+    if known is None:
+        return bool(stored.size)
+    modified = stored.row.modified or ""
+    return modified > known["modified"] or (modified == known["modified"] and stored.size != len(known["flows"]))
 
 
 def idle(run: Run) -> bool:
@@ -264,7 +301,10 @@ def check_beating(run: Run) -> None:
         for node in run.nodes:
             row = run.world.site(name).disk.view().get(key_of(node))
             assert row is not None, f"{name} does not list {node}, which beats"
-            assert row.row.status == "online", f"{name} lists {node}, which beats, as {row.row.status}"
+            # An older service may remember a registration that its registry lost, and knows nothing of beats.
+            assert row.row.status == "online" or (run.older and row.row.via), (
+                f"{name} lists {node}, which beats, as {row.row.status}"
+            )
 
 
 def go(seed: int) -> tuple[float, Counter[str]]:

@@ -315,6 +315,40 @@ class TestARegistryLeaves:
         assert farewells(made.run(100)) == []
         assert made.registry.peers[PEER].told
 
+    def test_a_peer_that_connects_while_it_is_told(self) -> None:
+        """A peer that connects while its farewell is on its way forgets that by it, and is connected with again."""
+        for overtaken in (Desk.delivered, lambda made, _: made.refused("peer", 404)):
+            made = linked("peer")
+            (send,) = farewells(made.leave())
+            made.connect("peer")
+            (greeting,) = [send for send in sends(overtaken(made, send) + made.run(60)) if send.route == "/connect"]
+            assert greeting.resumes
+            assert PEER in made.registry.peers
+
+    def test_a_peer_that_resumes(self) -> None:
+        """A peer that was away takes up what there was: it is told at once that this one left, and nothing else."""
+        made = linked("peer")
+        made.away = {"peer"}
+        made.follow(made.register())
+        made.follow(made.leave())
+        made.run(600)
+        made.away = set()
+        done = made.connect("peer", resumes=True)
+        assert reply(done).offer is None
+        assert len(farewells(done + made.run(1))) == 1
+        made.delivered(farewells(done)[0])
+        assert made.registry.peers == {}
+
+    def test_whether_a_greeting_resumes(self) -> None:
+        """Who is configured is asked anew at every start; what was got through to, or saved, is resumed."""
+        made = Desk(Profile("http://self:1", connect=(url_of("peer"),)), beacon=1e6)
+        made.connect("other")
+        greetings = {send.peer: send for send in sends(made.restart())}
+        assert {peer: send.resumes for peer, send in greetings.items()} == {OTHER: True, PEER: False}
+        made.delivered(greetings[PEER], providers={"url": url_of("peer"), "feed": True})
+        (again,) = sends(made.refused("peer", 404) + made.run(60))
+        assert (again.peer, again.route, again.resumes) == (PEER, "/connect", True)
+
 
 class TestARegistryIsGone:
     def test_with_its_nodes(self) -> None:

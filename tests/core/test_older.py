@@ -12,6 +12,7 @@ from kodo.core.instructions import Parcel, Range
 from kodo.models import NOTHING, canonical
 from tests.core.steps import (
     FAR,
+    FLOWS,
     LATER,
     NODE,
     NOW,
@@ -100,8 +101,18 @@ class TestTaken:
         """A node that is known keeps its `created` when an older service gives none."""
         made = Desk()
         made.register()
-        (entry,) = written(made.older("old", {"url": url_of("node"), "flows": [], "modified": LATER}))
+        (entry,) = written(made.older("old", {"url": url_of("node"), "flows": FLOWS, "modified": LATER}))
         assert entry.node.created == NOW
+
+    def test_an_end_is_that_of_its_own_alone(self) -> None:
+        """A node without flows counts where an older service told of it before; what others wrote it does not end."""
+        made = Desk()
+        gone = {"url": url_of("node"), "flows": [], "modified": LATER}
+        made.older("old", node())
+        assert len(written(made.older("old", gone))) == 1
+        made = Desk()
+        made.register()
+        assert written(made.older("old", gone)) == []
 
     def test_nobody_else_speaks_for_the_own_node(self) -> None:
         """What an older service says of this service itself is not taken."""

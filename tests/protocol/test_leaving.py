@@ -243,7 +243,6 @@ def test_leaving_with_a_first_contact_under_way(launch: Launch) -> None:
         assert leave(leaver) < DEADLINE + SLACK
 
 
-@pytest.mark.xfail(reason="back, it may greet the one that left before it is told, which then has not left any more")
 def test_a_peer_that_was_dead_is_told_once_it_is_back(launch: Launch) -> None:
     """A registry that was away when another left hears of it when it is back, and lists nothing of it."""
     first = launch(node=False, beacon=0.3)

@@ -16,7 +16,6 @@ from tests.protocol.helpers import Json, OldRegistry, ago, calm, connected, flow
 from tests.waiting import until
 
 Row = tuple[str, str, str, str]
-GAP = pytest.mark.xfail(reason="the records that a snapshot takes away are not told to older services", strict=True)
 QUIET = 1.0
 """Seconds of silence that are listened to."""
 
@@ -210,7 +209,7 @@ def test_what_came_from_an_older_registry_goes_with_it(serve: Start, member: Old
 @pytest.mark.parametrize(
     "leave",
     [
-        pytest.param(True, id="registry leaves", marks=GAP),
+        pytest.param(True, id="registry leaves"),
         pytest.param(False, id="node leaves"),
     ],
 )

@@ -9,9 +9,13 @@ from typing import Any
 import networkx as nx
 import pytest
 
+from kodo.core import events as ev
 from kodo.core.instructions import Entry, Save
+from kodo.core.registry import Timing
 from kodo.errors import SimulationError
+from kodo.models import Farewell
 from kodo.sim import Message, Store
+from kodo.sim.world import key_of
 from tests.core.world import World
 
 PLACES = {
@@ -236,6 +240,56 @@ def test_two_older_services_do_not_tell_each_other_for_ever(pair: tuple[int, int
     sent = world.news
     world.run(3600)
     assert world.news == sent
+
+
+def test_an_older_service_that_was_away_is_told_in_pages() -> None:
+    """A part of many pages whose old tombstones were forgotten meanwhile is told once, page by page, to its end."""
+    world = World(timing=Timing(beacon=2, tombstones=4), page=600)
+    world.add("r0")
+    world.add("r1", ["r0"])
+    world.add_old("old", ["r0"])
+    world.run(5)
+    world.faults.cuts = {(key_of("r0"), key_of("old")), (key_of("old"), key_of("r0"))}
+    for at in range(12):
+        world.register("r0", f"n{at}", ["a"])
+    registry = world.site("r0")
+    goodbye = Farewell(url="http://n11:1")
+    world.step(registry.key, ev.Disconnect(world._instant(registry), ticket=0, message=goodbye))
+    world.register("r0", "n0", ["a"])
+    world.run(80)
+    assert registry.registry.own.floor.seq > 12
+    before = world.pushes
+    world.faults.cuts = set()
+    world.run(120)
+    assert world.missing() == []
+    assert 3 < world.pushes - before < 10
+
+
+@pytest.mark.parametrize("how", ["it leaves", "it begins anew"])
+def test_an_older_service_hears_what_a_snapshot_takes_away(how: str) -> None:
+    """What a registry that left, or lost its disk, had is listed by an older service no more; what others have is."""
+    world = World(page=600)
+    world.add("r0")
+    world.add("r1", ["r0"])
+    world.add_old("old", ["r1"])
+    world.run(1)
+    for at in range(12):
+        world.register("r0", f"n{at}", ["a"])
+    world.settle()
+    world.register("r1", "n0", ["b"])
+    world.settle()
+    assert len(world.listing("old")) == 12
+    if how == "it leaves":
+        world.leave("r0")
+    else:
+        world.restart("r0", keep_disk=False)
+        world.settle()
+        world.register("r0", "n1", ["c"])
+    world.settle()
+    assert world.listing("old")
+    assert [(row["node"], row["url"]) for row in world.listing("old")] == [
+        (row["node"], row["url"]) for row in world.listing("r1")
+    ]
 
 
 def test_messages_are_plain_records() -> None:

@@ -117,7 +117,7 @@ class Twin:
         mine = self.store.records(origin)
         told = (
             "SELECT key, url, organization, created, modified, heartbeat, status, seq, flows_seq, digest, flows, size,"
-            " via, gone FROM record WHERE origin = ? ORDER BY seq"
+            " via, gone FROM record WHERE origin = ? AND seq >= 0 ORDER BY seq"
         )
         with self.catalogue.reading() as db:
             rows = db.execute(told, (origin,)).fetchall()
