@@ -184,7 +184,8 @@ class Registry:
             case ev.Leave():
                 keys = self._adopted(set(self.peers))
             case ev.Tick():
-                keys = (*self.leases.due(event.at.clock), *self._adopted(self._lapsing(event.at)))
+                lapsing = self._lapsing(event.at) | self._strangers(event.at)
+                keys = (*self.leases.due(event.at.clock), *self._adopted(lapsing))
         return keys
 
     def step(self, event: ev.Event) -> list[Instruction]:
@@ -895,11 +896,16 @@ class Registry:
     def _do_chores(self, change: Change, rows: ev.Rows, at: ev.Instant) -> None:
         """Give up what nothing was heard of for too long, unless nothing is heard at all (rules 6 and 12)."""
         lapsing = sorted(self._lapsing(at))
+        strangers = self._strangers(at)
         self._chores_at = at.clock + self._chores_every
         self.ledger.clean_up(change, self._forgettable(at.clock))
         self.ledger.abandon(change, self.peers.keys())
         for key in lapsing:
             self._forget(change, self.peers[key], rows, at.clock)
+        for node in self._adopted(strangers):
+            row = row_of(rows, self.key, node)
+            if row is not None and _seconds_between(row.heartbeat, at.utc) > self.timing.grace:
+                self.ledger.bury(change, row, at.clock, None)
         lately = at.clock - min(STALE, self.timing.grace)
         linked = any(not peer.away and (peer.stands or peer.heard_at >= lately) for peer in self.peers.values())
         for origin in sorted(self.parts.keys() - {self.key}):
@@ -927,6 +933,12 @@ class Registry:
             return set()
         limit = at.clock - self.timing.grace
         return {key for key, peer in self.peers.items() if not peer.configured and peer.heard_at < limit}
+
+    def _strangers(self, at: ev.Instant) -> set[Key]:
+        """Who told of nodes and never connected; nobody hears whether they are still there."""
+        if at.clock < self._chores_at or self._alone(at.clock):
+            return set()
+        return set(self.ledger.adopted.values()) - self.peers.keys()
 
     # -- what is owed --------------------------------------------------------------------------------------
 
@@ -980,7 +992,8 @@ class Registry:
 
     def _chores_due(self) -> float | None:
         """A registry that knows of nobody else, and remembers nothing that is gone, has no chores."""
-        return self._chores_at if len(self.parts) > 1 or self.peers or self.ledger.graves else None
+        some = len(self.parts) > 1 or self.peers or self.ledger.graves or self.ledger.adopted
+        return self._chores_at if some else None
 
     def _send(self, peer: Peer, errand: Errand, at: ev.Instant) -> Send:
         to = (peer.key, peer.state.address)

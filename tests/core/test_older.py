@@ -195,6 +195,20 @@ class TestLapsing:
         assert made.listed() == ["mine"]
         assert OLD not in made.registry.peers
 
+    def test_with_the_time_of_who_never_connected(self) -> None:
+        """What a service told that never connected lapses after the grace time, unless it is told again meanwhile."""
+        made = Desk(grace=1600.0, tombstones=1600.0)
+        made.older("old", node("a"), node("b"))
+        for _ in range(79):
+            made.run(20)
+            made.register("mine")
+        assert made.listed() == ["a", "b", "mine"]
+        made.older("old", node("b", modified=made.utc()))
+        for _ in range(10):
+            made.run(20)
+            made.register("mine")
+        assert made.listed() == ["b", "mine"]
+
     def test_after_a_restart(self) -> None:
         """On whose behalf a record was written is known after a restart."""
         made = linked()
