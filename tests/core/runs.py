@@ -237,13 +237,19 @@ def agree(run: Run) -> float:
     since: float | None = None
     while world.clock - began < run.bound:
         world.run(1)
-        listings = [world.listing(name) for name in run.registries]
-        settled = all(listing == listings[0] for listing in listings) and idle(run) and not apart(run)
+        settled = idle(run) and same(run) and not apart(run)
         since = None if not settled else since if since is not None else world.clock - began
         if since is not None and world.clock - began >= since + CALM:
             break
     assert since is not None, f"no agreement within {run.bound:.0f} s: {apart(run) or world.missing() or owed(run)}"
     return since
+
+
+def same(run: Run) -> bool:
+    """Whether all registries list the same records; that those have the same contents is checked in the end."""
+    views = (run.world.site(name).disk.view() for name in run.registries)
+    listings = [[(stored.row.origin, stored.row.node, stored.row.seq) for stored in view.values()] for view in views]
+    return all(listing == listings[0] for listing in listings)
 
 
 def apart(run: Run) -> list[str]:
@@ -283,7 +289,7 @@ def check_quiet(run: Run) -> None:
 
 
 def check_parts(run: Run) -> None:
-    """All hold the same parts, at the same versions, with the same contents; nothing is doubted or spoiled any more."""
+    """All hold the same parts, at the same versions, with the same contents, and list the same; nothing is doubted."""
     held = [
         {
             origin: (part.version, part.content)
@@ -293,6 +299,8 @@ def check_parts(run: Run) -> None:
         for name in run.registries
     ]
     assert all(parts == held[0] for parts in held), "the parts differ"
+    listings = [run.world.listing(name) for name in run.registries]
+    assert all(listing == listings[0] for listing in listings), "the listings differ"
     assert not any(run.world.site(name).registry.ledger.doubted for name in run.registries)
     assert not run.world.spoiled, f"spoiled and not found: {run.world.spoiled}"
 
