@@ -14,7 +14,7 @@ from datetime import timedelta
 
 from kodo.core.events import Instant, Rows
 from kodo.core.instructions import Entry, Instruction, Save, Settle, Stage, Told
-from kodo.core.parts import A_MICROSECOND, Part, Row, Staging, fingerprint, on_history
+from kodo.core.parts import A_MICROSECOND, Claim, Part, Row, Staging, fingerprint, on_history
 from kodo.core.peers import PeerState
 from kodo.errors import InvalidMessageError
 from kodo.models import (
@@ -182,15 +182,15 @@ class Ledger:
 
     # -- the parts of others -------------------------------------------------------------------------------
 
-    def take(self, change: Change, delta: Delta, news: News) -> bool:
-        """Take in a delta, or a page of one; whether anything of it was taken (rule 4)."""
+    def take(self, change: Change, delta: Delta, news: News) -> Staging | None:
+        """Take in a delta, or a page of one (rule 4); the pages that there are then, None if nothing was taken."""
         origin = canonical(delta.origin)
         part = self.parts.get(origin, Part(origin))
         stage = Stage(origin, news.sender)
         staging = self._staging(stage, delta)
         if self._full(origin) or origin in change.parts or not self._takes(part, delta, staging):
             # Of several in one message the first counts: what is known of their nodes is from before it.
-            return False
+            return None
         known = {key: row_of(news.rows, origin, key) for key in map(canonical, delta.records)}
         entries = [
             _replica(origin, canonical(url), record, news.bodies, known[canonical(url)])
@@ -199,30 +199,36 @@ class Ledger:
         pages = staging or Staging(delta.since, whole=delta.since == NOTHING)
         pages.reached = delta.to
         _count(pages, entries, known)
+        pages.claims |= {entry.key: _claim(entry) for entry in entries if row_of(news.rows, self.key, entry.key)}
         content = self._content(part, pages)
         if delta.complete and delta.content not in (None, f"{content:016x}"):
             self._distrust(part, stage, pages)
-            return False
+            return None
         if staging is None and delta.complete and not pages.whole:
             change.entries += entries
             self._follow(change, delta, content, news)
-            return True
+            return pages
         if staging is None:
             change.unstage.append(stage)
         change.staged += [(stage, entry) for entry in entries]
         if not delta.complete:
             self.staging.setdefault(origin, {})[stage.peer] = pages
-            return True
+            return pages
         change.settled.append(Settle(stage, pages.whole))
         self._follow(change, delta, content, news)
-        return True
+        return pages
+
+    def claimed(self, stage: Stage) -> Iterable[Key]:
+        """The nodes of which the pages that came so far say something that the own part says, too."""
+        pages = self.staging.get(stage.origin, {}).get(stage.peer)
+        return pages.claims if pages is not None else ()
 
     def take_farewell(self, change: Change, farewell: Farewell, at: Instant) -> bool:
         """A registry has left: its part is empty from that version on; whether that is news."""
         if farewell.version is None:
             return False
         empty = Delta(origin=farewell.url, since=NOTHING, to=farewell.version, floor=farewell.version)
-        return self.take(change, empty, News(canonical(farewell.url), {}, {}, at))
+        return self.take(change, empty, News(canonical(farewell.url), {}, {}, at)) is not None
 
     def abandon(self, change: Change, peers: Set[Key]) -> None:
         """Drop the pages of whoever is not among these peers any more."""
@@ -354,6 +360,10 @@ def _count(pages: Staging, entries: Iterable[Entry], known: Mapping[Key, Row | N
         row = known[entry.key]
         before = row.content if row is not None else 0
         pages.contents[entry.key] = (entry.content, pages.contents.get(entry.key, (0, before))[1])
+
+
+def _claim(entry: Entry) -> Claim:
+    return Claim(entry.node.modified, entry.gone, entry.via is not None)
 
 
 def _replica(origin: Key, key: Key, record: Record, bodies: Mapping[Key, PlainNode], row: Row | None) -> Entry:

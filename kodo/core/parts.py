@@ -167,13 +167,24 @@ class Carried:
     floor: Version = NOTHING
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What another part says of a node that the own part has a record of, too."""
+
+    modified: str | None
+    gone: bool
+    adopted: bool
+
+
 @dataclass(slots=True)
 class Staging:
     """The pages of a delta that have come so far, up to `reached`; `whole` if a snapshot.
 
-    `contents` is what each record on them adds to the content of the part, and takes from it.
+    `contents` is what each record on them adds to the content of the part, and takes from it. `claims` are made with the
+    last page.
     """
 
     reached: Version
     whole: bool
     contents: dict[Key, tuple[int, int]] = field(default_factory=dict)
+    claims: dict[Key, Claim] = field(default_factory=dict)

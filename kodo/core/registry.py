@@ -27,10 +27,10 @@ from typing import Any
 
 from kodo.core import events as ev
 from kodo.core.ages import STALE, Ages
-from kodo.core.instructions import Form, Instruction, Parcel, Range, Reply, Save, Send, Standing, Told, Wake
+from kodo.core.instructions import Form, Instruction, Parcel, Range, Reply, Save, Send, Stage, Standing, Told, Wake
 from kodo.core.leases import Leases
 from kodo.core.ledger import Change, Ledger, News, check_delta, row_of
-from kodo.core.parts import A_MICROSECOND, Carried, Part, Row, fingerprint, listed, on_history
+from kodo.core.parts import A_MICROSECOND, Carried, Claim, Part, Row, fingerprint, listed, on_history
 from kodo.core.peers import BEAT, GATHERING, Errand, Peer, PeerState
 from kodo.core.receipts import Open, Receipts, receipt
 from kodo.errors import InvalidMessageError, UnknownServiceError
@@ -176,6 +176,8 @@ class Registry:
             case ev.Disconnect():
                 leaver = canonical(event.message.url)
                 keys = (leaver, *self._adopted({leaver}))
+            case ev.Update():
+                keys = ev.concerned(event.message.nodes, event.message.deltas) | self._claimed(event.message)
             case ev.Connect():
                 keys = ev.concerned(event.message.nodes, event.message.deltas)
             case ev.Delivered():
@@ -704,10 +706,11 @@ class Registry:
             return
         if origin == self.key:
             self.ledger.surpass(change, delta.to if news.sender in self.peers else NOTHING)
-        elif delta.age <= self.timing.grace and self.ledger.take(change, delta, news):
+        elif delta.age <= self.timing.grace and (pages := self.ledger.take(change, delta, news)):
             if origin in self.parts:
                 self.ages.heard(origin, clock, delta.age)
-            self._make_way(delta, news, change)
+            if delta.complete:
+                self._make_way(origin, pages.claims, news, change)
         peer = self.peers.get(news.sender)
         if peer is not None and delta.complete:
             # What came from a peer need not be told to it (rule 7).
@@ -724,26 +727,28 @@ class Registry:
             peer.asks.discard(asked)
             self.receipts.has(peer.key, asked)
 
-    def _make_way(self, delta: Delta, news: News, change: Change) -> None:
+    def _claimed(self, message: PeerMessage) -> set[Key]:
+        """The nodes of earlier pages that are decided about with the last ones, if these are in the message."""
+        last = (canonical(delta.origin) for delta in message.deltas if delta.complete)
+        return {key for origin in last for key in self.ledger.claimed(Stage(origin, canonical(message.url)))}
+
+    def _make_way(self, origin: Key, claims: Mapping[Key, Claim], news: News, change: Change) -> None:
         """Own records yield: to a node's leaving that is newer, and, on behalf of older services, to any (rule 15).
 
         That a registry left, and its own node with it, yields to its return, though the node has not changed meanwhile.
         Nobody else has a say in whether this service offers its own flows.
         """
-        for url, record in delta.records.items():
-            key = canonical(url)
+        for key, claim in sorted(claims.items()):
             row = row_of(news.rows, self.key, key)
             if row is None or key in change.written or key == self.key:
                 continue
             if row.gone:
-                if row.left and not record.gone and key == canonical(delta.origin):
+                if row.left and not claim.gone and key == origin:
                     self.ledger.bury(change, row, news.at.clock, None)
-                continue
-            modified = (record.node or news.bodies[key]).modified
-            if record.gone and modified is not None and modified > (row.modified or ""):
+            elif claim.gone and (claim.modified or "") > (row.modified or ""):
                 self.leases.end(key)
-                self.ledger.bury(change, row, news.at.clock, modified)
-            elif row.via is not None and not record.gone and not record.adopted:
+                self.ledger.bury(change, row, news.at.clock, claim.modified)
+            elif row.via is not None and not claim.gone and not claim.adopted:
                 self.ledger.bury(change, row, news.at.clock, None)
 
     def _take_plain(self, news: News, change: Change) -> None:

@@ -140,6 +140,18 @@ class TestYielding:
         assert (own.gone, own.left) == (True, False)
         assert made.listed() == ["node"]
 
+    def test_with_the_last_page_alone(self) -> None:
+        """It yields once the other part shows, not to its first pages: the node is listed at every moment."""
+        made = linked()
+        made.older("old", node(modified=LATER))
+        made.update("peer", delta("peer", ZERO, v(1), record(1, modified=EARLY), complete=False))
+        assert made.status() == "unknown"
+        made.update("peer", delta("peer", v(1), v(2), record(2, "other"), floor=ZERO))
+        own = made.row()
+        assert own is not None
+        assert own.gone
+        assert made.listed() == ["node", "other"]
+
     @pytest.mark.parametrize("said", [{"adopted": True}, {"gone": True}])
     def test_not_to_what_others_adopted(self, said: dict[str, Any]) -> None:
         """It does not yield to what another registry adopted, nor to an older leaving."""
