@@ -582,11 +582,11 @@ class Catalogue:
         with self.reading(brief=brief) as db:
             return {
                 "total": db.execute("SELECT flows FROM tally WHERE kind = 'total'").fetchone()[0],
-                "node": dict(db.execute("SELECT url, size FROM record WHERE listed AND size ORDER BY url")),
+                "node": dict(db.execute("SELECT node, count(*) FROM flow GROUP BY node ORDER BY node")),
                 "organization": dict(
                     db.execute(
-                        "SELECT organization, sum(size) FROM record WHERE listed AND size AND organization IS NOT NULL"
-                        " GROUP BY organization ORDER BY organization"
+                        "SELECT n.organization, count(*) FROM record n CROSS JOIN flow f ON f.record = n.id"
+                        " WHERE n.listed AND n.organization IS NOT NULL GROUP BY n.organization ORDER BY n.organization"
                     )
                 ),
                 "tags": dict(db.execute("SELECT value, flows FROM tally WHERE kind = 'tag' ORDER BY value")),
