@@ -45,6 +45,8 @@ BRIEF, LONGEST = 0.002, 5.0
 """Seconds that a brief read may take, and any read."""
 STEPS = 500
 """Steps of SQLite's machine between looks at the clock."""
+PIECE = 100
+"""Nodes that are written at once."""
 SHALLOW = 1000
 """Rows that are skipped along an index rather than ranked."""
 RANKINGS = 32 * 2**20
@@ -635,25 +637,44 @@ class Catalogue:
             found = db.execute("SELECT origin, flows FROM record WHERE key = ?", (key,)).fetchall()
         return {origin: frozenset(orjson.loads(flows)) for origin, flows in found}
 
-    def tree(self, *, brief: bool = False) -> dict[str, Any]:
+    def tree(self) -> dict[str, Any]:
         """`nodes`: what registered here; `providers`: each peer with the nodes that are known through it."""
-        nodes: dict[str, Any] = {}
+        with self.reading() as db:
+            own, providers = self._shelves(db)
+            told = {url: {**face, "nodes": dict(_bodies(db, ids))} for url, (face, ids) in providers.items()}
+            return {"nodes": dict(_bodies(db, own)), "providers": told}
+
+    def tree_json(self, *, brief: bool = False) -> Iterator[bytes]:
+        """The members of `tree` as JSON, without the braces around them: in pieces, read as they are asked for."""
         with self.reading(brief=brief) as db:
-            parts = {part.origin: part for part in map(_PART.validate_json, _column(db, "SELECT state FROM part"))}
-            peers = {peer.key: peer for peer in map(_PEER.validate_json, _column(db, "SELECT state FROM peer"))}
-            providers: dict[str, dict[str, Any]] = {
-                peer.key: {"url": peer.url, "organization": peer.organization, "feed": peer.feed, "nodes": {}}
-                for peer in peers.values()
-                if peer.connected
-            }
-            for row in db.execute(f"SELECT {_BODY}, origin, via FROM record WHERE listed ORDER BY url"):
-                via = row[8] if row[7] == self.key else parts[row[7]].via
-                if via is None:
-                    nodes[row[0]] = _body(row)
-                    continue
-                blank: dict[str, Any] = {"url": via, "organization": None, "feed": False, "nodes": {}}
-                providers.setdefault(via, blank)["nodes"][row[0]] = _body(row)
-        return {"nodes": nodes, "providers": {peer["url"]: peer for peer in providers.values()}}
+            own, providers = self._shelves(db)
+            yield b'"nodes":{'
+            yield from _members(db, own)
+            yield b'},"providers":{'
+            for number, (url, (face, ids)) in enumerate(providers.items()):
+                yield b"," * bool(number) + orjson.dumps(url) + b":" + orjson.dumps(face)[:-1] + b',"nodes":{'
+                yield from _members(db, ids)
+                yield b"}}"
+            yield b"}"
+
+    def _shelves(self, db: sqlite3.Connection) -> tuple[list[int], dict[str, tuple[dict[str, Any], list[int]]]]:
+        """Where what is listed stands: the ids of own records, and by their urls the peers with the ids of theirs."""
+        own: list[int] = []
+        parts = {part.origin: part for part in map(_PART.validate_json, _column(db, "SELECT state FROM part"))}
+        peers = map(_PEER.validate_json, _column(db, "SELECT state FROM peer"))
+        providers: dict[str, tuple[dict[str, Any], list[int]]] = {
+            peer.key: ({"url": peer.url, "organization": peer.organization, "feed": peer.feed}, [])
+            for peer in peers
+            if peer.connected
+        }
+        for number, origin, on_behalf in db.execute("SELECT id, origin, via FROM record WHERE listed ORDER BY url"):
+            via = on_behalf if origin == self.key else parts[origin].via
+            if via is None:
+                own.append(number)
+            else:
+                blank = {"url": via, "organization": None, "feed": False}
+                providers.setdefault(via, (blank, []))[1].append(number)
+        return own, {face["url"]: (face, ids) for face, ids in providers.values()}
 
     def document(self) -> dict[str, Any]:
         """The whole state: `tree`, and of each part its version and what it says of each node.
@@ -766,6 +787,21 @@ def _ranked(db: sqlite3.Connection, selected: str, params: Mapping[str, Any]) ->
     """
     made = db.execute(f"SELECT group_concat({_FROM} + id) FROM (SELECT f.id AS id FROM {selected})", params)
     return made.fetchone()[0] or ""
+
+
+def _bodies(db: sqlite3.Connection, ids: Sequence[int]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The nodes of these records with their urls, in this order."""
+    wanted = f"SELECT {_BODY} FROM json_each(?) i CROSS JOIN record n ON n.id = i.value ORDER BY i.key"
+    for start in range(0, len(ids), PIECE):
+        for row in db.execute(wanted, (_json(ids[start : start + PIECE]),)):
+            yield row[0], _body(row)
+
+
+def _members(db: sqlite3.Connection, ids: Sequence[int]) -> Iterator[bytes]:
+    """The nodes of these records as the members of a JSON object, in pieces."""
+    for start in range(0, len(ids), PIECE):
+        piece = dict(_bodies(db, ids[start : start + PIECE]))
+        yield b"," * bool(start) + orjson.dumps(piece)[1:-1]
 
 
 def is_catalogue(beginning: bytes) -> bool:

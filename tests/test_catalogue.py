@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from kodo.catalogue import SHALLOW, Catalogue
 from kodo.core.instructions import Entry, Save, Settle, Stage
 from kodo.core.parts import Part
+from kodo.core.peers import PeerState
 from kodo.errors import BusyError, CacheError
 from kodo.models import COLUMNS, Flow, Node, Version, canonical, digest
 from kodo.query import compile_filter, parse, parse_order
@@ -252,6 +254,25 @@ def test_an_older_record_leaves_what_is_listed(catalogue: Catalogue) -> None:
     write(catalogue, entry(1, [flow("d")], 2, origin=PEER))
     assert not [sql for sql in statements if sql.startswith(("INSERT INTO flow", "DELETE FROM flow"))]
     assert names(catalogue) == ["a", "b"]
+
+
+def test_the_tree_in_pieces(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tree as JSON, in however many pieces, is to the letter the one that is built as a whole."""
+    monkeypatch.setattr("kodo.catalogue.PIECE", 2)
+    parts = tuple(Part(origin, Version(1, "ab", 9), via=via) for origin, via in ((OWN, None), (PEER, PEER)))
+    peers = tuple(PeerState(url, f"{url}/", url, connected=True) for url in (PEER, canonical("http://idle:1")))
+    for number in range(6):
+        assert b"{%s}" % b"".join(catalogue.tree_json()) == orjson.dumps(catalogue.tree())
+        more = [entry(number, [flow("ß\n")], number), entry(number + 10, [flow("b")], number, origin=PEER)]
+        behalf = entry(number + 20, [], number, via=canonical("http://old:1"))
+        write(catalogue, *more, behalf, parts=parts, peers=peers)
+    tree = orjson.loads(b"{%s}" % b"".join(catalogue.tree_json()))
+    assert {url: len(peer["nodes"]) for url, peer in tree["providers"].items()} == {
+        f"{PEER}/": 6,
+        "http://idle:1/": 0,
+        "http://old:1": 6,
+    }
+    assert len(tree["nodes"]) == 6
 
 
 def test_a_brief_read_gives_up(catalogue: Catalogue) -> None:

@@ -6,12 +6,13 @@ alone decide what a message is. Answers are written by orjson.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
-from typing import Annotated, Any, Literal, TypeVar
+from typing import IO, Annotated, Any, Literal, TypeVar
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ValidationError
 
 from kodo import query
@@ -36,6 +37,8 @@ from kodo.service.table import html_table
 from kodo.service.tags import headers_of, not_modified, tag_of
 
 MAX_PAGE = 2**53 - 1
+PIECE = 2**18
+"""Bytes that are sent at once."""
 KEPT = 8 * 2**20
 """Bytes of answers that are kept as long as they are true."""
 
@@ -49,6 +52,21 @@ class JSON(Response):
 
     def render(self, content: Any) -> bytes:
         return orjson.dumps(content, default=list)
+
+
+class Streamed(StreamingResponse):
+    """An answer in JSON that is sent from a file, which is closed then."""
+
+    def __init__(self, file: IO[bytes], headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(_pieces(file), headers=headers, media_type=JSON.media_type)
+        self.headers["content-length"] = str(file.tell())
+
+
+async def _pieces(file: IO[bytes]) -> AsyncIterator[bytes]:
+    with file:
+        file.seek(0)
+        while piece := file.read(PIECE):
+            yield piece
 
 
 class Limits(BaseModel):
@@ -206,16 +224,16 @@ def create_reading(runtime: Runtime, cache: Cache) -> APIRouter:
         tagged = headers_of(tag_of(changes.epoch, changes.count("map"), standing.connection, standing.stale))
         if (same := not_modified(request, tagged)) is not None:
             return same
-        tree = await runtime.read(cache.document)
         stale = {"stale": list(standing.stale)} if standing.stale else {}
-        return JSON(tree | {"connection": dict(standing.connection)} | stale, headers=tagged)
+        more = {"connection": dict(standing.connection)} | stale
+        return Streamed(await runtime.read(partial(cache.spool, more)), headers=tagged)
 
     @router.get("/_cache", **shapes.CACHE)
     async def get_cache() -> Response:
         """A registry's durable state."""
         if not identity.registry:
             raise RoleError("this service is no registry")
-        return JSON(await runtime.read(cache.document))
+        return Streamed(await runtime.read(partial(cache.spool, {})))
 
     return router
 
