@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -23,7 +23,8 @@ from functools import reduce
 from hashlib import sha256
 from operator import xor
 from pathlib import Path
-from typing import Annotated, Any
+from tempfile import SpooledTemporaryFile
+from typing import IO, Annotated, Any
 
 import orjson
 from filelock import FileLock, Timeout
@@ -50,6 +51,9 @@ from kodo.models import (
 )
 
 log = logging.getLogger("kodo")
+
+SPOOLED = 2**20
+"""Bytes of an answer that are held in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +144,16 @@ class Cache:
         except (OSError, sqlite3.Error) as error:
             raise CacheError(f"expected to write the cache {self.path}, but {error}") from error
 
-    def document(self, *, brief: bool = False) -> dict[str, Any]:
-        """What `/_cache` shows: the five keys of PROTOCOL.md."""
-        return self._owner() | self.catalogue.tree(brief=brief)
+    def spool(self, more: Mapping[str, Any], *, brief: bool = False) -> IO[bytes]:
+        """What `/_cache` shows, the five keys of PROTOCOL.md, and `more` behind them, as JSON in a file of its own.
+
+        It is read in one transaction, which no slow reader keeps open: what takes much memory goes to disk meanwhile.
+        """
+        file = SpooledTemporaryFile(SPOOLED)  # noqa: SIM115, closed by who sends it
+        file.write(orjson.dumps(self._owner())[:-1] + b",")
+        file.writelines(self.catalogue.tree_json(brief=brief))
+        file.write(b"," * bool(more) + orjson.dumps(more)[1:])
+        return file
 
     def _owner(self) -> dict[str, Any]:
         return {"url": self.owner.url, "organization": self.owner.organization, "feed": self.owner.feed}

@@ -13,15 +13,17 @@
   the catalogue when it asks, in the form that it has by then. Without a reader a change costs an entry in a queue.
 
 The catalogue's one writer touches and publishes; the rest may be called from any thread.
+
+`Kept` holds what was made of a listing, such as a page, under a name that says of which count it is.
 """
 
 from __future__ import annotations
 
 import secrets
 import threading
-from collections import deque
-from collections.abc import Callable
-from typing import Literal
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable
+from typing import Generic, Literal, TypeVar
 
 from kodo.models import Key
 
@@ -29,6 +31,7 @@ KEPT_KEYS, KEPT_CHANGES = 20_000, 4096
 """Nodes, and changes, that are remembered; who was away for longer than these reads everything anew."""
 
 Count = Literal["nodes", "flows", "counts", "map"]
+T = TypeVar("T", str, bytes)
 
 
 class Changes:
@@ -84,6 +87,14 @@ class Changes:
         """How often this has changed."""
         return self._counts[name]
 
+    def stands(self, name: Count, count: int) -> bool:
+        """Whether what is readable is exactly that of this count: no change of it is under way, nor was since then.
+
+        A reader that took the count before its read began, and asks once it has begun, knows which state it sees.
+        """
+        # In this order: a change is under way until after its count has moved.
+        return name not in self._raised and self._counts[name] == count
+
     def since(self, count: int) -> set[Key] | None:
         """The nodes that changed after the count `nodes` stood there; None when that is not known (any more)."""
         with self._lock:
@@ -95,3 +106,29 @@ class Changes:
         """Call this after each change of a node, on the writer's thread; None for nobody."""
         with self._lock:
             self._listener = listener
+
+
+class Kept(Generic[T]):
+    """Texts that may be wanted again, each under a name that says all it depends on: those used last, `most` bytes."""
+
+    def __init__(self, most: int) -> None:
+        """Nothing is kept yet. Texts are bytes, or ASCII."""
+        self._most = most
+        self._used = 0
+        self._texts: OrderedDict[Hashable, T] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, name: Hashable) -> T | None:
+        """The text of this name, if it is there."""
+        with self._lock:
+            if name in self._texts:
+                self._texts.move_to_end(name)
+            return self._texts.get(name)
+
+    def put(self, name: Hashable, text: T) -> None:
+        """Keep a text; those that were not used for the longest time make room for it."""
+        with self._lock:
+            self._used += len(text) - len(self._texts.pop(name, ""))
+            self._texts[name] = text
+            while self._used > self._most:
+                self._used -= len(self._texts.popitem(last=False)[1])

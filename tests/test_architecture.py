@@ -49,7 +49,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kodo.cli": SERVICE | LAB,
 }
 LATE = {
-    ("kodo.service.routes", "kodo.frames"),
     ("kodo.cli", "kodo.service"),
     ("kodo.cli", "kodo.lab"),
     ("kodo.cli", "kodo.sim"),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
-from kodo.catalogue import Catalogue, _selection
+from kodo.catalogue import SHALLOW, Catalogue
 from kodo.core.instructions import Entry, Save, Settle, Stage
 from kodo.core.parts import Part
+from kodo.core.peers import PeerState
 from kodo.errors import BusyError, CacheError
 from kodo.models import COLUMNS, Flow, Node, Version, canonical, digest
 from kodo.query import compile_filter, parse, parse_order
@@ -171,37 +174,105 @@ def test_duplicate_tags_count_once(catalogue: Catalogue) -> None:
     assert catalogue.counts()["tags"] == {}
 
 
+class Clock:
+    """Counts how often the catalogue looks at the time while it reads: once in so many steps of SQLite's machine."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.looks = 0
+        monkeypatch.setattr("kodo.catalogue.time", self)
+        monkeypatch.setattr("kodo.catalogue.STEPS", 20)
+
+    def monotonic(self) -> float:
+        self.looks += 1
+        return 0.0
+
+    def steps(self, read: Callable[[], object]) -> int:
+        """The steps that a read takes."""
+        self.looks = 0
+        read()
+        return self.looks * 20
+
+
+def publish(catalogue: Catalogue, *entries: Entry) -> None:
+    """Write the way a service does, so that the catalogue knows what it holds."""
+    with catalogue.writing():
+        write(catalogue, *entries)
+
+
 @pytest.mark.parametrize("column", sorted(set(COLUMNS) - {"registry"}))
 @pytest.mark.parametrize("direction", ["a", "d"])
-def test_a_page_costs_what_it_shows(catalogue: Catalogue, column: str, direction: str) -> None:
-    """Sorted by any column, the first page walks an index: it takes no more steps at 20 times the flows."""
-    steps = []
+def test_a_page_costs_what_it_shows(
+    catalogue: Catalogue, column: str, direction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sorted by any column, the first page walks an index: it takes no more steps at 20 times the flows.
+
+    Any other takes no more than that, once one such page was asked for.
+    """
+    order, clock = parse_order(f"{column}:{direction}"), Clock(monkeypatch)
+    first = []
     for size in (100, 2000):
-        write(
+        publish(
             catalogue,
             *(
                 entry(number, [flow(f"f{number * 7 % 1000}{at}", author=f"a{number}") for at in range(2)], number)
                 for number in range(size // 20, size)
             ),
         )
-        steps.append(machine_steps(catalogue, f"{column}:{direction}"))
-    assert steps[1] < steps[0] * 2 + 200
+        first.append(clock.steps(lambda: catalogue.page(None, order, 0, 10)))
+    assert first[1] < first[0] * 2 + 200
+    catalogue.page(None, order, SHALLOW // 10 + 1, 10)
+    for p in (1, 150, 250, 379):
+        assert clock.steps(lambda at=p: catalogue.page(None, order, at, 10)) < first[0] * 2 + 200  # type: ignore[misc]
 
 
-def machine_steps(catalogue: Catalogue, by: str) -> int:
-    """The steps of SQLite's machine that the first page takes."""
-    taken = 0
+@pytest.mark.parametrize("q", ['organization == "even"', '@tag("odd")', 'name ~ "f1"', "a1", 'not name == "f1"'])
+def test_a_page_of_a_selection_costs_what_it_shows(
+    catalogue: Catalogue, q: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once a page of a selection was asked for, every other takes as few steps, as long as no row changes."""
+    publish(
+        catalogue,
+        *(
+            entry(number, [flow(f"f{number}", author=f"a{number}", tags=[kind])], number, organization=kind)
+            for number, kind in enumerate(["even", "odd"] * 1000)
+        ),
+    )
+    select, clock = compile_filter(parse(q)), Clock(monkeypatch)
+    evaluated = clock.steps(lambda: catalogue.page(select, parse_order(""), 0, 10))
+    for p in (0, 5, 50, 99):
+        assert clock.steps(lambda at=p: catalogue.page(select, parse_order(""), at, 10)) < 1000  # type: ignore[misc]
+    publish(catalogue, entry(1, None, 3000))
+    assert clock.steps(lambda: catalogue.page(select, parse_order(""), 0, 10)) > evaluated / 2
 
-    def count() -> int:
-        nonlocal taken
-        taken += 20
-        return 0
 
-    selected, sorting = _selection(None, parse_order(by))
-    with catalogue.reading() as db:
-        db.set_progress_handler(count, 20)
-        db.execute(f"SELECT f.name, n.modified FROM {selected} ORDER BY {sorting} LIMIT 10").fetchall()
-    return taken
+def test_an_older_record_leaves_what_is_listed(catalogue: Catalogue) -> None:
+    """What another part says of a node, and is not listed, touches no flow that is."""
+    write(catalogue, entry(1, [flow("a"), flow("b")], 5))
+    statements: list[str] = []
+    catalogue._writer.set_trace_callback(statements.append)
+    write(catalogue, entry(1, [flow("c")], 1, origin=PEER))
+    write(catalogue, entry(1, [flow("d")], 2, origin=PEER))
+    assert not [sql for sql in statements if sql.startswith(("INSERT INTO flow", "DELETE FROM flow"))]
+    assert names(catalogue) == ["a", "b"]
+
+
+def test_the_tree_in_pieces(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tree as JSON, in however many pieces, is to the letter the one that is built as a whole."""
+    monkeypatch.setattr("kodo.catalogue.PIECE", 2)
+    parts = tuple(Part(origin, Version(1, "ab", 9), via=via) for origin, via in ((OWN, None), (PEER, PEER)))
+    peers = tuple(PeerState(url, f"{url}/", url, connected=True) for url in (PEER, canonical("http://idle:1")))
+    for number in range(6):
+        assert b"{%s}" % b"".join(catalogue.tree_json()) == orjson.dumps(catalogue.tree())
+        more = [entry(number, [flow("ß\n")], number), entry(number + 10, [flow("b")], number, origin=PEER)]
+        behalf = entry(number + 20, [], number, via=canonical("http://old:1"))
+        write(catalogue, *more, behalf, parts=parts, peers=peers)
+    tree = orjson.loads(b"{%s}" % b"".join(catalogue.tree_json()))
+    assert {url: len(peer["nodes"]) for url, peer in tree["providers"].items()} == {
+        f"{PEER}/": 6,
+        "http://idle:1/": 0,
+        "http://old:1": 6,
+    }
+    assert len(tree["nodes"]) == 6
 
 
 def test_a_brief_read_gives_up(catalogue: Catalogue) -> None:

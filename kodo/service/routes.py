@@ -6,18 +6,18 @@ alone decide what a message is. Answers are written by orjson.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
-from typing import Annotated, Any, Literal, TypeVar
+from typing import IO, Annotated, Any, Literal, TypeVar
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import HTMLResponse
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ValidationError
 
 from kodo import query
 from kodo.cache import Cache
-from kodo.catalogue import Page
+from kodo.changes import Kept
 from kodo.errors import InvalidMessageError, RoleError, TooLargeError
 from kodo.models import (
     AT_ONCE,
@@ -33,9 +33,14 @@ from kodo.models import (
 from kodo.runtime import Answer, Runtime
 from kodo.service import shapes
 from kodo.service.faults import faults
+from kodo.service.table import html_table
 from kodo.service.tags import headers_of, not_modified, tag_of
 
 MAX_PAGE = 2**53 - 1
+PIECE = 2**18
+"""Bytes that are sent at once."""
+KEPT = 8 * 2**20
+"""Bytes of answers that are kept as long as they are true."""
 
 M = TypeVar("M", bound=Model)
 
@@ -47,6 +52,21 @@ class JSON(Response):
 
     def render(self, content: Any) -> bytes:
         return orjson.dumps(content, default=list)
+
+
+class Streamed(StreamingResponse):
+    """An answer in JSON that is sent from a file, which is closed then."""
+
+    def __init__(self, file: IO[bytes], headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(_pieces(file), headers=headers, media_type=JSON.media_type)
+        self.headers["content-length"] = str(file.tell())
+
+
+async def _pieces(file: IO[bytes]) -> AsyncIterator[bytes]:
+    with file:
+        file.seek(0)
+        while piece := file.read(PIECE):
+            yield piece
 
 
 class Limits(BaseModel):
@@ -145,6 +165,8 @@ def create_reading(runtime: Runtime, cache: Cache) -> APIRouter:
     identity = runtime.identity
     catalogue = cache.catalogue
     changes = catalogue.changes
+    # By their tags, which say all that an answer depends on.
+    answers: Kept[bytes] = Kept(KEPT)
 
     @router.get("/flows", **shapes.FLOWS)
     async def get_flows(  # noqa: PLR0913, PLR0917, one for each parameter of the route
@@ -163,21 +185,25 @@ def create_reading(runtime: Runtime, cache: Cache) -> APIRouter:
         tagged = headers_of(tag_of(changes.epoch, changes.count("flows"), p, pp, by, q, html), vary="Accept")
         if (same := not_modified(request, tagged)) is not None:
             return same
-        page = await runtime.read(partial(catalogue.page, select, order, p, pp))
-        if html:
-            return HTMLResponse(await runtime.aside(partial(_table, page)), headers=tagged)
-        return JSON(
-            {
-                "total": page.total,
-                "filtered": page.filtered,
-                "p": p,
-                "pp": pp,
-                "items": page.items,
-                "by": order.shown,
-                "q": query.shown(asked),
-            },
-            headers=tagged,
-        )
+        body = answers.get(tagged["ETag"])
+        if body is None:
+            page = await runtime.read(partial(catalogue.page, select, order, p, pp))
+            if html:
+                body = await runtime.aside(partial(html_table, page.items))
+            else:
+                body = orjson.dumps(
+                    {
+                        "total": page.total,
+                        "filtered": page.filtered,
+                        "p": p,
+                        "pp": pp,
+                        "items": page.items,
+                        "by": order.shown,
+                        "q": query.shown(asked),
+                    }
+                )
+            answers.put(tagged["ETag"], body)
+        return Response(body, media_type="text/html" if html else JSON.media_type, headers=tagged)
 
     @router.get("/counts", **shapes.COUNTS)
     async def get_counts(request: Request) -> Response:
@@ -185,7 +211,11 @@ def create_reading(runtime: Runtime, cache: Cache) -> APIRouter:
         tagged = headers_of(tag_of(changes.epoch, changes.count("counts")))
         if (same := not_modified(request, tagged)) is not None:
             return same
-        return JSON(await runtime.read(catalogue.counts), headers=tagged)
+        body = answers.get(tagged["ETag"])
+        if body is None:
+            body = await runtime.read(lambda brief=False: orjson.dumps(catalogue.counts(brief=brief)))
+            answers.put(tagged["ETag"], body)
+        return Response(body, media_type=JSON.media_type, headers=tagged)
 
     @router.get("/map", **shapes.MAP)
     async def get_map(request: Request) -> Response:
@@ -194,16 +224,16 @@ def create_reading(runtime: Runtime, cache: Cache) -> APIRouter:
         tagged = headers_of(tag_of(changes.epoch, changes.count("map"), standing.connection, standing.stale))
         if (same := not_modified(request, tagged)) is not None:
             return same
-        tree = await runtime.read(cache.document)
         stale = {"stale": list(standing.stale)} if standing.stale else {}
-        return JSON(tree | {"connection": dict(standing.connection)} | stale, headers=tagged)
+        more = {"connection": dict(standing.connection)} | stale
+        return Streamed(await runtime.read(partial(cache.spool, more)), headers=tagged)
 
     @router.get("/_cache", **shapes.CACHE)
     async def get_cache() -> Response:
         """A registry's durable state."""
         if not identity.registry:
             raise RoleError("this service is no registry")
-        return JSON(await runtime.read(cache.document))
+        return Streamed(await runtime.read(partial(cache.spool, {})))
 
     return router
 
@@ -288,9 +318,3 @@ def _weighted(item: str) -> tuple[str, float]:
     media, *parameters = (part.strip() for part in item.split(";"))
     weight = next((parameter[2:] for parameter in parameters if parameter.startswith("q=")), "1")
     return media, float(weight) if weight.replace(".", "", 1).isdecimal() else 0.0
-
-
-def _table(page: Page) -> str:
-    from kodo.frames import html_table  # noqa: PLC0415, pandas is imported when the first page of HTML is asked for
-
-    return html_table(page.items)

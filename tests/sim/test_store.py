@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from kodo.core.instructions import Entry, Parcel, Range, Save, Settle, Stage
+from kodo.core.instructions import Entry, Parcel, Range, Save
 from kodo.core.parts import Part
-from kodo.core.peers import PeerState
 from kodo.models import NOTHING, Key, Node, Version, digest
 from kodo.sim import Store
 from tests.core.world import World
+from tests.sim.saves import ORIGINS, R, random_save
 from tests.sim.twin import Twin
-
-R = Key("http://r0:1")
-ORIGINS = [R, Key("http://r1:1"), Key("http://old:1")]
-TIMES = [None, "2024-12-25T18:00:00.000000", "2024-12-25T18:00:00.000001"]
 
 
 @pytest.mark.parametrize("seed", range(16))
@@ -65,48 +60,6 @@ def _happen(world: World, chance: random.Random, names: list[str]) -> None:
             world.register(name, f"n{chance.randrange(6)}", chance.sample("abcdef", chance.randrange(4)))
 
 
-def _entry(chance: random.Random, counts: dict[Key, int]) -> Entry:
-    """An entry such as a core may write, at the next place of its origin's history."""
-    origin, node, gone = chance.choice(ORIGINS), chance.choice("xyz"), chance.random() < 0.3
-    counts[origin] += 1
-    names = chance.sample("abc", chance.randrange(4))
-    flows = {f"/{n}": {"url": f"/{n}", "name": n, "tags": [n, n] if n == "a" else None} for n in names}
-    body = Node(
-        url=chance.choice([f"http://{node}:1", f"http://{node.upper()}:1/"]),
-        organization=chance.choice([None, "Straße"]),
-        flows=None if gone or chance.random() < 0.3 else flows,
-        created=chance.choice(TIMES),
-        modified=chance.choice(TIMES),
-        status=chance.choice(["unknown", "online"]),
-    )
-    via = chance.choice([None, ORIGINS[2]]) if origin == R else None
-    return Entry(origin, body.key, body, counts[origin], counts[origin], digest(body.flows or {}), via, gone)
-
-
-def _random_save(chance: random.Random, counts: dict[Key, int]) -> Save:
-    """A Save with something of everything."""
-    written = [_entry(chance, counts) for _ in range(chance.randrange(5))]
-    aside = [entry for entry in written if chance.random() < 0.4]
-    stages = [Stage(origin, ORIGINS[1]) for origin in ORIGINS]
-    return Save(
-        entries=tuple(entry for entry in written if entry not in aside),
-        unstage=tuple(stage for stage in stages if chance.random() < 0.2),
-        # What is staged came in a delta: it is written on nobody's behalf.
-        staged=tuple((Stage(entry.origin, ORIGINS[1]), replace(entry, via=None)) for entry in aside),
-        settled=tuple(Settle(stage, chance.random() < 0.5) for stage in stages if chance.random() < 0.3),
-        parts=tuple(_random_part(chance, origin, count) for origin, count in counts.items()),
-        peers=(PeerState(ORIGINS[1], "http://r1:1", "http://r1:1", acked=((R, Version(1, "ab", counts[R])),)),),
-        dropped=tuple(origin for origin in ORIGINS[1:] if chance.random() < 0.1),
-        forgotten=tuple(origin for origin in ORIGINS[1:] if chance.random() < 0.2),
-    )
-
-
-def _random_part(chance: random.Random, origin: Key, count: int) -> Part:
-    """A part at this count, whose floor may have passed some tombstones."""
-    version = Version(1, "ab", count)
-    return Part(origin, version, version.at(count // 2) if chance.random() < 0.3 else NOTHING)
-
-
 @pytest.mark.parametrize("seed", range(60))
 def test_any_saves_come_to_the_same(seed: int) -> None:
     """Any Saves, committed or rolled back, leave the same rows, parts, pages and listing in both stores."""
@@ -114,7 +67,7 @@ def test_any_saves_come_to_the_same(seed: int) -> None:
     counts = dict.fromkeys(ORIGINS, 0)
     twin = Twin(R)
     for _ in range(12):
-        twin.write(_random_save(chance, counts))
+        twin.write(random_save(chance, counts))
         match chance.randrange(3):
             case 0:
                 twin.commit()

@@ -1,0 +1,84 @@
+"""Pages at any depth, in any order and of any selection, whatever is written between them."""
+
+from __future__ import annotations
+
+import random
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kodo.catalogue import Catalogue
+from kodo.changes import Kept
+from kodo.models import COLUMNS
+from kodo.query import compile_filter, matches, ordered, parse, parse_order
+from kodo.sim import Store
+from tests.sim.saves import ORIGINS, R, random_save
+
+QUERIES = (
+    *("", "", "b", "STRASSE", '@tag("a")', 'not @tag("a")', 'organization == "Straße"', 'organization != "Straße"'),
+    *('name ~ "A"', 'created < "2025"', "not modified == modified", 'url > "/a" & node ~ "x"'),
+)
+
+
+def same_page(catalogue: Catalogue, listing: list[dict[str, Any]], chance: random.Random) -> None:
+    """A page at random, as SQLite finds it, and as it is cut from the whole listing."""
+    columns = [chance.choice(COLUMNS) for _ in range(chance.randrange(3))]
+    order = parse_order(",".join(f"{column}:{chance.choice('ad')}" for column in columns))
+    asked, p, pp = parse(chance.choice(QUERIES)), chance.randrange(6), chance.randrange(1, 5)
+    page = catalogue.page(None if asked is None else compile_filter(asked), order, p, pp)
+    wanted = ordered([row for row in listing if matches(asked, row)], order)
+    assert (page.total, page.filtered, page.items) == (len(listing), len(wanted), wanted[p * pp : (p + 1) * pp])
+
+
+@pytest.mark.parametrize("durable", [False, True], ids=["memory", "file"])
+@settings(max_examples=60, deadline=None)
+@given(chance=st.randoms(use_true_random=False))
+def test_pages_are_right_at_every_moment(durable: bool, chance: random.Random) -> None:
+    """Before, while and after something is written, a page shows what is committed then, and in its order."""
+    store, counts = Store(R), dict.fromkeys(ORIGINS, 0)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        TemporaryDirectory() as folder,
+        closing(Catalogue(R, Path(folder, "c.db") if durable else None)) as catalogue,
+    ):
+        patch.setattr("kodo.catalogue.SHALLOW", 2)
+        for _ in range(5):
+            save, listing = random_save(chance, counts), store.listing()
+            with catalogue.writing():
+                catalogue.write(save)
+                if durable:  # in memory nobody reads while something is written
+                    same_page(catalogue, listing, chance)
+                catalogue.commit()
+                store.write(save)
+                listing = store.listing()
+                same_page(catalogue, listing, chance)
+            for _ in range(4):
+                same_page(catalogue, listing, chance)
+
+
+def test_a_page_beyond_the_last_is_empty() -> None:
+    """A page that is not there has no rows, however far away it is."""
+    with closing(Catalogue(R)) as catalogue:
+        for p in (0, 2000, 2**53 - 1):
+            assert catalogue.page(None, parse_order(""), p, 1000).items == []
+            assert catalogue.page(compile_filter(parse('name == "a"')), parse_order(""), p, 1000).items == []
+
+
+def test_what_is_kept_is_what_was_used_last() -> None:
+    """Texts are kept up to so many bytes; those that were not used for the longest time go first."""
+    kept: Kept[bytes] = Kept(10)
+    for name in ("a", "b"):
+        kept.put(name, b"1234")
+    assert kept.get("a") == b"1234"
+    kept.put("c", b"1234")
+    assert [kept.get(name) for name in "abc"] == [b"1234", None, b"1234"]
+    kept.put("a", b"12")
+    kept.put("d", b"1234")
+    assert [kept.get(name) for name in "acd"] == [b"12", b"1234", b"1234"]
+    kept.put("large", b"1" * 11)
+    assert [kept.get(name) for name in ("a", "c", "d", "large")] == [None] * 4
