@@ -557,8 +557,8 @@ def sim(
 ) -> None:
     """Simulate a mesh in virtual time, without a network.
 
-    A mesh in YAML is played under its faults, and what came of it is a prediction: messages, bytes, time, and what
-    every registry believes. A scenario is a text of commands; it is printed with what each of them printed, and if that
+    A mesh in YAML, such as a lab's to_file writes, is played under its faults, and what came of it is a prediction:
+    messages, bytes, time, and what every registry believes. A scenario is a text of commands; it is printed with what each of them printed, and if that
     is not what stands in the file the exit code is 1.
 
     \b
@@ -577,12 +577,13 @@ def sim(
 
 def _perform(path: Path, seed: int, rewrite: bool) -> None:
     """Play a scenario."""
+    from kodo.plan import read_text, write_text  # noqa: PLC0415
     from kodo.sim.scenario import run_scenario  # noqa: PLC0415, the simulator is for this command alone
     from kodo.sim.world import World  # noqa: PLC0415
 
-    played = run_scenario(path.read_text(), str(path), World(seed))
+    played = run_scenario(read_text(path), str(path), World(seed))
     if rewrite:
-        path.write_text(played.text)
+        write_text(path, played.text)
         return
     _say(*played.text.splitlines())
     if played.differs is not None:

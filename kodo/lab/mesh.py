@@ -28,10 +28,11 @@ from kodo.lab.flows import FlowTable, all_flows, united
 from kodo.lab.logs import Logs
 from kodo.lab.member import Member, flow_source
 from kodo.lab.naming import Names, numbered, tally
-from kodo.lab.plan import Plan, plan_of_graph, plan_of_members, read_plan, write_plan
+from kodo.lab.plan import changes_of, plan_of_graph, plan_of_members
 from kodo.lab.processes import Processes
 from kodo.lab.recording import Recording
 from kodo.lab.settling import Settled, Trail, expected_by, settle
+from kodo.plan import Plan, read_plan, write_plan
 
 if TYPE_CHECKING:
     from networkx import DiGraph  # type: ignore[import-untyped]
@@ -105,9 +106,10 @@ class MeshLab:
 
     @classmethod
     def from_file(cls, path: Path | str, timeout: float | None = None, **options: Any) -> Self:
-        """A lab as a YAML file describes it (see `kodo.lab.plan`); all members start side by side.
+        """A lab as a YAML file describes it (see `kodo.plan`); all members start side by side.
 
-        Raises `LabError`, which names the line and the field at fault, and starts nothing then.
+        Raises `PlanError`, which names the line and the field at fault, and starts nothing then. What is `simulated` in
+        it is left out: a lab starts what there is now, all at once.
         """
         return cls._planned(read_plan(path), timeout, options)
 
@@ -119,7 +121,7 @@ class MeshLab:
             prepared = [lab._prepared(member.kind, name, {}) for name, member in members]
             lab._members = {member.name: member for member in prepared}
             for member, planned in zip(prepared, plan.members.values(), strict=True):
-                changes = planned.changes()
+                changes = changes_of(planned)
                 member.setup = lab.changed_setup(member.setup, {**ROLES[member.kind], **changes})
             lab._started(prepared, timeout)
         except BaseException:
@@ -130,7 +132,8 @@ class MeshLab:
     def to_file(self, path: Path | str) -> None:
         """Write what the lab consists of to a YAML file, for `from_file`.
 
-        Raises `LabError` when a node has a loader that is a function: it cannot be written.
+        Raises `LabError` when a node has a loader that is a function: it cannot be written down. Raises `PlanError`
+        when the file cannot be written.
         """
         write_plan(plan_of_members(self.name, self), path)
 
