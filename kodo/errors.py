@@ -114,6 +114,12 @@ class SimulationError(KodoError):
     """A simulation could not do what it was asked, or a scenario says what it does not read."""
 
 
+def reason_of(error: Exception) -> str:
+    """Why the system refused, in its words, without the number of the error and without paths."""
+    said = str(getattr(error, "strerror", None) or error)
+    return said[:1].lower() + said[1:]
+
+
 _BY_STATUS: dict[int, type[KodoError]] = {
     404: RoleError,
     413: TooLargeError,

@@ -29,7 +29,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from kodo.errors import PlanError
+from kodo.errors import PlanError, reason_of
 
 Kind = Literal["registry", "provider", "node"]
 FOUND = {"url", "cache", "node", "registry", "provider", "trace", "connect"}
@@ -214,7 +214,7 @@ def read_text(path: Path | str) -> str:
     except UnicodeDecodeError as error:
         raise PlanError(f"{path}: expected a text in UTF-8; write it as one") from error
     except OSError as error:
-        raise PlanError(f"{path}: expected a file to read, but {_reason(error)}; check the path") from error
+        raise PlanError(f"{path}: expected a file to read, but {reason_of(error)}; check the path") from error
 
 
 def write_text(path: Path | str, text: str) -> None:
@@ -222,11 +222,7 @@ def write_text(path: Path | str, text: str) -> None:
     try:
         Path(path).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise PlanError(f"{path}: expected a file to write, but {_reason(error)}; check the path") from error
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
+        raise PlanError(f"{path}: expected a file to write, but {reason_of(error)}; check the path") from error
 
 
 def read_yaml(path: Path | str, read: Callable[[Any], tuple[T, list[Fault]]], fields: Fields) -> T:

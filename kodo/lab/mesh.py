@@ -288,13 +288,13 @@ class MeshLab:
     def explain(self, node: Target, flow: str | None = None, at: Target | None = None) -> Explanation:
         """Why each registry, or the one `at`, lists a node, or a flow of it, or does not.
 
-        `node` is a handle, a name, or a url; `flow` a name or a path. Raises `LabError` for a name that nobody has.
+        `node` is a handle, a name, or a url; `flow` a name or a path. Raises `LabError` for a name that nobody
+        has, `InvalidMessageError` for a name that several flows of the node have.
         """
-        from kodo.lab.explained import Explanation, flow_path  # noqa: PLC0415, few ask
+        from kodo.lab.explained import Explanation  # noqa: PLC0415, few ask
 
         url = node.url if isinstance(node, Member) else node if "://" in node else self[node].url
-        path = None if flow is None else flow_path(flow)
-        return Explanation(url, path, self._reports(at, "/explain", node=url, flow=path), self.names)
+        return Explanation(url, flow, self._reports(at, "/explain", node=url, flow=flow), self.names)
 
     def convergence(self) -> Convergence:
         """How far each registry knows the others to be behind, and how old what it knows of each is."""

@@ -255,9 +255,9 @@ def test_kodo_sim_plays_a_scenario(files: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        (["alone.txt", "--faults", "faults.yaml"], 2, "kodo: faults: expected a mesh"),
-        (["alone.txt", "--json"], 2, "kodo: json: expected a mesh"),
-        (["mesh.yaml", "--rewrite"], 2, "kodo: rewrite: expected a scenario"),
+        (["alone.txt", "--faults", "faults.yaml"], 2, "kodo: --faults: expected a mesh"),
+        (["alone.txt", "--json"], 2, "kodo: --json: expected a mesh"),
+        (["mesh.yaml", "--rewrite"], 2, "kodo: --rewrite: expected a scenario"),
         (["none.txt"], 1, "kodo: none.txt: expected a file to read, but no such file or directory; check the path\n"),
         (["none.yaml"], 1, "kodo: none.yaml: expected a file to read, but no such file or directory; check the path\n"),
         (["mesh.yaml", "--faults", "none"], 1, "kodo: none: expected a file to read, but no such file or directory; "),
