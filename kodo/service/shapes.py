@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from kodo.models import Farewell, Flow, Node, PeerMessage, Registration
+from kodo.models import Farewell, Flow, Heartbeat, Node, PeerMessage, Registration
 
 
 class CommonReply(BaseModel):
@@ -255,7 +255,7 @@ def _route(
     return route
 
 
-BODIES: tuple[type[BaseModel], ...] = (Registration, PeerMessage, Farewell)
+BODIES: tuple[type[BaseModel], ...] = (Registration, PeerMessage, Heartbeat, Farewell)
 """The models that bodies are checked with, for the page's list of shapes."""
 
 _TO_REGISTER = {"url": _NODE["url"], "organization": "node1", "flows": {"/mytest": _FLOW}}
@@ -298,7 +298,7 @@ _CONVERGED = {
     "peers": {"http://localhost:3368": _STANDING},
 }
 CONVERGENCE = _route(ConvergenceReply, _CONVERGED, 503)
-HEARTBEAT = _route(CommonReply, _COMMON | {"lease": 30.0}, 404, 413, 422, 503, body=(Farewell, {"url": _NODE["url"]}))
+HEARTBEAT = _route(CommonReply, _COMMON | {"lease": 30.0}, 404, 413, 422, 503, body=(Heartbeat, {"url": _NODE["url"]}))
 _LEFT = _COMMON | {"message": [f"disconnected {_NODE['url']}"]}
 DISCONNECT = _route(CommonReply, _LEFT, 404, 413, 422, 503, body=(Farewell, {"url": _NODE["url"]}))
 LEAVE: dict[str, Any] = {"status_code": 204, "responses": _errors(503)}

@@ -352,7 +352,7 @@ class World:
             at = self._instant(member)
             unix = int((EPOCH + timedelta(microseconds=self.now + member.skew)).timestamp())
             nonce = f"{self.random.getrandbits(64):016x}"
-            self.step(member.key, ev.Start(at, own=member.own, self_key=member.key, unix=unix, nonce=nonce))
+            self.step(member.key, ev.Start(at, own=member.own, unix=unix, nonce=nonce))
         elif isinstance(member, OldSite):
             member.service.start()
             self._empty(member)
