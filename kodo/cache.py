@@ -34,7 +34,7 @@ from kodo.catalogue import Catalogue, is_catalogue
 from kodo.core.instructions import Entry, Save
 from kodo.core.parts import Part
 from kodo.core.peers import PeerState
-from kodo.errors import CacheError, DamagedCacheError, InUseError
+from kodo.errors import CacheError, DamagedCacheError, InUseError, reason_of
 from kodo.models import (
     Count,
     Key,
@@ -86,7 +86,7 @@ class Cache:
         except (OSError, sqlite3.Error) as error:
             self._unlock()
             raise CacheError(
-                f"expected to open the cache {path}, but {error}; check its path, its rights and the disk"
+                f"expected to open the cache {path}, but {reason_of(error)}; check its path, its rights and the disk"
             ) from error
         except BaseException:
             self._unlock()
@@ -142,7 +142,7 @@ class Cache:
             if self.path is not None and self.path.suffix == ".json":
                 write_document(self.path, self._owner() | self.catalogue.document())
         except (OSError, sqlite3.Error) as error:
-            raise CacheError(f"expected to write the cache {self.path}, but {error}") from error
+            raise CacheError(f"expected to write the cache {self.path}, but {reason_of(error)}") from error
 
     def spool(self, more: Mapping[str, Any], *, brief: bool = False) -> IO[bytes]:
         """What `/_cache` shows, the five keys of PROTOCOL.md, and `more` behind them, as JSON in a file of its own.

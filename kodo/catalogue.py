@@ -640,11 +640,19 @@ class Catalogue:
             ).fetchone()
         return _body(row)
 
-    def offered(self, key: Key) -> dict[Key, frozenset[str]]:
-        """Of each part that knows the node, the flows that it names, by their urls."""
+    def offering(self, flow: str, most: int) -> list[str]:
+        """The urls of the nodes that are listed with a flow of this path or name, `most` of them at most."""
+        with self.reading() as db:
+            found = db.execute(
+                "SELECT DISTINCT node FROM flow WHERE url = ? OR name = ? ORDER BY node LIMIT ?", (flow, flow, most)
+            )
+            return [node for (node,) in found]
+
+    def offered(self, key: Key) -> dict[Key, dict[str, str]]:
+        """Of each part that knows the node, the flows that it names: their names by their paths."""
         with self.reading() as db:
             found = db.execute("SELECT origin, flows FROM record WHERE key = ?", (key,)).fetchall()
-        return {origin: frozenset(orjson.loads(flows)) for origin, flows in found}
+        return {origin: _names(flows) for origin, flows in found}
 
     def tree(self) -> dict[str, Any]:
         """`nodes`: what registered here; `providers`: each peer with the nodes that are known through it."""
@@ -887,6 +895,11 @@ def _row(columns: Sequence[Any]) -> Row:
 def _face(peer: PeerState) -> tuple[Any, ...]:
     """What the map shows of a peer."""
     return peer.url, peer.organization, peer.feed, peer.connected
+
+
+def _names(flows: str) -> dict[str, str]:
+    """The names of flows by their paths."""
+    return {path: flow["name"] for path, flow in orjson.loads(flows).items()}
 
 
 def _column(db: sqlite3.Connection, sql: str) -> Iterator[str]:

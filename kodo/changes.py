@@ -46,7 +46,7 @@ class Changes:
         self._log: deque[tuple[int, frozenset[Key]]] = deque()
         self._kept = 0
         self._oldest = 0
-        self._listener: Callable[[], None] | None = None
+        self._listener: Callable[[], object] | None = None
 
     def touch(self, key: Key, *raised: Count) -> None:
         """Something shown of this node is about to change, and with it these counts, the map's always."""
@@ -102,7 +102,7 @@ class Changes:
                 return None
             return {key for number, keys in self._log if number > count for key in keys}
 
-    def listen(self, listener: Callable[[], None] | None) -> None:
+    def listen(self, listener: Callable[[], object] | None) -> None:
         """Call this after each change of a node, on the writer's thread; None for nobody."""
         with self._lock:
             self._listener = listener

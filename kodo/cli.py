@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
+from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeAlias, TypeVar, get_args, get_origin
 
@@ -37,7 +38,7 @@ from rich.tree import Tree
 from typer.core import TyperGroup
 
 from kodo import __version__
-from kodo.errors import KodoError, OptionError, RejectedError
+from kodo.errors import InvalidMessageError, KodoError, OptionError, RejectedError, reason_of
 from kodo.models import MISSING_AUTHOR, MISSING_DESCRIPTION, canonical
 from kodo.options import ENV_PREFIX, Options, load_options
 
@@ -64,6 +65,9 @@ INSTALL_LAB = "pip install 'kodo[lab]'"
 METAVARS = {"url": "URL", "connect": "URL", "loader": "SOURCE"}
 GOOD, POOR, BAD, QUIET, STRONG, LINK = "green", "yellow", "red", "dim", "bold", "cyan"
 STATUS_STYLES = {"online": GOOD, "offline": BAD}
+STATE_STYLES = {"listed": GOOD, "left": BAD, "lapsed": BAD, "older": QUIET}
+PEER_STYLES = {"standing": GOOD, "greeting": POOR, "leaving": POOR}
+"""What becomes of a status, of a record in an explanation, and of a peer."""
 
 
 T = TypeVar("T")
@@ -82,7 +86,14 @@ class _Kodo(TyperGroup):
         except OSError as error:
             if isinstance(error, BrokenPipeError):  # who read our output has seen enough
                 raise
-            _refuse(error, code=1)
+            _refuse(_of_system(error), code=1)
+
+
+def _of_system(error: OSError) -> KodoError:
+    """An error of the operating system in the words of the family: what could not be used, why, and what to do."""
+    if error.filename is None:
+        return KodoError(f"expected the system to do its part, but {reason_of(error)}; mend that, and try again")
+    return KodoError(f"{error.filename}: expected to read or write there, but {reason_of(error)}; check the path")
 
 
 app = typer.Typer(
@@ -167,7 +178,7 @@ def _with_flags(command: Callable[..., None]) -> Callable[..., None]:
 @app.command()
 @_with_flags
 def serve(**flags: Any) -> None:
-    """Run a service until Ctrl-C: a node, a registry, or both at once.
+    """Run a service until Ctrl-C: a node, a registry, or both.
 
     What is not given here is taken from the environment, then from the YAML file that --loader names, then from
     the defaults.
@@ -261,55 +272,43 @@ def _answer(url: str, ask: Callable[[Client], T], draw: Callable[[T], Iterable[R
     """Ask a service, and print its answer, drawn or as it is."""
     from kodo.client import Client  # noqa: PLC0415, httpx is for the commands that ask a service
 
-    with Client(url) as client:
-        answer = ask(client)
-    if as_json:
-        _show_json(answer)
-        return
     try:
-        _show(*draw(answer))
+        with Client(url) as client, _in_words_of_the_command():
+            answer = ask(client)
+        if as_json:
+            _show_json(answer)
+        else:
+            _show(*draw(answer))
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         # Something else that speaks JSON may listen there.
         raise RejectedError(f"expected the answer of a kodo service from {url}; check the url") from error
+
+
+@contextmanager
+def _in_words_of_the_command() -> Iterator[None]:
+    """Name what is wrong in a query as the command does: its parameters are our options."""
+    try:
+        yield
+    except InvalidMessageError as error:
+        if any(fault["loc"][:1] != ["query"] for fault in error.detail):
+            raise
+        told = (f"--{'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']}" for fault in error.detail)
+        raise OptionError("\n".join(told)) from error
 
 
 def _page(page: Listing, times: bool = False) -> Iterator[RenderableType]:
     """A page of flows as a table, and a line that says where in the listing it stands."""
     items = page["items"]
     if items:
-        yield _Flows(items, times)
+        yield _flows(items, times)
         yield Text()
     yield _text(_place(page, len(items)), QUIET)
 
 
-@dataclass(frozen=True, slots=True)
-class _Flows:
-    """Flows as a table: a column for each field where the lines are long enough, else fields below each other."""
-
-    items: Sequence[Mapping[str, Any]]
-    times: bool
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        fits = Measurement.get(console, options.update(width=WIDEST), self).maximum <= options.max_width
-        yield self._side_by_side() if fits else self._stacked()
-
-    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        return Measurement.get(console, options, self._side_by_side())
-
-    def _side_by_side(self) -> Table:
-        return _flow_table(self.items, SIDE_BY_SIDE + MOMENTS if self.times else SIDE_BY_SIDE)
-
-    def _stacked(self) -> Table:
-        moments = tuple(name for (name,) in MOMENTS)
-        return _flow_table(self.items, (*STACKED, moments) if self.times else STACKED)
-
-
-def _flow_table(items: Iterable[Mapping[str, Any]], layout: Layout) -> Table:
-    table = _table(*("\n".join(names) for names in layout), leading=int(any(len(names) > 1 for names in layout)))
-    for item in items:
-        fields = _fields(item)
-        table.add_row(*(_below([fields[name] for name in names]) for names in layout))
-    return table
+def _flows(items: Sequence[Mapping[str, Any]], times: bool) -> _Fitting:
+    moments = tuple(name for (name,) in MOMENTS)
+    beside = SIDE_BY_SIDE + MOMENTS if times else SIDE_BY_SIDE
+    return _fitting(list(map(_fields, items)), beside, (*STACKED, moments) if times else STACKED)
 
 
 def _fields(item: Mapping[str, Any]) -> dict[str, Text]:
@@ -325,6 +324,33 @@ def _fields(item: Mapping[str, Any]) -> dict[str, Text]:
         "node + url": Text.assemble(_text(item["node"].rstrip("/")), _text(item["url"], LINK), overflow="fold"),
         **{name: _text(_moment(item[name]), QUIET) for (name,) in MOMENTS},
     }
+
+
+@dataclass(frozen=True, slots=True)
+class _Fitting:
+    """A table: a column for each field where the lines are long enough, else fields below each other."""
+
+    beside: Table
+    stacked: Table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        fits = Measurement.get(console, options.update(width=WIDEST), self).maximum <= options.max_width
+        yield self.beside if fits else self.stacked
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement.get(console, options, self.beside)
+
+
+def _fitting(rows: Sequence[Mapping[str, Text]], beside: Layout, stacked: Layout) -> _Fitting:
+    return _Fitting(_laid_out(rows, beside), _laid_out(rows, stacked))
+
+
+def _laid_out(rows: Iterable[Mapping[str, Text]], layout: Layout) -> Table:
+    """Rows of fields by their names, as a table whose columns hold the fields that the layout names."""
+    table = _table(*("\n".join(names) for names in layout), leading=int(any(len(names) > 1 for names in layout)))
+    for row in rows:
+        table.add_row(*(_below([row[name] for name in names]) for names in layout))
+    return table
 
 
 def _below(texts: Sequence[Text]) -> Text:
@@ -411,6 +437,163 @@ def _node(node: Mapping[str, Any]) -> Text:
     return Text.assemble(_service("node", node), ", ", _plural(len(node["flows"]), "flow"), *news)
 
 
+# -- asking why --------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def explain(
+    url: Url = HOME,
+    node: Annotated[str | None, typer.Option("--node", metavar="URL", help="The node that is asked about.")] = None,
+    flow: Annotated[
+        str | None, typer.Option("--flow", metavar="FLOW", help="The path or name of a flow, of this node or of any.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say why a node, or a flow, is listed at a service or not.
+
+    What every registry's part says of the node is shown, the deciding record first.
+
+    \b
+    kodo explain --flow "press agent"
+    kodo explain http://localhost:3366 --node http://localhost:3367 --flow /press-agent
+    """
+    _answer(url, lambda client: client.get("/explain", node=node, flow=flow), _explanation, as_json)
+
+
+@app.command()
+def convergence(url: Url = HOME, as_json: AsJson = False) -> None:
+    """Say how far the peers of a service are behind.
+
+    Beside that it is shown how old what the service knows of every registry is.
+    """
+    _answer(url, lambda client: client.get("/convergence"), _progress, as_json)
+
+
+def _explanation(told: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """Listed or not, why, and what every part says of it."""
+    verdict = ("listed", GOOD) if told["listed"] else ("not listed", BAD)
+    yield Text.assemble(verdict, ": ", _text(told["why"]), overflow="fold")
+    if told["records"]:
+        several = ("node",) if told["node"] is None else ()
+        beside = tuple((name,) for name in (*several, "origin", "state", "status", "modified", "heard", "told by"))
+        yield Text()
+        yield _fitting(
+            list(map(_record, told["records"])),
+            beside,
+            ((*several, "origin", "told by"), ("state", "status"), ("modified", "heard")),
+        )
+
+
+def _record(record: Mapping[str, Any]) -> dict[str, Text]:
+    """What is shown of a part's record of a node, by the names in the layouts."""
+    status = "" if record["state"] in {"left", "lapsed"} else record["status"]
+    lease = "" if record["lease"] is None else f", {_duration(record['lease'])} left"
+    return {
+        "node": _text(record["node"], STRONG),
+        "origin": _text(record["origin"], LINK),
+        "state": _text(record["state"], STATE_STYLES.get(record["state"], "")),
+        "status": Text.assemble(_text(status, STATUS_STYLES.get(status, "")), (lease, QUIET)),
+        "modified": _text(_moment(record["modified"]), QUIET),
+        "heard": _text(f"{_duration(record['age'])} ago", QUIET),
+        "told by": _teller(record["on_behalf_of"] or record["told_by"], record["origin"]),
+    }
+
+
+def _progress(told: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """How it stands with the peers, how old the news of every registry is, and a line that says what it comes to."""
+    peers = told["peers"].values()
+    if peers:
+        rows = list(starmap(_standing, told["peers"].items()))
+        yield _fitting(
+            rows, (("peer",), ("state",), ("heard",), ("behind",)), (("peer", "state", "heard"), ("behind",))
+        )
+        yield Text()
+    rows = list(starmap(_origin, told["origins"].items()))
+    yield _fitting(
+        rows, (("registry",), ("news",), ("heard",), ("told by",)), (("registry", "told by"), ("news", "heard"))
+    )
+    yield Text()
+    owed = sum(bool(peer["behind"]) for peer in peers)
+    if told["frozen"]:
+        yield Text("most peers are silent, so no node is shown offline for now", style=POOR)
+    if owed:
+        yield Text(f"{owed} of {_plural(len(peers), 'peer')} behind", style=POOR)
+    else:
+        yield Text("nothing is owed to any peer", style=GOOD) if peers else Text("there are no peers", style=QUIET)
+
+
+def _standing(url: str, peer: Mapping[str, Any]) -> dict[str, Text]:
+    behind = [f"{_plural(owed['changes'], 'change')} of {origin}" for origin, owed in peer["behind"].items()]
+    again = "" if peer["next_try"] is None else f", tried again in {_duration(peer['next_try'])}"
+    return {
+        "peer": _text(url, LINK),
+        "state": Text.assemble(_text(peer["state"], PEER_STYLES.get(peer["state"], BAD)), (again, QUIET)),
+        "heard": _text(f"{_duration(peer['heard'])} ago", QUIET),
+        "behind": Text("\n").join(_text(line, POOR) for line in behind) if behind else Text("nothing", style=QUIET),
+    }
+
+
+def _origin(url: str, known: Mapping[str, Any]) -> dict[str, Text]:
+    return {
+        "registry": _text(url, LINK),
+        "news": _text(_plural(known["version"][2], "change")),
+        "heard": _text(f"{_duration(known['age'])} ago", BAD if known["stale"] else QUIET),
+        "told by": _teller(known["told_by"], url),
+    }
+
+
+def _teller(told_by: str | None, origin: str) -> Text:
+    return _text("itself" if told_by in {None, origin} else told_by, QUIET)
+
+
+def _duration(seconds: float) -> str:
+    """So many seconds, in the unit that reads best."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+
+
+# -- leaving -----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def leave(url: Annotated[str, typer.Argument(metavar="URL", help="The service that is to leave.")]) -> None:
+    """Let a service leave the mesh.
+
+    All it is connected with are told, and forget it; it goes on serving its own flows. Those that do not answer are
+    told as soon as they do.
+
+    \b
+    kodo leave http://localhost:3367
+    """
+    _answer(url, _leaves, lambda seen: _farewells(url, *seen), as_json=False)
+
+
+def _leaves(client: Client) -> tuple[Any, Any, Any]:
+    """Let it leave; what it was connected with, how it stood with its peers, and with whom something is still open."""
+    connection, before = client.status()["connection"], client.get("/convergence")["peers"]
+    with _busy("telling those it is connected with"):
+        client.leave()
+    return connection, before, client.get("/convergence")["peers"]
+
+
+def _farewells(url: str, connection: Mapping[str, Any], before: Iterable[str], after: Mapping[str, Any]) -> Any:
+    """Who was told, and who could not be."""
+    never = {canonical(peer) for peer, since in connection.items() if since is None}
+    yield Text.assemble(_text(url, LINK), " has left the mesh; it goes on serving its own flows")
+    for peer in before:
+        if peer in after:
+            why = ("; told once it answers", QUIET)
+            yield Text.assemble(("not told yet  ", POOR), _text(peer), why, overflow="fold")
+        elif canonical(peer) in never:
+            yield Text.assemble(("not connected ", QUIET), _text(peer))
+        else:
+            yield Text.assemble(("told          ", GOOD), _text(peer))
+    if not before:
+        yield Text("It was connected with nobody: there was nobody to tell.", style=QUIET)
+
+
 # -- seeing what it is all about ---------------------------------------------------------------------------------------
 
 HARBOUR = (
@@ -450,7 +633,7 @@ def demo(
     nothing else.
     """
     if not picture.parent.is_dir():
-        raise OptionError(f"picture: expected a path in a folder that exists; create {picture.parent} first")
+        raise OptionError(f"--picture: expected a path in a folder that exists; create {picture.parent} first")
     try:
         with _lab_class()() as mesh:
             _tell(mesh, picture, keep)
@@ -473,7 +656,7 @@ def _tell(mesh: MeshLab, picture: Path, keep: bool) -> None:
     """The story of the demo: what starts, what is listed, how it is connected, and where to go from here."""
     harbour = _started(mesh)
     _say("", "Whoever asks one of them finds the flows of both organizations:", "")
-    _show(_flow_table(harbour.get("/flows")["items"], BRIEF))
+    _show(_laid_out(map(_fields, harbour.get("/flows")["items"]), BRIEF))
     _say("", "The mesh, as the harbour's registry sees it:", "")
     _show(*_mesh(harbour.map(), harbour.status()))
     with _busy("drawing the mesh"):
@@ -557,9 +740,9 @@ def sim(
 ) -> None:
     """Simulate a mesh in virtual time, without a network.
 
-    A mesh in YAML is played under its faults, and what came of it is a prediction: messages, bytes, time, and what
-    every registry believes. A scenario is a text of commands; it is printed with what each of them printed, and if that
-    is not what stands in the file the exit code is 1.
+    A mesh in YAML, such as a lab's to_file writes, is played under its faults, and what came of it is a prediction:
+    messages, bytes, time, and what every registry believes. A scenario is a text of commands; it is printed with what
+    each of them printed, and if that is not what stands in the file the exit code is 1.
 
     \b
     kodo sim mesh.yaml --faults faults.yaml --seed 7
@@ -567,22 +750,23 @@ def sim(
     """
     if path.suffix in {".yaml", ".yml"}:
         if rewrite:
-            raise OptionError("rewrite: expected a scenario; a mesh in YAML has nothing to be rewritten")
+            raise OptionError("--rewrite: expected a scenario; a mesh in YAML has nothing to be rewritten")
         _foretell(path, faults, seed, as_json)
     elif faults is not None or as_json:
-        raise OptionError(f"{'faults' if faults else 'json'}: expected a mesh in a file that ends in .yaml")
+        raise OptionError(f"--{'faults' if faults else 'json'}: expected a mesh in a file that ends in .yaml")
     else:
         _perform(path, seed, rewrite)
 
 
 def _perform(path: Path, seed: int, rewrite: bool) -> None:
     """Play a scenario."""
+    from kodo.plan import read_text, write_text  # noqa: PLC0415
     from kodo.sim.scenario import run_scenario  # noqa: PLC0415, the simulator is for this command alone
     from kodo.sim.world import World  # noqa: PLC0415
 
-    played = run_scenario(path.read_text(), str(path), World(seed))
+    played = run_scenario(read_text(path), str(path), World(seed))
     if rewrite:
-        path.write_text(played.text)
+        write_text(path, played.text)
         return
     _say(*played.text.splitlines())
     if played.differs is not None:
@@ -725,7 +909,7 @@ def _unbounded(part: RenderableType) -> str:
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
-def _refuse(error: KodoError | OSError, code: int) -> NoReturn:
+def _refuse(error: KodoError, code: int) -> NoReturn:
     for line in str(error).splitlines():
         typer.echo(f"kodo: {_plain(line)}", err=True)
     raise typer.Exit(code) from error

@@ -192,6 +192,10 @@ class Client:
         """The answer to a POST of `body` as JSON."""
         return self._ask("POST", path, json=body)
 
+    def leave(self) -> None:
+        """Let the service leave the mesh: it answers once all it is connected with were told, or gave no answer."""
+        self._ask("DELETE", "/connect")
+
     def _object(self, path: str, **params: Any) -> dict[str, Any]:
         answer = self.get(path, **params)
         if not isinstance(answer, dict):

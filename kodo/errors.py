@@ -106,8 +106,18 @@ class LabError(KodoError):
     """A lab could not do what it was asked: start a member, find one, or wait long enough."""
 
 
+class PlanError(KodoError):
+    """A file that describes a mesh, or what happens to it, cannot be read or written, or says what cannot be."""
+
+
 class SimulationError(KodoError):
-    """A simulation could not do what it was asked, or was described in a way that it does not read."""
+    """A simulation could not do what it was asked, or a scenario says what it does not read."""
+
+
+def reason_of(error: Exception) -> str:
+    """Why the system refused, in its words, without the number of the error and without paths."""
+    said = str(getattr(error, "strerror", None) or error)
+    return said[:1].lower() + said[1:]
 
 
 _BY_STATUS: dict[int, type[KodoError]] = {

@@ -339,8 +339,14 @@ class Receipt(Model):
     missing: tuple[ServiceUrl, ...] = Field(default=(), max_length=2**16)
 
 
+class Heartbeat(Model):
+    """The body of `POST /heartbeat`: the node that is there."""
+
+    url: ServiceUrl
+
+
 class Farewell(Model):
-    """The body of `POST /heartbeat` and `POST /disconnect`.
+    """The body of `POST /disconnect`: who leaves.
 
     `version` is kodo's own addition: the one at which the part of a registry that leaves is empty.
     """

@@ -32,7 +32,7 @@ from kodo.core.instructions import Instruction, Parcel, Reply, Save, Send, Stand
 from kodo.core.parts import Carried
 from kodo.core.registry import Registry
 from kodo.errors import BusyError, CacheError, KodoError, RejectedError, UnavailableError
-from kodo.models import Farewell, Key, Node, PeerMessage, PeerReply, Registration, now
+from kodo.models import Farewell, Heartbeat, Key, Node, PeerMessage, PeerReply, Registration, now
 
 log = logging.getLogger("kodo")
 
@@ -152,9 +152,7 @@ class Runtime:
 
     async def start(self, own: Node | None) -> None:
         """Make the new epoch durable and begin; `own` is this service as a node, if it is one."""
-        start = partial(
-            ev.Start, own=own, self_key=self._registry.key, unix=int(time.time()), nonce=secrets.token_hex(8)
-        )
+        start = partial(ev.Start, own=own, unix=int(time.time()), nonce=secrets.token_hex(8))
         await self._take([_Item(start)])
         self._loop = asyncio.create_task(self._run())
 
@@ -180,9 +178,9 @@ class Runtime:
         """
         return await self._ask(partial(ev.Register, node=node, wait=wait, beats=beats))
 
-    async def heartbeat(self, farewell: Farewell) -> Answer:
+    async def heartbeat(self, beat: Heartbeat) -> Answer:
         """Step a `/heartbeat`, like `register`."""
-        return await self._ask(partial(ev.Heartbeat, url=farewell.url))
+        return await self._ask(partial(ev.Heartbeat, url=beat.url))
 
     async def connect(self, message: PeerMessage) -> Answer:
         """Step a `/connect`, like `register`."""
@@ -208,7 +206,10 @@ class Runtime:
         return await self._briefly(read, self._readers)
 
     async def inspect(self, look: Callable[[Registry, float], T]) -> T:
-        """Look at the core between two steps; `look` gets it and the monotonic time, and changes nothing."""
+        """Look at the core between two steps; `look` gets it and the monotonic time, and changes nothing.
+
+        That is on the writer's thread, as all that touches the core: it changes in place, so no other may read it.
+        """
         return await asyncio.get_running_loop().run_in_executor(self._worker, partial(self._look, look))
 
     def _look(self, look: Callable[[Registry, float], T]) -> T:

@@ -18,7 +18,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -121,13 +121,10 @@ class Trace:
             return 0
         return int(number) if int(number) <= self._noted else 0
 
-    async def wait(self, place: int, seconds: float) -> None:
-        """Wait until there is something after a place, or the time is over."""
-        if place < self._noted:
-            return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._news.wait()
+    async def wait(self, place: int) -> None:
+        """Wait until there is something after a place."""
+        while place >= self._noted:
+            await self._news.wait()
 
     def _id(self, given: str | None) -> str:
         if given is not None and 0 < len(given) <= LONGEST_ID and given.isascii() and given.isprintable():

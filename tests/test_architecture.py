@@ -20,7 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 WIRE = {"kodo.errors", "kodo.models"}
 CORE = WIRE | {"kodo.core"}
-LAB = WIRE | {"kodo", "kodo.client", "kodo.query", "kodo.frames", "kodo.lab", "kodo.loader", "kodo.sim"}
+LAB = WIRE | {"kodo", "kodo.client", "kodo.query", "kodo.frames", "kodo.lab", "kodo.loader", "kodo.plan", "kodo.sim"}
 SERVICE = CORE | {
     *("kodo", "kodo.cache", "kodo.catalogue", "kodo.changes", "kodo.loader", "kodo.options", "kodo.query"),
     *("kodo.runtime", "kodo.trace", "kodo.transport", "kodo.service"),
@@ -37,6 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kodo.cache": CORE | {"kodo.catalogue"},
     "kodo.loader": WIRE,
     "kodo.options": WIRE | {"kodo.loader"},
+    "kodo.plan": WIRE,
     "kodo.runtime": CORE,
     "kodo.trace": WIRE,
     "kodo.transport": CORE | {"kodo.trace"},
@@ -44,7 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kodo.frames": WIRE,
     "kodo.guardian": WIRE | {"kodo.loader", "kodo.options", "kodo.service", "kodo.transport"},
     "kodo.service": SERVICE,
-    "kodo.sim": CORE | {"kodo.query"},
+    "kodo.sim": CORE | {"kodo.loader", "kodo.plan", "kodo.query"},
     "kodo.lab": LAB,
     "kodo.cli": SERVICE | LAB,
 }

@@ -86,7 +86,7 @@ def test_kodo_and_python_m_kodo_are_the_same(run: Run) -> None:
 def test_help_names_every_command(run: Run) -> None:
     """`kodo --help` names every command, with a summary that is not cut short."""
     told = run("--help").stdout
-    for command in ("serve", "flows", "counts", "map", "demo", "sim", "lab"):
+    for command in ("serve", "flows", "counts", "map", "explain", "convergence", "leave", "demo", "sim", "lab"):
         assert re.search(rf"^  {command}  ", told, re.MULTILINE)
     assert "..." not in told.partition("Commands:")[2]
 
@@ -174,8 +174,21 @@ def test_a_folder_that_cannot_be_is_one_line(tmp_path: Path) -> None:
     flags = ["--url", "http://127.0.0.1:0", "--cache", str(tmp_path / "file" / "cache.db")]
     done = subprocess.run([*RUN, "serve", *flags], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("kodo: ")
+    told = done.stderr.splitlines()[-1]
+    assert told.startswith(f"kodo: expected to open the cache {tmp_path / 'file' / 'cache.db'}, but ")
+    assert told.endswith("; check its path, its rights and the disk")
+    assert "Errno" not in told
     assert "Traceback" not in done.stderr
+
+
+def test_a_log_that_cannot_be_is_one_line(run: Run, tmp_path: Path) -> None:
+    """A file that the command itself cannot write is told with its path, the reason and what to do."""
+    (tmp_path / "file").touch()
+    done = run("serve", "--url", "http://127.0.0.1:0", "--log", tmp_path / "file" / "log")
+    assert done.exit_code == 1
+    assert (
+        done.stderr == f"kodo: {tmp_path / 'file'}: expected to read or write there, but file exists; check the path\n"
+    )
 
 
 def test_serve_runs_until_it_is_interrupted(tmp_path: Path) -> None:
@@ -285,6 +298,98 @@ def test_the_map_is_a_tree(run: Run, mesh: tuple[Served, Served]) -> None:
     assert f"registry Zeta {zeta.url}, connected from there\n" in run("map", acme.url).stdout
 
 
+# -- kodo explain, convergence, leave ----------------------------------------------------------------------------------
+
+
+def test_a_flow_is_explained(run: Run, mesh: tuple[Served, Served]) -> None:
+    """`kodo explain` says whether a flow is listed, why, and what each registry's part says of its node."""
+    acme, zeta = mesh
+    node = next(item["node"] for item in zeta.flows() if item["name"] == "agent m")
+    for asked in (["--flow", "agent m"], ["--node", node, "--flow", "/agent-m"], ["--node", node]):
+        shown = run("explain", zeta.url, *asked).stdout
+        assert shown.startswith(f"listed: registered at {acme.url}\n\norigin ")
+        (line,) = (line for line in shown.splitlines() if line.startswith(acme.url))
+        assert re.fullmatch(rf"{acme.url} +listed +(unknown|online) +20[-0-9]+ [:0-9]+ +[.0-9]+ s ago +itself", line)
+    shown = run("explain", zeta.url, "--node", node, "--flow", "nothing").stdout
+    assert shown.startswith("not listed: the node is registered at ")
+    assert "it has the paths /agent-m, /hostile" in shown
+    told = json.loads(run("explain", zeta.url, "--node", node, "--json").stdout)
+    assert list(told) == list(zeta.get("/explain", node=node))
+
+
+def test_a_flow_of_several_nodes_is_explained_for_each(run: Run, serve: Start) -> None:
+    """Where several nodes offer a flow, the rows begin with the node."""
+    registry = serve(node=False)
+    nodes = [serve(registry=False, connect=registry.url, loader=["same"]).url for _ in range(2)]
+    until(lambda: len(registry.flows()) == 2, "both flows")
+    shown = run("explain", registry.url, "--flow", "same").stdout
+    assert shown.startswith("listed: 2 nodes offer it: ")
+    assert {line.split()[0] for line in shown.splitlines() if line.startswith("http")} == set(nodes)
+
+
+def test_convergence_says_who_is_behind(run: Run, mesh: tuple[Served, Served]) -> None:
+    """`kodo convergence` shows each peer and each registry, and says in the end whether anything is owed."""
+    acme, zeta = mesh
+    until(lambda: not acme.get("/convergence")["peers"][zeta.url]["behind"], "nothing to be owed")
+    shown = run("convergence", acme.url).stdout
+    assert re.search(rf"^{zeta.url} +standing +[.0-9]+ s ago +nothing$", shown, re.MULTILINE)
+    assert re.search(rf"^{acme.url} +\d+ changes? +0.0 s ago +itself$", shown, re.MULTILINE)
+    assert shown.endswith("\nnothing is owed to any peer\n")
+    assert list(json.loads(run("convergence", acme.url, "--json").stdout)) == list(acme.get("/convergence"))
+
+
+def test_what_a_peer_is_owed_is_shown(run: Run, serve: Start) -> None:
+    """A peer that is gone is shown as away, with what it is owed, and the last line says that one is behind."""
+    here, there = serve(node=False), serve(node=False)
+    other = serve(node=False, connect=here.url)
+    other.end()
+    here.post("/register", {"url": there.url, "flows": []})
+    until(lambda: here.get("/convergence")["peers"][other.url]["state"] == "away", "the peer to be found away")
+    shown = run("convergence", here.url).stdout
+    assert re.search(rf"^{other.url} +away, tried again in .*1 change of {here.url}$", shown, re.MULTILINE)
+    assert shown.endswith("\n1 of 1 peer behind\n")
+
+
+def test_leaving_says_who_was_told(run: Run, serve: Start) -> None:
+    """`kodo leave` waits until all are told, and says who was, who never was connected, and who is told later."""
+    registry, gone = serve(node=False), serve(node=False)
+    away = f"http://127.0.0.1:{free_port()}"
+    node = serve(registry=False, connect=[registry.url, gone.url, away], loader=["a"])
+    until(lambda: len(registry.flows()) == len(gone.flows()) == 1, "both registrations")
+    until(lambda: all(node.get("/")["connection"][url] for url in (registry.url, gone.url)), "both connections")
+    gone.end()
+    done = run("leave", node.url)
+    assert done.exit_code == 0
+    first, *rest = done.stdout.splitlines()
+    assert first == f"{node.url} has left the mesh; it goes on serving its own flows"
+    assert sorted(rest) == sorted(
+        [
+            f"told          {registry.url}",
+            f"not told yet  {gone.url}; told once it answers",
+            f"not connected {away}",
+        ]
+    )
+    assert registry.flows() == []
+    assert [flow["name"] for flow in node.flows()] == ["a"]
+
+
+def test_nobody_to_tell_is_said(run: Run, serve: Start) -> None:
+    """A service that is connected with nobody leaves nobody; without a url nothing is asked to leave."""
+    assert run("leave", serve().url).stdout.endswith("It was connected with nobody: there was nobody to tell.\n")
+    done = run("leave")
+    assert done.exit_code == 2
+    assert "Missing argument 'URL'" in done.stderr
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+@pytest.mark.parametrize("words", [["explain", "--flow", "agent m"], ["convergence"]])
+def test_reasons_fit_a_terminal(mesh: tuple[Served, Served], width: int, words: list[str]) -> None:
+    """No line of an explanation is longer than the terminal is wide."""
+    plain = COLOUR.sub("", in_terminal(width, words[0], mesh[1].url, *words[1:]))
+    assert max(map(len, plain.splitlines())) <= width
+    assert "itself" in plain
+
+
 def test_a_connection_that_does_not_stand_is_shown(run: Run, serve: Start) -> None:
     """A registry that was never reached is in the map, as not connected yet."""
     away = f"http://127.0.0.1:{free_port()}"
@@ -301,18 +406,22 @@ def test_who_does_not_answer_is_told_in_a_line(run: Run) -> None:
 
 
 def test_what_the_service_refuses_is_told_in_its_words(run: Run, mesh: tuple[Served, Served]) -> None:
-    """A refusal of the service is told in its words."""
+    """A refusal of the service is told in its words, and the option that is to blame by its name in the command."""
     done = run("flows", mesh[0].url, "--by", "colour")
-    assert done.exit_code == 1
-    assert done.stderr.startswith("kodo: query.by: expected columns (registry, node,")
+    assert done.exit_code == 2
+    assert done.stderr.startswith("kodo: --by: expected columns (registry, node,")
+    done = run("explain", mesh[0].url, "--node", "nowhere")
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("kodo: --node: expected an http or https url")
+    assert run("explain", mesh[0].url).stderr.startswith("kodo: --node: expected a node, a flow, or")
 
 
-@pytest.mark.parametrize("command", ["flows", "counts", "map"])
+@pytest.mark.parametrize("command", ["flows", "counts", "map", "explain", "convergence", "leave"])
 @pytest.mark.parametrize("answer", ["{}", "[]", '{"items": [1], "total": 1, "nodes": [1]}', "<html>"])
 def test_another_service_is_no_traceback(run: Run, command: str, answer: str) -> None:
     """Whatever else may listen at a url, it is told that it is no service of kodo."""
     with speaking(answer) as url:
-        done = run(command, url)
+        done = run(command, url, *(["--flow", "a"] if command == "explain" else []))
     assert done.exit_code == 1
     assert done.stderr.startswith("kodo: expected ")
 
@@ -374,7 +483,7 @@ def test_a_picture_that_cannot_be_written_starts_nothing(run: Run, tmp_path: Pat
     """A picture in a folder that is not there is refused before anything starts."""
     done = run("demo", "--picture", tmp_path / "missing" / "mesh.png")
     assert done.exit_code == 2
-    assert "picture: expected" in done.stderr
+    assert "--picture: expected" in done.stderr
 
 
 # -- kodo lab ----------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import pytest
 
 from kodo.catalogue import Catalogue
 from kodo.changes import Changes
+from kodo.errors import UnavailableError
 from kodo.models import Key
 from kodo.service import listing, stream
 from kodo.service.tags import names
@@ -290,18 +291,19 @@ def test_a_slow_reader_is_not_buffered_for(serve: Start) -> None:
         assert len(taken) < 150 * 50_000
 
 
-def test_silence_is_broken_by_a_sign_of_life(serve: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["changes", "messages"])
+def test_silence_is_broken_by_a_sign_of_life(serve: Start, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """A comment now and then, which is no event."""
     monkeypatch.setattr(stream, "KEEP_ALIVE", 0.05)
-    registry = serve(node=False)
-    with httpx.stream("GET", f"{registry.url}/events", trust_env=False) as answer:
+    registry = serve(node=False, trace=True)
+    with httpx.stream("GET", f"{registry.url}/events?kind={kind}", trust_env=False) as answer:
         lines = answer.iter_lines()
         until(lambda: next(lines) == ": still here", "a comment")
 
 
 def test_too_many_streams_are_refused(serve: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """503 that says what to do; as one ends, another is taken."""
-    monkeypatch.setattr(stream.Streams.__init__, "__defaults__", (2,))
+    monkeypatch.setattr(stream.Streams.__init__, "__defaults__", (2, 2))
     registry = serve(node=False)
     with reading(registry.url) as first, reading(registry.url) as second:
         first.next(), second.next()
@@ -310,6 +312,35 @@ def test_too_many_streams_are_refused(serve: Start, monkeypatch: pytest.MonkeyPa
         assert answer.json()["detail"] == "expected at most 2 streams at once; close one, or ask again later"
         assert answer.headers["retry-after"]
     until(lambda: registry.client.stream("GET", "/events").__enter__().status_code == 200, "a place to be free")
+
+
+def test_no_client_takes_all_streams(serve: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One address has its share of the streams, and the others stay for others."""
+    monkeypatch.setattr(stream.Streams.__init__, "__defaults__", (3, 1))
+    registry = serve(node=False)
+    with reading(registry.url) as first:
+        first.next()
+        answer = registry.client.get("/events")
+        assert answer.status_code == 503
+        assert answer.json()["detail"] == (
+            "expected at most 1 streams of one client at once; close one, or ask again later"
+        )
+        assert answer.headers["retry-after"]
+    until(lambda: registry.client.stream("GET", "/events").__enter__().status_code == 200, "a place to be free")
+
+
+def test_streams_are_counted_by_address() -> None:
+    """What one address holds is no matter to another, until there is no room at all; a stream that ends makes room."""
+    streams = stream.Streams(most=3, each=2)
+    for address in ("a", "a", "b"):
+        streams.enter(address)
+    for address in ("a", "b", "c"):
+        with pytest.raises(UnavailableError):
+            streams.enter(address)
+    streams.leave("b")
+    with pytest.raises(UnavailableError, match="at most 2 streams of one client"):
+        streams.enter("a")
+    streams.enter("c")
 
 
 def test_messages_are_traced_elsewhere(serve: Start) -> None:

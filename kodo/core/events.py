@@ -60,7 +60,6 @@ class Start(Concerning):
     """The service starts; `nonce` makes its epoch unique, `own` is itself as a node, if it is one."""
 
     own: Node | None
-    self_key: Key
     unix: int
     nonce: str
 

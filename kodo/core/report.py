@@ -13,34 +13,85 @@ from typing import Any
 from kodo.core.parts import Row, listed
 from kodo.core.peers import Peer
 from kodo.core.registry import Registry
+from kodo.errors import InvalidMessageError
 from kodo.models import NOTHING, Key, Version
+
+MANY = 20
+"""Nodes that are told of at once."""
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """What is asked: a node, a flow of it if one is meant, and of each part that knows the node the flows it names."""
+class Known:
+    """What is known of a node: what every part says of it, and of each part the flows it names, names by paths."""
 
     node: str
-    flow: str | None
-    offered: Mapping[Key, frozenset[str]]
+    rows: Sequence[Row]
+    offered: Mapping[Key, Mapping[str, str]]
+
+    def path_of(self, flow: str) -> str:
+        """The path of a flow that is given by its path or by its name; what the node has not stays as it is given.
+
+        Raises `InvalidMessageError` for a name that several of its flows have.
+        """
+        paths = {path for offered in self.offered.values() for path in offered}
+        named = {path for offered in self.offered.values() for path, name in offered.items() if name == flow}
+        if flow in paths or not named:
+            return flow
+        if len(named) > 1:
+            raise _refused("flow", f"a path, since {self.node} has {len(named)} flows of this name")
+        return named.pop()
 
 
-def explain(registry: Registry, asked: Question, rows: Sequence[Row], clock: float) -> dict[str, Any]:
+def question(node: str | None, flow: str | None) -> None:
+    """Raise `InvalidMessageError` unless something is asked for."""
+    if node is None and flow is None:
+        raise _refused("node", "a node, a flow, or a flow of a node to explain")
+
+
+def _refused(parameter: str, expected: str) -> InvalidMessageError:
+    fault = {"loc": ["query", parameter], "msg": f"expected {expected}", "type": "value_error"}
+    return InvalidMessageError([fault])
+
+
+def explain(registry: Registry, known: Known, flow: str | None, clock: float) -> dict[str, Any]:
     """Whether the node, or the flow of it, is listed here, why, and what every part says of it, the deciding first."""
-    ranked = sorted(rows, key=lambda row: row.rank, reverse=True)
-    shown = listed(rows)
-    is_listed = shown is not None and (asked.flow is None or asked.flow in asked.offered[shown.origin])
+    path = None if flow is None else known.path_of(flow)
+    ranked = sorted(known.rows, key=lambda row: row.rank, reverse=True)
+    shown = listed(known.rows)
+    is_listed = shown is not None and (path is None or path in known.offered[shown.origin])
     return {
         "registry": registry.profile.url,
-        "node": asked.node,
-        "flow": asked.flow,
+        "node": known.node,
+        "flow": path,
         "listed": is_listed,
-        "why": _why(asked, ranked, shown),
-        "records": [_record(registry, asked, row, row is shown, clock) for row in ranked],
+        "why": _why(path, known.offered, ranked, shown),
+        "records": [_record(registry, known, path, row, clock) for row in ranked],
     }
 
 
-def _why(asked: Question, ranked: Sequence[Row], shown: Row | None) -> str:
+def explain_flow(registry: Registry, flow: str, offering: Sequence[Known], clock: float) -> dict[str, Any]:
+    """Why a flow is listed here, for all the nodes `offering` it: the same, of one node; of several, `node` is None.
+
+    Raises `InvalidMessageError` when there are too many of them.
+    """
+    if len(offering) > MANY:
+        raise _refused("node", f"a node as well, since more than {MANY} offer this flow")
+    told = [explain(registry, known, flow, clock) for known in offering]
+    if len(told) == 1:
+        return told[0]
+    each = [f"{answer['node']}{answer['flow']}" for answer in told]
+    nobody = "no node that is listed here offers it; name a node to learn why it does not"
+    return {
+        "registry": registry.profile.url,
+        "node": None,
+        "flow": flow,
+        "listed": any(answer["listed"] for answer in told),
+        "why": f"{len(told)} nodes offer it: {', '.join(each)}" if told else nobody,
+        "records": [record for answer in told for record in answer["records"]],
+    }
+
+
+def _why(path: str | None, offered: Mapping[Key, Mapping[str, str]], ranked: Sequence[Row], shown: Row | None) -> str:
     if not ranked:
         return "never seen: no registry that is known here has told of this node"
     newest = ranked[0]
@@ -51,20 +102,21 @@ def _why(asked: Question, ranked: Sequence[Row], shown: Row | None) -> str:
     behalf = f" on behalf of {shown.via}" if shown.via not in {None, shown.origin} else ""
     others = sum(not row.gone for row in ranked) - 1
     instead = f", the newest of {others + 1} registrations" if others else ""
-    if asked.flow is not None and asked.flow not in asked.offered[shown.origin]:
-        paths = ", ".join(sorted(asked.offered[shown.origin]))
+    if path is not None and path not in offered[shown.origin]:
+        paths = ", ".join(sorted(offered[shown.origin]))
         named = f"it has the paths {paths}" if paths else "it names no flow at all"
         return f"the node is registered at {shown.origin}{behalf}{instead}, without this flow: {named}"
     return f"registered at {shown.origin}{behalf}{instead}"
 
 
-def _record(registry: Registry, asked: Question, row: Row, shown: bool, clock: float) -> dict[str, Any]:
+def _record(registry: Registry, known: Known, path: str | None, row: Row, clock: float) -> dict[str, Any]:
     part = registry.parts[row.origin]
     own = row.origin == registry.key
     until = registry.leases.online.get(row.node) if own else None
     return {
+        "node": row.url,
         "origin": row.origin,
-        "state": _state(row, shown),
+        "state": _state(row, row is listed(known.rows)),
         "status": row.status,
         "created": row.created,
         "modified": row.modified,
@@ -74,7 +126,7 @@ def _record(registry: Registry, asked: Question, row: Row, shown: bool, clock: f
         "told_by": part.via,
         "age": round(registry.ages.of(row.origin, clock), 1),
         "lease": None if until is None else round(max(0.0, until - clock), 1),
-        "flow": None if asked.flow is None or row.gone else asked.flow in asked.offered[row.origin],
+        "flow": None if path is None or row.gone else path in known.offered[row.origin],
     }
 
 

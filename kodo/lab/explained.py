@@ -32,18 +32,13 @@ PEER_MEASURES = ("changes", "heard", "next_try")
 _URL = re.compile(r"https?://[^\s,;]+")
 
 
-def flow_path(flow: str) -> str:
-    """The path of a flow on its node; one that is given by its name has the path that a loader gives it."""
-    return flow if flow.startswith("/") else "/" + flow.replace(" ", "-")
-
-
 class Explanation:
     """Why registries list a node, or a flow of it, or do not."""
 
     def __init__(self, node: str, flow: str | None, answers: Answers, names: Names, *, times: bool = False) -> None:
-        """Made by `MeshLab.explain`; `answers` are the raw ones."""
+        """Made by `MeshLab.explain`; `answers` are the raw ones, and know the path of a flow that has a name."""
         self.node = node
-        self.flow = flow
+        self.flow = next((answer["flow"] for answer in answers.values() if answer and answer["listed"]), flow)
         self.answers = answers
         self._names = names
         self._times = times

@@ -28,10 +28,11 @@ from kodo.lab.flows import FlowTable, all_flows, united
 from kodo.lab.logs import Logs
 from kodo.lab.member import Member, flow_source
 from kodo.lab.naming import Names, numbered, tally
-from kodo.lab.plan import Plan, plan_of_graph, plan_of_members, read_plan, write_plan
+from kodo.lab.plan import changes_of, plan_of_graph, plan_of_members
 from kodo.lab.processes import Processes
 from kodo.lab.recording import Recording
 from kodo.lab.settling import Settled, Trail, expected_by, settle
+from kodo.plan import Plan, read_plan, write_plan
 
 if TYPE_CHECKING:
     from networkx import DiGraph  # type: ignore[import-untyped]
@@ -105,9 +106,10 @@ class MeshLab:
 
     @classmethod
     def from_file(cls, path: Path | str, timeout: float | None = None, **options: Any) -> Self:
-        """A lab as a YAML file describes it (see `kodo.lab.plan`); all members start side by side.
+        """A lab as a YAML file describes it (see `kodo.plan`); all members start side by side.
 
-        Raises `LabError`, which names the line and the field at fault, and starts nothing then.
+        Raises `PlanError`, which names the line and the field at fault, and starts nothing then. What is `simulated` in
+        it is left out: a lab starts what there is now, all at once.
         """
         return cls._planned(read_plan(path), timeout, options)
 
@@ -119,7 +121,7 @@ class MeshLab:
             prepared = [lab._prepared(member.kind, name, {}) for name, member in members]
             lab._members = {member.name: member for member in prepared}
             for member, planned in zip(prepared, plan.members.values(), strict=True):
-                changes = planned.changes()
+                changes = changes_of(planned)
                 member.setup = lab.changed_setup(member.setup, {**ROLES[member.kind], **changes})
             lab._started(prepared, timeout)
         except BaseException:
@@ -130,7 +132,8 @@ class MeshLab:
     def to_file(self, path: Path | str) -> None:
         """Write what the lab consists of to a YAML file, for `from_file`.
 
-        Raises `LabError` when a node has a loader that is a function: it cannot be written.
+        Raises `LabError` when a node has a loader that is a function: it cannot be written down. Raises `PlanError`
+        when the file cannot be written.
         """
         write_plan(plan_of_members(self.name, self), path)
 
@@ -285,13 +288,13 @@ class MeshLab:
     def explain(self, node: Target, flow: str | None = None, at: Target | None = None) -> Explanation:
         """Why each registry, or the one `at`, lists a node, or a flow of it, or does not.
 
-        `node` is a handle, a name, or a url; `flow` a name or a path. Raises `LabError` for a name that nobody has.
+        `node` is a handle, a name, or a url; `flow` a name or a path. Raises `LabError` for a name that nobody
+        has, `InvalidMessageError` for a name that several flows of the node have.
         """
-        from kodo.lab.explained import Explanation, flow_path  # noqa: PLC0415, few ask
+        from kodo.lab.explained import Explanation  # noqa: PLC0415, few ask
 
         url = node.url if isinstance(node, Member) else node if "://" in node else self[node].url
-        path = None if flow is None else flow_path(flow)
-        return Explanation(url, path, self._reports(at, "/explain", node=url, flow=path), self.names)
+        return Explanation(url, flow, self._reports(at, "/explain", node=url, flow=flow), self.names)
 
     def convergence(self) -> Convergence:
         """How far each registry knows the others to be behind, and how old what it knows of each is."""

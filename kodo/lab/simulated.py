@@ -12,33 +12,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import fields, replace
 from datetime import timedelta
-from difflib import get_close_matches
 from typing import Any, Self, cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from kodo.client import Counts, Listing, Status, View
 from kodo.errors import InvalidMessageError, LabError, LoaderError, SimulationError, UnavailableError
 from kodo.lab.engine import Life, Setup, Table, Word
 from kodo.lab.history import KEPT, Clock, History, Message
 from kodo.lab.naming import Names
-from kodo.loader import load_flows
-from kodo.models import Key, Node, Registration, canonical, format_time, later
+from kodo.models import Key, Registration, canonical, format_time, later
 from kodo.query import matches, ordered, parse, parse_order, shown
-from kodo.sim import EPOCH, Profile, Timing, Way, World, views
+from kodo.sim import EPOCH, Way, World, views
 from kodo.sim import Message as Sent
+from kodo.sim.members import own_node, profile_of, url_of
 
 STEP = 1.0
 """Virtual seconds that pass at once while a mesh that is at rest is waited for."""
 GRAIN = 1e-6
 CODES: dict[Word, int] = {"TERM": 0, "KILL": -9}
-TIMING = {field.name for field in fields(Timing)}
-MEANT = {"url", "connect", "node", "registry", "provider", "organization", "reset", *TIMING}
-"""Options that mean something here."""
-MEANINGLESS = {"cache", "trace", "log", "reload", "body_limit", "peer_body_limit", "loader"}
-"""Options of real services that are taken, and change nothing."""
 INSTEAD = {
     "live()": "look at flows() after run() or settle()",
     "dashboard()": "look at topology(), timeline() and flows() after run() or settle()",
@@ -48,7 +41,6 @@ INSTEAD = {
 }
 OUTCOMES = {"delivered": "200", "in flight": None, "lost": "lost: request", "answer lost": "lost: answer"}
 BEGAN = format_time(EPOCH)
-_SECONDS = TypeAdapter(float)
 
 
 class SimulatedHistory(History):
@@ -95,15 +87,7 @@ class Simulated:
 
     def defaults(self, name: str) -> dict[str, Any]:
         """A url that is no other's."""
-        url = f"http://{name}:1"
-        try:
-            fits = canonical(url) not in self._taken
-        except ValueError:
-            fits = False
-        if not fits:
-            url = f"http://member{len(self._taken) + 1}:2"
-        self._taken.add(canonical(url))
-        return {"url": url}
+        return {"url": url_of(name, self._taken)}
 
     def launch(self, name: str, setup: Setup, links: Table) -> Life:
         """Start a member, or start it again, now."""
@@ -111,8 +95,8 @@ class Simulated:
         url = self._urls[name] = setup.options["url"]
         self._names[url] = name
         try:
-            profile, own = _profile(setup.options), _own(setup)
-        except (LabError, LoaderError, InvalidMessageError, ValueError) as error:
+            profile, own = profile_of(setup.options), own_node(setup.options, setup.loader)
+        except (SimulationError, LoaderError, InvalidMessageError, ValueError) as error:
             life.refused = str(error)
             return life
         self.history.note("launched", name)
@@ -323,36 +307,6 @@ class SimulatedClient:
     def _check(self) -> None:
         if not self._engine.answers(self.url):
             raise UnavailableError(f"{self.url} did not answer; check that it runs and is not paused")
-
-
-def _profile(options: Mapping[str, Any]) -> Profile:
-    """What a member is. Raises `LabError` for options that do not exist, `ValueError` for values that cannot be."""
-    for name in sorted(set(options) - MEANT - MEANINGLESS):
-        near = get_close_matches(name, sorted(MEANT | MEANINGLESS), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(sorted(MEANT))}"
-        raise LabError(f"there is no option {name!r}; {hint}")
-    canonical(options["url"])
-    given = {name: _seconds(name, options[name]) for name in sorted(TIMING & options.keys())}
-    timing = replace(Timing(), **given)
-    return Profile(options["url"], options["registry"], options["provider"], tuple(options["connect"]), timing)
-
-
-def _seconds(name: str, value: Any) -> float:
-    try:
-        seconds = _SECONDS.validate_python(value)
-    except ValidationError:
-        seconds = 0.0
-    if not 0.05 <= seconds <= 1e9:
-        raise LabError(f"{name}: expected seconds, 0.05 or more")
-    return seconds
-
-
-def _own(setup: Setup) -> Node | None:
-    """The node that a member is, with its flows. Raises `LoaderError` when they cannot be loaded."""
-    if not setup.options["node"]:
-        return None
-    flows = {flow.url: flow for flow in load_flows(setup.loader)}
-    return Node(url=setup.options["url"], organization=setup.options.get("organization"), flows=flows)
 
 
 def _message(number: int, sent: Sent, sender: str, receiver: str) -> Message:

@@ -117,7 +117,8 @@ def _described(app: FastAPI) -> dict[str, Any]:
         page = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         shapes = page.setdefault("components", {}).setdefault("schemas", {})
         for model in BODIES:
-            for name, shape in model.model_json_schema(ref_template="#/components/schemas/{model}")["$defs"].items():
+            described = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            for name, shape in described.get("$defs", {}).items():
                 shapes.setdefault(name, shape)
         app.openapi_schema = page
     return app.openapi_schema

@@ -90,7 +90,8 @@ class ListingEvents:
         self._readers += 1
         if self._readers == 1:
             loop = asyncio.get_running_loop()
-            self._changes.listen(lambda: _soon(loop, self._gather))
+            # The writer commits on a thread of its own.
+            self._changes.listen(partial(loop.call_soon_threadsafe, self._gather))
             self._count = self._changes.count()
 
     def _leave(self) -> None:
@@ -167,8 +168,3 @@ class ListingEvents:
 
     def _id(self, count: int) -> str:
         return f"{self._changes.epoch}-{count}"
-
-
-def _soon(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:
-    """From another thread: the writer's."""
-    loop.call_soon_threadsafe(what)

@@ -2,7 +2,7 @@
 
 The stream is server-sent events: `id` is a place in the trace to go on from (`Last-Event-ID`), `data` a message as
 `kodo.trace.Message` has it. Told at once is all that the trace still holds; the comment `: caught up` follows, then
-what happens, and a comment whenever nothing does. `event: missed` says how many notes a reader was too slow for, or
+what happens. `event: missed` says how many notes a reader was too slow for, or
 came too late for.
 """
 
@@ -17,7 +17,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as Part
 
 from kodo.models import PeerMessage, Registration
-from kodo.service.stream import KEEP_ALIVE
 from kodo.trace import HEADER, Message, Trace, nodes_in
 from kodo.transport import outcome_of
 
@@ -39,10 +38,8 @@ async def messages_stream(trace: Trace, last_event_id: str | None = None) -> Asy
         elif not caught_up:
             caught_up = True
             yield b": caught up\n\n"
-        else:
-            yield b": still here\n\n"
         if len(found.notes) < CHUNK and caught_up:
-            await trace.wait(place, KEEP_ALIVE)
+            await trace.wait(place)
 
 
 def _event(trace: Trace, number: int, message: Message) -> bytes:

@@ -51,7 +51,7 @@ class Running:
     """A service that answers: its own url, with the real port in it, and how to end it from any thread."""
 
     url: str
-    end: Callable[[], None]
+    end: Callable[[], object]
 
 
 Ready = Callable[[Running], None]
@@ -173,10 +173,6 @@ async def _nothing(scope: Any, receive: Any, send: Any) -> None:
     """Stands in the configuration until the application is there."""
 
 
-def _soon(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:
-    loop.call_soon_threadsafe(what)
-
-
 class _Server(uvicorn.Server):
     """uvicorn, but the end of the service is ours: a signal ends it once, and is not raised again."""
 
@@ -199,7 +195,7 @@ class _Server(uvicorn.Server):
         log.info("successfully started %s", self._options.kind)
         if self._ready is not None:
             loop = asyncio.get_running_loop()
-            self._ready(Running(self._options.url, partial(_soon, loop, self.end)))
+            self._ready(Running(self._options.url, partial(loop.call_soon_threadsafe, self.end)))
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
@@ -10,7 +11,7 @@ from kodo.cache import Cache
 from kodo.core import report
 from kodo.core.registry import Registry
 from kodo.errors import InvalidMessageError
-from kodo.models import Key, canonical
+from kodo.models import canonical
 from kodo.runtime import Runtime
 from kodo.service import shapes
 from kodo.service.routes import JSON
@@ -23,17 +24,26 @@ def create_reports(runtime: Runtime, cache: Cache) -> APIRouter:
 
     @router.get("/explain", **shapes.EXPLAIN)
     async def get_explain(
-        node: Annotated[str, Query(description="the url of the node")],
-        flow: Annotated[str | None, Query(description="the path of a flow on it")] = None,
+        node: Annotated[str | None, Query(description="the url of a node")] = None,
+        flow: Annotated[str | None, Query(description="the path or the name of a flow, of this node or of any")] = None,
     ) -> Response:
-        """Why a node, or a flow of it, is listed here or not: what every part says of it."""
-        key = _key(node)
+        """Why a node, a flow of it, or a flow of any node, is listed here or not: what every part says of it."""
+        report.question(node, flow)
+        if node is not None:
+            _check(node)
+            return JSON(await runtime.inspect(partial(one, node, flow)))
+        offering = await runtime.read_aside(partial(catalogue.offering, flow or "", report.MANY + 1))
+        return JSON(await runtime.inspect(partial(several, flow or "", offering)))
 
-        def look(registry: Registry, clock: float) -> dict[str, Any]:
-            asked = report.Question(node, flow, catalogue.offered(key))
-            return report.explain(registry, asked, catalogue.rows([key]).get(key, ()), clock)
+    def known(node: str) -> report.Known:
+        key = canonical(node)
+        return report.Known(node, catalogue.rows([key]).get(key, ()), catalogue.offered(key))
 
-        return JSON(await runtime.inspect(look))
+    def one(node: str, flow: str | None, registry: Registry, clock: float) -> dict[str, Any]:
+        return report.explain(registry, known(node), flow, clock)
+
+    def several(flow: str, offering: list[str], registry: Registry, clock: float) -> dict[str, Any]:
+        return report.explain_flow(registry, flow, list(map(known, offering)), clock)
 
     @router.get("/convergence", **shapes.CONVERGENCE)
     async def get_convergence() -> Response:
@@ -43,8 +53,8 @@ def create_reports(runtime: Runtime, cache: Cache) -> APIRouter:
     return router
 
 
-def _key(url: str) -> Key:
+def _check(url: str) -> None:
     try:
-        return canonical(url)
+        canonical(url)
     except ValueError as error:
         raise InvalidMessageError([{"loc": ["query", "node"], "msg": str(error), "type": "value_error"}]) from error

@@ -24,6 +24,7 @@ from kodo.models import (
     BEATS,
     Farewell,
     Flow,
+    Heartbeat,
     Model,
     PeerMessage,
     PlainNode,
@@ -133,7 +134,7 @@ def create_routes(runtime: Runtime, limits: Limits) -> APIRouter:
     @router.post("/heartbeat", **shapes.HEARTBEAT)
     async def post_heartbeat(request: Request) -> Response:
         """A node is there; 404 if it is not registered here, then it is to register."""
-        return JSON(common(await exchange(request, Farewell, limits.body, runtime.heartbeat)))
+        return JSON(common(await exchange(request, Heartbeat, limits.body, runtime.heartbeat)))
 
     @router.post("/disconnect", **shapes.DISCONNECT)
     async def post_disconnect(request: Request) -> Response:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from kodo.models import Farewell, Flow, Node, PeerMessage, Registration
+from kodo.models import Farewell, Flow, Heartbeat, Node, PeerMessage, Registration
 
 
 class CommonReply(BaseModel):
@@ -119,6 +119,7 @@ class Refusal(BaseModel):
 class Opinion(BaseModel):
     """What one part says of a node."""
 
+    node: str
     origin: str
     state: str = Field(description="`listed`, `older` (another registration is newer), `left` or `lapsed`")
     status: str
@@ -137,8 +138,8 @@ class ExplainReply(BaseModel):
     """Why a node, or a flow of it, is listed or not; the deciding record first."""
 
     registry: str
-    node: str
-    flow: str | None
+    node: str | None = Field(description="null when a flow is asked for that several nodes offer, or none")
+    flow: str | None = Field(description="its path, whether it was asked for by path or by name")
     listed: bool
     why: str
     records: list[Opinion]
@@ -254,7 +255,7 @@ def _route(
     return route
 
 
-BODIES: tuple[type[BaseModel], ...] = (Registration, PeerMessage, Farewell)
+BODIES: tuple[type[BaseModel], ...] = (Registration, PeerMessage, Heartbeat, Farewell)
 """The models that bodies are checked with, for the page's list of shapes."""
 
 _TO_REGISTER = {"url": _NODE["url"], "organization": "node1", "flows": {"/mytest": _FLOW}}
@@ -264,6 +265,7 @@ CONNECT = _route(ConnectReply | CommonReply, _CONNECTED, 404, 413, 422, 503, bod
 UPDATE = _route(CommonReply, _UPDATED, 404, 413, 422, 503, body=(PeerMessage, _MESSAGE | {"nodes": _NODES}))
 _VERSION = (1735149792, "5f2a0c9b7d3e1846", 12)
 _OPINION = Opinion(
+    node="http://localhost:3367",
     origin="http://localhost:3366",
     state="listed",
     status="online",
@@ -296,7 +298,7 @@ _CONVERGED = {
     "peers": {"http://localhost:3368": _STANDING},
 }
 CONVERGENCE = _route(ConvergenceReply, _CONVERGED, 503)
-HEARTBEAT = _route(CommonReply, _COMMON | {"lease": 30.0}, 404, 413, 422, 503, body=(Farewell, {"url": _NODE["url"]}))
+HEARTBEAT = _route(CommonReply, _COMMON | {"lease": 30.0}, 404, 413, 422, 503, body=(Heartbeat, {"url": _NODE["url"]}))
 _LEFT = _COMMON | {"message": [f"disconnected {_NODE['url']}"]}
 DISCONNECT = _route(CommonReply, _LEFT, 404, 413, 422, 503, body=(Farewell, {"url": _NODE["url"]}))
 LEAVE: dict[str, Any] = {"status_code": 204, "responses": _errors(503)}

@@ -9,7 +9,8 @@
 - A source is asked for its next piece when the last one was taken by the socket: a slow reader slows its own source,
   and nothing is queued for it here.
 - A stream ends when its source does, when its reader leaves, or when the service ends; its source is closed then.
-- Above `MOST` streams a reader is answered 503: each is a connection that is held.
+- Above `MOST` streams, or `EACH` of one address, a reader is answered 503: each is a connection that is held, and
+  no client is to hold them all.
 
 `event` writes one event. What a source tells, and how a reader goes on where it left, is the source's own.
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import Any
@@ -32,6 +34,8 @@ log = logging.getLogger("kodo")
 
 MOST = 64
 """Streams of a service at once."""
+EACH = 32
+"""Those of one client's address: many readers may be behind one, such as a proxy or the labs of one machine."""
 KEEP_ALIVE = 15.0
 """Seconds of silence after which a comment is sent, so that both sides know that the other is there."""
 LAST_PIECE = 0.5
@@ -55,9 +59,10 @@ def pause(milliseconds: int) -> bytes:
 class Streams:
     """The open streams of one service."""
 
-    def __init__(self, most: int = MOST) -> None:
+    def __init__(self, most: int = MOST, each: int = EACH) -> None:
         self.most = most
-        self._open = 0
+        self.each = each
+        self._open: Counter[str] = Counter()
         self._closing = asyncio.Event()
 
     def close(self) -> None:
@@ -68,17 +73,23 @@ class Streams:
         """Wait until the streams are to end."""
         await self._closing.wait()
 
-    def enter(self) -> None:
-        """A stream begins. Raises `UnavailableError` when there are too many, or the service is ending."""
+    def enter(self, address: str) -> None:
+        """A stream to an address begins. Raises `UnavailableError` when there are too many, or the service ends."""
         if self._closing.is_set():
             raise UnavailableError("the service is ending; ask again later")
-        if self._open >= self.most:
+        if self._open.total() >= self.most:
             raise UnavailableError(f"expected at most {self.most} streams at once; close one, or ask again later")
-        self._open += 1
+        if self._open[address] >= self.each:
+            raise UnavailableError(
+                f"expected at most {self.each} streams of one client at once; close one, or ask again later"
+            )
+        self._open[address] += 1
 
-    def leave(self) -> None:
-        """A stream has ended."""
-        self._open -= 1
+    def leave(self, address: str) -> None:
+        """A stream to an address has ended."""
+        self._open[address] -= 1
+        if not self._open[address]:
+            del self._open[address]
 
 
 class EventStream(Response):
@@ -93,8 +104,9 @@ class EventStream(Response):
         self._source = source
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        address = scope["client"][0] if scope.get("client") else ""
         try:
-            self._streams.enter()
+            self._streams.enter(address)
         except UnavailableError as error:
             detail = orjson.dumps({"detail": str(error)})
             refusal = Response(detail, error.status, {"Retry-After": "5"}, "application/json")
@@ -107,7 +119,7 @@ class EventStream(Response):
                 async with asyncio.timeout(LAST_PIECE):
                     await send(_body(b"", more=False))
         finally:
-            self._streams.leave()
+            self._streams.leave(address)
             await self._source.aclose()
 
     async def _until_one_ends(self, receive: Receive, send: Send) -> None:

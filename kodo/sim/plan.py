@@ -1,25 +1,19 @@
 """A mesh and its faults from two YAML files, played once, and what came of it: a prediction.
 
-```yaml
-# mesh.yaml
-registries:
-  r1: {}
-  r2: {connect: [r1]}
-  p: {connect: [r1], provider: true}
-nodes:
-  n1: {register: [r1], flows: [a, b], at: 1s}
-```
+The mesh is a plan as a lab reads and writes it (`kodo.plan`); what happens to it stands in a file of its own:
 
 ```yaml
-# faults.yaml
-- {at: 2s, for: 5s, loss: 0.3}
-- {at: 3s, for: 4s, cut: [[r1], [r2]]}
-- {at: 4s, for: 1s, crash: r1, lose: true}
+# faults.yaml: times begin when the mesh has formed
+- {at: 2s, for: 5s, loss: 0.3}                 # also answer_loss, doubles, reorder: chances
+- {at: 3s, for: 4s, cut: [[r1, n1], [r2]]}     # or one_way: [r1, r2]
+- {at: 3s, for: 4s, latency: [1ms, 300ms], slow: {r2: 3s}}
+- {at: 4s, for: 1s, crash: r1, lose: true}     # lose: its disk; or pause: r1
+- {at: 5s, for: 9s, clock: {r2: 1h}}
 ```
 
 First the registries start and settle, without faults: the mesh *forms*. Then the time of both files begins, at 0 s:
-nodes start, register and beat, faults come and go. When the last of that is over, it settles once more, until all is
-silent and agrees. What a file says that this room does not read is an error with file and field.
+nodes start (`simulated: {at: 1s}` in the plan), register and beat, faults come and go. When the last of that is over,
+it settles once more, until all is silent and agrees. Errors name file, line and field.
 """
 
 from __future__ import annotations
@@ -31,70 +25,36 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 
-from kodo.errors import SimulationError
+from kodo.core.registry import Profile
+from kodo.errors import InvalidMessageError, LoaderError, SimulationError
+from kodo.models import Node, canonical
+from kodo.plan import Fault, Moment, Plan, PlannedMember, Strict, Time, read_plan, read_yaml
 from kodo.sim import wire
 from kodo.sim.faults import Faults
-from kodo.sim.scenario import seconds
-from kodo.sim.world import Member, Site, World, key_of, name_of
+from kodo.sim.members import own_node, profile_of, urls_of
+from kodo.sim.world import Member, Site, World, key_of
 
-MOST_FAULTS = 20
-"""Faults of a file that are told at once."""
-
-
-def _seconds(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return seconds(value)
-    except SimulationError as error:
-        raise ValueError(str(error)) from None
-
-
-def _name(value: Any) -> Any:
-    try:
-        key_of(value)
-    except (ValueError, TypeError):
-        raise ValueError("expected a name that can stand in a url, such as r1") from None
-    return value
-
-
-Time = Annotated[float, BeforeValidator(_seconds)]
-Moment = Annotated[Time, Field(ge=0)]
 Chance = Annotated[float, Field(ge=0, le=1)]
-Name = Annotated[str, BeforeValidator(_name)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A member as it is played: what it is and offers, when a node starts, and whether it knows the fixed protocol."""
+
+    url: str
+    profile: Profile
+    own: Node | None
+    at: float
+    old: bool
 
 
-class RegistryPlan(_Strict):
-    """A registry: with whom it connects; a provider takes nothing, an old one knows the fixed protocol alone."""
-
-    connect: tuple[Name, ...] = ()
-    provider: bool = False
-    old: bool = False
+Mesh = Mapping[str, Service]
+"""What a plan comes to in a world: its services by their names."""
 
 
-class NodePlan(_Strict):
-    """A node: where it registers, with which flows, and when."""
-
-    register_with: tuple[Name, ...] = Field(alias="register", min_length=1)
-    flows: tuple[Annotated[str, Field(min_length=1)], ...] = ("a",)
-    at: Moment = 0.0
-
-
-class MeshPlan(_Strict):
-    """A mesh: its registries and its nodes, by name."""
-
-    registries: dict[Name, RegistryPlan] = Field(min_length=1)
-    nodes: dict[Name, NodePlan] = Field(default_factory=dict)
-
-
-class FaultPlan(_Strict):
+class FaultPlan(Strict):
     """One fault, or several that come and go together: from `at`, `for` so long."""
 
     at: Moment
@@ -104,13 +64,13 @@ class FaultPlan(_Strict):
     doubles: Chance | None = None
     reorder: Chance | None = None
     latency: tuple[Moment, Moment] | None = None
-    cut: tuple[tuple[Name, ...], ...] | None = Field(None, min_length=2)
-    one_way: tuple[Name, Name] | None = None
-    slow: dict[Name, Moment] = Field(default_factory=dict)
-    crash: Name | None = None
+    cut: tuple[tuple[str, ...], ...] | None = Field(None, min_length=2)
+    one_way: tuple[str, str] | None = None
+    slow: dict[str, Moment] = Field(default_factory=dict)
+    crash: str | None = None
     lose: bool = False
-    pause: Name | None = None
-    clock: dict[Name, Time] = Field(default_factory=dict)
+    pause: str | None = None
+    clock: dict[str, Time] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _is_a_fault(self) -> FaultPlan:
@@ -124,10 +84,13 @@ class FaultPlan(_Strict):
         """When it is over."""
         return self.at + self.lasts
 
-    def names(self) -> Iterable[tuple[str, str]]:
-        """The services that it names, each with its field."""
-        yield from ((f"cut.{at}", name) for at, group in enumerate(self.cut or ()) for name in group)
+    def links(self) -> Iterable[tuple[str, str]]:
+        """The services between which something is cut, each with its field."""
+        yield from (("cut", name) for group in self.cut or () for name in group)
         yield from (("one_way", name) for name in self.one_way or ())
+
+    def services(self) -> Iterable[tuple[str, str]]:
+        """The services to which something happens, each with its field."""
         yield from ((place, name) for place in ("slow", "clock") for name in getattr(self, place))
         yield from ((place, getattr(self, place)) for place in ("crash", "pause") if getattr(self, place))
 
@@ -180,58 +143,64 @@ class Prediction:
     beliefs: tuple[Belief, ...]
 
 
-_FAULTS = TypeAdapter(tuple[FaultPlan, ...])
+_FAULTS = TypeAdapter(list[FaultPlan])
 
 
-def read_mesh(path: Path) -> MeshPlan:
-    """The mesh that a file describes. Raises `SimulationError` with file and field."""
-    mesh: MeshPlan = _read(path, MeshPlan.model_validate)
-    known = mesh.registries
-    for name, registry in known.items():
-        for at, other in enumerate(registry.connect):
-            _known(path, f"registries.{name}.connect.{at}", other, known)
-    for name, node in mesh.nodes.items():
-        for at, other in enumerate(node.register_with):
-            _known(path, f"nodes.{name}.register.{at}", other, known)
-    return mesh
+def read_mesh(path: Path) -> Mesh:
+    """The mesh that a file describes. Raises `PlanError` with file, line and field."""
+    services: dict[str, Service] = {}
+
+    def unfit(plan: Plan) -> Iterable[Fault]:
+        if all(member.kind == "node" for member in plan.members.values()):
+            yield ("members",), "expected a registry, or more"
+        urls = urls_of(plan.members)
+        for name, member in plan.members.items():
+            try:
+                services[name] = _service(name, member, urls)
+            except SimulationError as error:
+                yield ("members", name, "options"), str(error)
+            except (LoaderError, InvalidMessageError) as error:
+                yield ("members", name, "flows" if member.loader is None else "loader"), str(error)
+            except ValueError as error:
+                yield ("members", name, "connect"), str(error)
+
+    read_plan(path, unfit)
+    return services
 
 
-def read_faults(path: Path, mesh: MeshPlan) -> tuple[FaultPlan, ...]:
-    """The faults that a file describes for that mesh. Raises `SimulationError` with file and field."""
-    faults: tuple[FaultPlan, ...] = _read(path, _FAULTS.validate_python)
-    for at, fault in enumerate(faults):
-        for place, name in fault.names():
-            _known(path, f"{at}.{place}", name, mesh.registries)
-    return faults
+def _service(name: str, member: PlannedMember, urls: Mapping[str, str]) -> Service:
+    roles = {"node": member.kind == "node", "registry": member.kind != "node", "provider": member.kind == "provider"}
+    connect = [urls.get(target, target) for target in member.targets]
+    for url in connect:
+        canonical(url)
+    options = {"organization": name, **member.options, **roles, "url": urls[name], "connect": connect}
+    own = own_node(options, member.source)
+    return Service(urls[name], profile_of(options), own, member.simulated.at, member.simulated.old)
 
 
-def _read(path: Path, check: Callable[[Any], Any]) -> Any:
-    try:
-        content = yaml.safe_load(path.read_text())
-    except UnicodeDecodeError:
-        raise SimulationError(f"{path}: expected a text in UTF-8") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = "" if mark is None else f":{mark.line + 1}"
-        raise SimulationError(f"{path}{line}: expected YAML, but {getattr(error, 'problem', error)}") from None
-    try:
-        return check(content)
-    except ValidationError as error:
-        faults = error.errors(include_url=False, include_input=False)[:MOST_FAULTS]
-        raise SimulationError("\n".join(_told(path, fault) for fault in faults)) from None
+def read_faults(path: Path, mesh: Mesh) -> tuple[FaultPlan, ...]:
+    """The faults that a file describes for that mesh. Raises `PlanError` with file, line and field."""
+
+    def read(content: Any) -> tuple[list[FaultPlan], list[Fault]]:
+        faults = _FAULTS.validate_python(content or [])
+        return faults, [unknown for at, fault in enumerate(faults) for unknown in _unknown(at, fault, mesh)]
+
+    return tuple(read_yaml(path, read, _fields))
 
 
-def _told(path: Path, fault: Any) -> str:
-    place = ".".join(map(str, fault["loc"])) or "the whole"
-    return f"{path}: {place}: {fault['msg'].removeprefix('Value error, ')}"
+def _unknown(at: int, fault: FaultPlan, mesh: Mesh) -> Iterable[Fault]:
+    """The services that a fault names and that there are not."""
+    registries = [name for name, service in mesh.items() if service.profile.registry]
+    for places, known in ((fault.links(), list(mesh)), (fault.services(), registries)):
+        wrong = ((place, name) for place, name in places if name not in known)
+        yield from (((at, place), f"expected one of {', '.join(known)}, not {name!r}") for place, name in wrong)
 
 
-def _known(path: Path, place: str, name: str, known: Mapping[str, RegistryPlan]) -> None:
-    if name not in known:
-        raise SimulationError(f"{path}: {place}: expected one of the registries: {', '.join(known)}")
+def _fields(_: Any) -> Iterable[str]:
+    return [field.alias or name for name, field in FaultPlan.model_fields.items()]
 
 
-def predict(mesh: MeshPlan, faults: Iterable[FaultPlan] = (), seed: int = 0, within: float = 120.0) -> Prediction:
+def predict(mesh: Mesh, faults: Iterable[FaultPlan] = (), seed: int = 0, within: float = 120.0) -> Prediction:
     """Play a mesh under its faults once, and tell what came of it."""
     faults = tuple(faults)
     world = World(seed)
@@ -252,7 +221,7 @@ def predict(mesh: MeshPlan, faults: Iterable[FaultPlan] = (), seed: int = 0, wit
     )
 
 
-def _settled(world: World, mesh: MeshPlan, within: float) -> tuple[float | None, str | None]:
+def _settled(world: World, mesh: Mesh, within: float) -> tuple[float | None, str | None]:
     """How long it takes until the mesh is silent and agrees: what silence does not repair, beats and beacons do."""
     began = world.clock
     try:
@@ -266,18 +235,24 @@ def _settled(world: World, mesh: MeshPlan, within: float) -> tuple[float | None,
     return (None, f"after {within:g} s {'; '.join(wrong)}") if wrong else (world.clock - began, None)
 
 
-def _lost(world: World, mesh: MeshPlan) -> tuple[str, ...]:
+def _lost(world: World, mesh: Mesh) -> tuple[str, ...]:
     """The nodes with flows that are listed nowhere."""
     newest = world.newest()
-    return tuple(name for name, node in mesh.nodes.items() if node.flows and f"http://{name}:1" not in newest)
+    return tuple(name for name, node in mesh.items() if node.own and node.own.flows and node.url not in newest)
 
 
-def _build(world: World, mesh: MeshPlan) -> None:
-    for name, registry in mesh.registries.items():
-        if registry.old:
-            world.add_old(name, registry.connect)
-        else:
-            world.add(name, registry.connect, provider=registry.provider)
+def _build(world: World, mesh: Mesh) -> None:
+    for name, service in mesh.items():
+        world.names[canonical(service.url)] = name
+        if service.old:
+            world.add_old(service.url, service.profile.connect)
+        elif service.profile.registry:
+            _add(world, service)
+
+
+def _add(world: World, service: Service) -> None:
+    roles = {"provider": service.profile.provider, "registry": service.profile.registry}
+    world.add(service.url, service.profile.connect, flows=service.own, timing=service.profile.timing, **roles)
 
 
 class _Mark:
@@ -297,19 +272,31 @@ class _Mark:
 # -- what happens, and when --------------------------------------------------------------------------------
 
 
-def _happenings(
-    world: World, mesh: MeshPlan, faults: tuple[FaultPlan, ...]
-) -> list[tuple[float, Callable[[], object]]]:
+def _happenings(world: World, mesh: Mesh, faults: tuple[FaultPlan, ...]) -> list[tuple[float, Callable[[], object]]]:
     """What is to be done, in its order: at the same moment faults end, then others begin, then nodes register."""
+    urls = {name: service.url for name, service in mesh.items()}
+    faults = tuple(_addressed(fault, urls) for fault in faults)
     links = partial(_set_links, world, faults, world.faults.latency)
     done: list[tuple[float, int, Callable[[], object]]] = []
     for fault in faults:
         done += [(fault.until, 0, partial(_end, world, fault)), (fault.until, 1, partial(links, fault.until))]
         done += [(fault.at, 1, partial(links, fault.at)), (fault.at, 2, partial(_begin, world, fault))]
-    for name, node in mesh.nodes.items():
-        starts = partial(world.add, name, node.register_with, registry=False, flows=node.flows)
-        done.append((node.at, 3, starts))
+    done += [(service.at, 3, partial(_add, world, service)) for service in mesh.values() if service.own is not None]
     return [(at, act) for at, _, act in sorted(done, key=lambda happening: happening[:2])]
+
+
+def _addressed(fault: FaultPlan, urls: Mapping[str, str]) -> FaultPlan:
+    """The same fault, with urls in place of names."""
+    return fault.model_copy(
+        update={
+            "cut": fault.cut and tuple(tuple(urls[name] for name in group) for group in fault.cut),
+            "one_way": fault.one_way and tuple(urls[name] for name in fault.one_way),
+            "slow": {urls[name]: time for name, time in fault.slow.items()},
+            "clock": {urls[name]: skew for name, skew in fault.clock.items()},
+            "crash": fault.crash and urls[fault.crash],
+            "pause": fault.pause and urls[fault.pause],
+        }
+    )
 
 
 def _set_links(world: World, faults: tuple[FaultPlan, ...], latency: tuple[float, float], at: float) -> None:
@@ -356,9 +343,9 @@ def _beliefs(world: World, newest: Mapping[str, tuple[Any, ...]]) -> Iterable[Be
         if isinstance(member, Site) and not member.profile.registry:
             continue
         view = listed.get(key, newest)
-        missing = tuple(name_of(node) for node in sorted(newest) if node not in view)
-        stale = tuple(name_of(node) for node in sorted(view) if view[node] != newest[node])
-        yield Belief(name_of(key), _state(member, takes=key in listed), nodes, len(rows), missing, stale)
+        missing = tuple(world.called(node) for node in sorted(newest) if node not in view)
+        stale = tuple(world.called(node) for node in sorted(view) if view[node] != newest[node])
+        yield Belief(world.called(key), _state(member, takes=key in listed), nodes, len(rows), missing, stale)
 
 
 def _state(member: Member, *, takes: bool) -> str:

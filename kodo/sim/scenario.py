@@ -27,20 +27,18 @@ printed once, with the moment at which it was sent, by the command during which 
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 from kodo.errors import KodoError, SimulationError
+from kodo.plan import seconds
 from kodo.sim import wire
 from kodo.sim.store import Disk
 from kodo.sim.world import IN_FLIGHT, Message, World, key_of, name_of
 
 RULE = "----"
-UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_TIME = re.compile(r"([+-]?\d+(?:\.\d+)?)(us|ms|s|min|m|h|d)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +57,6 @@ class Played:
 
     text: str
     differs: int | None
-
-
-def seconds(text: str) -> float:
-    """A time such as `2s`, `150ms`, `-1h`. Raises `SimulationError`."""
-    match = _TIME.fullmatch(text)
-    if match is None:
-        raise SimulationError("expected a time with its unit, such as 2s, 150ms, 5min or 1h")
-    return float(match[1]) * UNITS[match[2]]
 
 
 def parse(text: str, name: str = "scenario") -> list[Paragraph]:

@@ -5,6 +5,7 @@ Pure functions over a `World`. An older service answers none of these: it knows 
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -59,12 +60,19 @@ def mesh_map(world: World, name: str) -> dict[str, Any]:
     }
 
 
-def explain(world: World, name: str, node: str, flow: str | None = None) -> dict[str, Any]:
-    """Why a node, or a flow of it, is listed there or not: what every part says of it."""
-    site, key = world.site(name), canonical(node)
-    rows = site.disk.rows([key]).get(key, ())
-    asked = report.Question(node, flow, {row.origin: _offered(site, row.origin, key) for row in rows})
-    return report.explain(site.registry, asked, rows, world.clock)
+def explain(world: World, name: str, node: str | None = None, flow: str | None = None) -> dict[str, Any]:
+    """Why a node, a flow of it, or a flow of any node, is listed there or not: what every part says of it."""
+    site = world.site(name)
+    report.question(node, flow)
+    if node is not None:
+        return report.explain(site.registry, _known(site, node), flow, world.clock)
+    offering = (
+        stored.row.url
+        for stored in site.disk.view().values()
+        if any(flow in (path, offered) for path, offered in _names(stored).items())
+    )
+    known = [_known(site, url) for url in islice(offering, report.MANY + 1)]
+    return report.explain_flow(site.registry, flow or "", known, world.clock)
 
 
 def convergence(world: World, name: str) -> dict[str, Any]:
@@ -72,9 +80,18 @@ def convergence(world: World, name: str) -> dict[str, Any]:
     return report.convergence(world.site(name).registry, world.clock)
 
 
-def _offered(site: Site, origin: Key, node: Key) -> frozenset[str]:
-    stored = next(stored for stored in site.disk.records(origin) if stored.row.node == node)
-    return frozenset(orjson.loads(stored.flows))
+def _known(site: Site, node: str) -> report.Known:
+    key = canonical(node)
+    rows = site.disk.rows([key]).get(key, ())
+    offered = {
+        row.origin: _names(stored) for row in rows for stored in site.disk.records(row.origin) if stored.row.node == key
+    }
+    return report.Known(node, rows, offered)
+
+
+def _names(stored: Stored) -> dict[str, str]:
+    """The names of its flows by their paths."""
+    return {path: flow["name"] for path, flow in orjson.loads(stored.flows).items()}
 
 
 def _body(stored: Stored) -> dict[str, Any]:

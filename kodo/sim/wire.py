@@ -17,7 +17,7 @@ from kodo.core import events as ev
 from kodo.core.instructions import Reply, Send
 from kodo.core.parts import Carried
 from kodo.core.registry import Profile
-from kodo.models import Farewell, Key, PeerMessage, PeerReply, Registration
+from kodo.models import Farewell, Heartbeat, Key, PeerMessage, PeerReply, Registration
 from kodo.sim.store import Content
 
 PUSH, BEACON, RECEIPT = "/update/node", "beacon", "receipt"
@@ -36,7 +36,7 @@ class Route:
 ROUTES: Mapping[str, Route] = {
     # Over the wire a node on the core registers, which beats; what registers once is `World.register`.
     "/register": Route(Registration, lambda at, ticket, body: ev.Register(at, ticket=ticket, node=body, beats=True)),
-    "/heartbeat": Route(Farewell, lambda at, ticket, body: ev.Heartbeat(at, ticket=ticket, url=body.url)),
+    "/heartbeat": Route(Heartbeat, lambda at, ticket, body: ev.Heartbeat(at, ticket=ticket, url=body.url)),
     "/disconnect": Route(Farewell, lambda at, ticket, body: ev.Disconnect(at, ticket=ticket, message=body)),
     "/connect": Route(PeerMessage, lambda at, ticket, body: ev.Connect(at, ticket=ticket, message=body)),
     "/update/node": Route(PeerMessage, lambda at, ticket, body: ev.Update(at, ticket=ticket, message=body)),

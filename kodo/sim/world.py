@@ -171,6 +171,7 @@ class World:
         self.effects: Counter[str] = Counter()
         self.steps = 0
         self._disk: Callable[[str], Disk] = disk or (lambda url: Store(url, texts))
+        self.names: dict[Key, str] = {}
         self._names: dict[Key, Key] = {}
         self._busy: set[Key] = set()
         self._flying = 0
@@ -236,9 +237,13 @@ class World:
         """Let a service be reached under another name too."""
         self._names[key_of(name)] = self.member(of).key
 
+    def called(self, url: str) -> str:
+        """What the service or node at this url is called in words: by its name in `names`, else as its url says."""
+        return self.names.get(Key(url)) or name_of(url)
+
     def _join(self, member: Member) -> None:
         if member.key in self.members:
-            raise SimulationError(f"expected a name that is not taken; {name_of(member.key)} is a service already")
+            raise SimulationError(f"expected a name that is not taken; {self.called(member.key)} is a service already")
         self.members[member.key] = member
 
     @property
@@ -251,7 +256,7 @@ class World:
         key = key_of(name)
         member = self.members.get(self._names.get(key, key))
         if member is None:
-            known = ", ".join(map(name_of, self.members)) or "there is none yet"
+            known = ", ".join(map(self.called, self.members)) or "there is none yet"
             raise SimulationError(f"expected the name of a service of this mesh: {known}")
         return member
 
@@ -259,7 +264,7 @@ class World:
         """The service of this name or url, which must be one on the core."""
         member = self.member(name)
         if not isinstance(member, Site):
-            raise SimulationError(f"expected a service on the core; {name_of(member.key)} is an older service")
+            raise SimulationError(f"expected a service on the core; {self.called(member.key)} is an older service")
         return member
 
     # -- lives ---------------------------------------------------------------------------------------------
@@ -347,7 +352,7 @@ class World:
             at = self._instant(member)
             unix = int((EPOCH + timedelta(microseconds=self.now + member.skew)).timestamp())
             nonce = f"{self.random.getrandbits(64):016x}"
-            self.step(member.key, ev.Start(at, own=member.own, self_key=member.key, unix=unix, nonce=nonce))
+            self.step(member.key, ev.Start(at, own=member.own, unix=unix, nonce=nonce))
         elif isinstance(member, OldSite):
             member.service.start()
             self._empty(member)
@@ -358,7 +363,7 @@ class World:
         """A node registers, once; what the service says to it."""
         member = self.member(name)
         if not member.up or member.paused:
-            raise SimulationError(f"expected a service that runs; start or resume {name_of(member.key)} first")
+            raise SimulationError(f"expected a service that runs; start or resume {self.called(member.key)} first")
         body = {"url": _url(node), "flows": _flows(flows)}
         if isinstance(member, OldSite):
             said = member.service.receive("/register", body, self._utc(member))
@@ -505,28 +510,29 @@ class World:
         newest = self.newest()
         told = []
         for key, view in self.listed().items():
-            lacks = [name_of(node) for node in sorted(newest) if node not in view]
-            stale = [name_of(node) for node, state in view.items() if state != newest[node]]
-            told += [f"{name_of(key)} does not list {_few(lacks)}"] if lacks else []
-            told += [f"{name_of(key)} lists an old state of {_few(stale)}"] if stale else []
+            lacks = [self.called(node) for node in sorted(newest) if node not in view]
+            stale = [self.called(node) for node, state in view.items() if state != newest[node]]
+            told += [f"{self.called(key)} does not list {_few(lacks)}"] if lacks else []
+            told += [f"{self.called(key)} lists an old state of {_few(stale)}"] if stale else []
         return told
 
     def _why(self) -> str:
-        reasons = [f"{name_of(key)} is paused" for key, member in self.members.items() if member.paused]
+        reasons = [f"{self.called(key)} is paused" for key, member in self.members.items() if member.paused]
         for key in sorted(self._busy):
             reasons += self._owed(self.members[key])
         reasons += self.missing()
         return f"{_few(reasons, '; ')}. Heal what is broken ({self._broken()}), or wait longer"
 
     def _owed(self, member: Member) -> list[str]:
-        name = name_of(member.key)
+        name = self.called(member.key)
         if not isinstance(member, Site):
             return [f"{name} waits for answers"]
         owed = []
         for key, peer in sorted(member.registry.peers.items()):
             if not peer.quiet or self._unmet(peer):
-                what = "a handshake" if peer.greet else f"news of {_few([name_of(key) for key in sorted(peer.behind)])}"
-                owed.append(f"{name} owes {name_of(key)} {what} ({self._last(member.key, key)})")
+                news = _few([self.called(key) for key in sorted(peer.behind)])
+                what = "a handshake" if peer.greet else f"news of {news}"
+                owed.append(f"{name} owes {self.called(key)} {what} ({self._last(member.key, key)})")
         return owed
 
     def _last(self, source: Key, target: Key) -> str:
@@ -536,8 +542,8 @@ class World:
         return "nothing sent yet"
 
     def _broken(self) -> str:
-        cuts = [f"{name_of(a)}->{name_of(b)}" for a, b in sorted(self.faults.cuts)]
-        down = [name_of(key) for key, member in self.members.items() if not member.up]
+        cuts = [f"{self.called(a)}->{self.called(b)}" for a, b in sorted(self.faults.cuts)]
+        down = [self.called(key) for key, member in self.members.items() if not member.up]
         chances = [name for name in ("loss", "answer_loss", "doubles") if getattr(self.faults, name)]
         told = [f"cut {_few(cuts)}"] * bool(cuts) + [f"down {_few(down)}"] * bool(down) + chances
         return ", ".join(told) or "no fault is set"

@@ -54,7 +54,7 @@ def url_of(name: str) -> str:
 
 def started(profile: Profile = PROFILE, own: Node | None = None) -> tuple[Registry, list[Instruction]]:
     registry = Registry(profile)
-    return registry, registry.step(ev.Start(at(), own=own, self_key=SELF, unix=100, nonce="ab"))
+    return registry, registry.step(ev.Start(at(), own=own, unix=100, nonce="ab"))
 
 
 def register(registry: Registry, rows: tuple[Row, ...] = (), utc: str = NOW, **fields: Any) -> list[Instruction]:
@@ -229,7 +229,7 @@ class Desk:
     # -- what happens --------------------------------------------------------------------------------------
 
     def start(self, unix: int = 100, nonce: str = "ab") -> list[Instruction]:
-        return self.step(ev.Start(self.at(), own=None, self_key=self.registry.key, unix=unix, nonce=nonce))
+        return self.step(ev.Start(self.at(), own=None, unix=unix, nonce=nonce))
 
     def restart(self, pause: float = 0.0, unix: int = 200, nonce: str = "ef") -> list[Instruction]:
         """The registry stops, and starts again on what it saved; the monotonic clock begins anew."""

@@ -9,7 +9,7 @@ from kodo.core.instructions import Reply, Wake
 from kodo.core.leases import AT_ONCE, FREEZE, SWEEP
 from kodo.errors import InvalidMessageError, UnknownServiceError
 from kodo.models import Node, canonical
-from tests.core.steps import NOW, SELF, ZERO, Desk, delta, news, record, refuses, reply, url_of, v, written
+from tests.core.steps import NOW, ZERO, Desk, delta, news, record, refuses, reply, url_of, v, written
 
 LEASE, RETENTION = 30.0, 1000.0
 
@@ -58,7 +58,7 @@ class TestBeat:
         """A beat in the own name is refused: the own flows have no lease that could run out."""
         own = Node(url=url_of("self"), flows={})
         made = desk()
-        made.step(ev.Start(made.at(), own=own, self_key=SELF, unix=200, nonce="ef"))
+        made.step(ev.Start(made.at(), own=own, unix=200, nonce="ef"))
         assert made.listed() == ["self"]
         refuses(made, ev.Heartbeat(made.at(), ticket=6, url=url_of("self")), InvalidMessageError)
 

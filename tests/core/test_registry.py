@@ -370,7 +370,7 @@ class TestStart:
         registry, done = started()
         register(registry)
         again = Registry(registry.profile, registry.parts.values())
-        again.step(ev.Start(at(), own=None, self_key=SELF, unix=50, nonce="cd"))
+        again.step(ev.Start(at(), own=None, unix=50, nonce="cd"))
         assert saved(done).parts[0].version == Version(100, "ab", 0)
         assert again.own.version == Version(101, "cd", 1)
         assert again.own.epochs == (Version(100, "ab", 1),)
@@ -380,7 +380,7 @@ class TestStart:
         own = Node(url="http://self:1", flows={})
         registry = Registry(Profile("http://self:1"))
         kept = Row(SELF, SELF, "http://self:1", NOW, NOW, 1, 1, digest({}))
-        done = registry.step(ev.Start(at(0, LATER), own=own, self_key=SELF, unix=1, nonce="", rows={SELF: (kept,)}))
+        done = registry.step(ev.Start(at(0, LATER), own=own, unix=1, nonce="", rows={SELF: (kept,)}))
         (entry,) = saved(done).entries
         assert (entry.node.created, entry.node.modified) == (NOW, LATER)
 
@@ -393,7 +393,7 @@ class TestStart:
         """A registry that was a node before lists itself no more."""
         registry = Registry(Profile("http://self:1"))
         kept = Row(SELF, SELF, "http://self:1", NOW, NOW, 1, 1, digest({}))
-        done = registry.step(ev.Start(at(), own=None, self_key=SELF, unix=1, nonce="", rows={SELF: (kept,)}))
+        done = registry.step(ev.Start(at(), own=None, unix=1, nonce="", rows={SELF: (kept,)}))
         assert saved(done).entries[0].gone
 
 

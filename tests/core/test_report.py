@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from kodo.core.report import Question, convergence, explain
-from kodo.models import canonical
+import pytest
+
+from kodo.core.report import MANY, Known, convergence, explain, explain_flow
+from kodo.errors import InvalidMessageError
+from kodo.models import Key, canonical
 from tests.core.steps import FAR, LATER, NODE, NOW, PEER, SELF, ZERO, Desk, delta, record, url_of, v
 
 
 def asked(made: Desk, flow: str | None = None, node: str = "node", flows: tuple[str, ...] = ("/a",)) -> dict[str, Any]:
     """The explanation, where every part that knows the node names these flows of it."""
     rows = made.store.rows(canonical(url_of(node)))
-    offered = {row.origin: frozenset[str]() if row.gone else frozenset(flows) for row in rows}
+    offered: dict[Key, dict[str, str]] = {row.origin: {} if row.gone else dict.fromkeys(flows, "name") for row in rows}
     before = made.state()
-    said = explain(made.registry, Question(url_of(node), flow, offered), rows, made.clock)
+    said = explain(made.registry, Known(url_of(node), rows, offered), flow, made.clock)
     assert made.state() == before, "a report changes nothing"
     return said
 
@@ -91,11 +94,44 @@ class TestExplain:
         made = linked()
         made.register()
         made.update("peer", delta("far", ZERO, v(1), record(1, modified=LATER)))
-        offered = {SELF: frozenset({"/a"}), FAR: frozenset({"/z"})}
+        offered = {SELF: {"/a": "a"}, FAR: {"/z": "z"}}
         rows = made.store.rows(NODE)
-        said = explain(made.registry, Question(url_of("node"), "/a", offered), rows, made.clock)
+        said = explain(made.registry, Known(url_of("node"), rows, offered), "/a", made.clock)
         assert not said["listed"]
         assert [found["flow"] for found in said["records"]] == [False, True]
+
+    def test_a_flow_by_its_name(self) -> None:
+        """A name is as good as a path, where one flow has it; a path comes before a name."""
+        made = linked()
+        made.register()
+        flows = {"/a": "first", "/b": "second", "/c": "/a", "/d": "both", "/e": "both"}
+        known = Known(url_of("node"), made.store.rows(NODE), {SELF: flows})
+        paths = {flow: explain(made.registry, known, flow, made.clock)["flow"] for flow in ("first", "/a", "/b", "no")}
+        assert paths == {"first": "/a", "/a": "/a", "/b": "/b", "no": "no"}
+        with pytest.raises(InvalidMessageError, match="expected a path, since http://node:1 has 2 flows of this name"):
+            explain(made.registry, known, "both", made.clock)
+
+    def test_a_flow_of_any_node(self) -> None:
+        """Of one node that offers it, the answer is as if it was named; of several all are told; more than MANY are
+        refused.
+        """
+        made = linked()
+        made.register("node")
+        made.register("other")
+        names = ("node", "other")
+        known = [Known(url_of(n), made.store.rows(canonical(url_of(n))), {SELF: {"/a": "a"}}) for n in names]
+        assert explain_flow(made.registry, "a", known[:1], made.clock) == explain(
+            made.registry, known[0], "/a", made.clock
+        )
+        said = explain_flow(made.registry, "a", known, made.clock)
+        assert (said["node"], said["flow"], said["listed"]) == (None, "a", True)
+        assert said["why"] == "2 nodes offer it: http://node:1/a, http://other:1/a"
+        assert [found["node"] for found in said["records"]] == ["http://node:1", "http://other:1"]
+        nobody = explain_flow(made.registry, "a", [], made.clock)
+        assert (nobody["listed"], nobody["records"]) == (False, [])
+        assert nobody["why"].startswith("no node that is listed here offers it")
+        with pytest.raises(InvalidMessageError, match="expected a node as well"):
+            explain_flow(made.registry, "a", known[:1] * (MANY + 1), made.clock)
 
     def test_left(self) -> None:
         """A node that left is said to have left, and where; older registrations are shown as such."""

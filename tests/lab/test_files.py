@@ -7,10 +7,11 @@ from pathlib import Path
 import networkx as nx  # type: ignore[import-untyped]
 import pytest
 
-from kodo.errors import LabError
+from kodo.errors import LabError, PlanError
 from kodo.lab import MeshLab
 from kodo.lab.history import History
-from kodo.lab.plan import Plan, plan_of_graph, read_plan, write_plan
+from kodo.lab.plan import changes_of, plan_of_graph
+from kodo.plan import Plan, read_plan, write_plan
 
 MESH = """
 name: demo
@@ -129,7 +130,7 @@ def test_a_file_is_a_lab_and_a_lab_is_a_file(tmp_path: Path) -> None:
 
 def told(plan: Plan) -> dict[str, object]:
     """A plan in the one form that all spellings of it have."""
-    return {name: (member.kind, member.changes()) for name, member in plan.members.items()}
+    return {name: (member.kind, changes_of(member)) for name, member in plan.members.items()}
 
 
 def test_a_lab_that_was_built_by_hand_is_written_with_names(tmp_path: Path) -> None:
@@ -158,7 +159,9 @@ def test_a_lab_that_was_built_by_hand_is_written_with_names(tmp_path: Path) -> N
         ("members:\n  a: {kind: regstry}\n", ["line 2, members.a.kind: expected 'registry', 'provider' or 'node'"]),
         (
             "members:\n  a: {}\n  b:\n    conect: a\n",
-            ["line 4, members.b.conect: expected no such field, but one of kind, connect, flows, loader, options"],
+            [
+                "line 4, members.b.conect: expected no such field, but one of kind, connect, flows, loader, options, ",
+            ],
         ),
         (
             "members:\n  a: {connect: [c]}\n  b:\n    connect: b\n",
@@ -180,6 +183,18 @@ def test_a_lab_that_was_built_by_hand_is_written_with_names(tmp_path: Path) -> N
         ("members:\n  a: {options: {url: x}}\n", ["line 2, members.a.options.url: expected none"]),
         ("members: [a]\n", ["line 1, members: expected a mapping"]),
         ("member:\n  a: {}\n", ["line 1, member: expected no such field, but one of name, members"]),
+        (
+            "members:\n  a: {simulated: {at: 1s}}\n",
+            ["line 2, members.a.simulated.at: expected none, for it is no node"],
+        ),
+        ("members:\n  n: {kind: node, simulated: {old: true}}\n", ["members.n.simulated.old: expected none: an older"]),
+        (
+            "members:\n  n:\n    kind: node\n    simulated: {at: soon, when: 1}\n",
+            [
+                "line 4, members.n.simulated.at: expected a time with its unit",
+                "line 4, members.n.simulated.when: expected no such field, but one of at, old",
+            ],
+        ),
         ("5", ["line 1, the file: expected a mapping"]),
         ("a: [\n", ["line 2: expected YAML, but"]),
         ("a: !!python/object/apply:os.system [x]\n", ["line 1: expected YAML, but could not determine a constructor"]),
@@ -191,7 +206,7 @@ def test_a_file_that_is_no_lab_says_where_and_why(tmp_path: Path, text: str, lin
     """Every fault has its line and its field."""
     path = tmp_path / "mesh.yaml"
     path.write_text(text)
-    with pytest.raises(LabError) as caught:
+    with pytest.raises(PlanError) as caught:
         MeshLab.from_file(path)
     for line in lines:
         assert line in str(caught.value)
@@ -200,10 +215,10 @@ def test_a_file_that_is_no_lab_says_where_and_why(tmp_path: Path, text: str, lin
 
 def test_a_file_that_is_not_there_is_said_not_to_be(tmp_path: Path) -> None:
     """And so is one that is no text."""
-    with pytest.raises(LabError, match="but No such file"):
+    with pytest.raises(PlanError, match=r"none\.yaml: expected a file to read, but no such file or directory; check"):
         read_plan(tmp_path / "none.yaml")
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(LabError, match="to be a YAML file of a lab"):
+    with pytest.raises(PlanError, match="expected a text in UTF-8"):
         read_plan(tmp_path / "bytes.yaml")
 
 

@@ -479,7 +479,9 @@ def test_a_real_lab_explains_in_the_same_words(lab: MeshLab) -> None:
 
 def test_explanations_escape_what_users_write() -> None:
     """Names of members and flows become text."""
-    answers = {"<b>": {"listed": True, "why": "<i>", "records": [{"origin": "http://x:1", "state": "listed"}]}}
+    answers = {
+        "<b>": {"flow": None, "listed": True, "why": "<i>", "records": [{"origin": "http://x:1", "state": "listed"}]}
+    }
     shown = Explanation("http://x:1", None, answers, Names({"<u>": "http://x:1"}))._repr_html_()
     assert not {"<b>", "<i>", "<u>"} & {part + ">" for part in shown.split(">")}
     assert "&lt;u&gt;" in shown

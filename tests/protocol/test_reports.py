@@ -14,6 +14,7 @@ from tests.waiting import until
 NODE, SECOND, OTHER = "http://node1:3367", "http://node2:3367", "http://registry2:3368"
 EXPLAIN = ["registry", "node", "flow", "listed", "why", "records"]
 RECORD = [
+    "node",
     "origin",
     "state",
     "status",
@@ -172,13 +173,56 @@ def test_a_bad_node(serve: Start, node: str) -> None:
     assert served.client.get("/explain").status_code == 422
 
 
+def test_a_flow_by_its_name(serve: Start) -> None:
+    """A flow is found by its path and by its name, at any registry; a name that two flows of a node have is refused."""
+    first = serve(node=False)
+    second = serve(node=False, connect=first.url)
+    flows = [{"url": "/a", "name": "my test"}, {"url": "/b", "name": "two"}, {"url": "/c", "name": "two"}]
+    first.post("/register", {"url": NODE, "flows": flows})
+    until(lambda: len(second.flows()) == 3, "the flows")
+    for served in (first, second):
+        named = served.get("/explain", node=NODE, flow="my test")
+        assert (named["flow"], named["listed"]) == ("/a", True)
+        assert without_ages(served.get("/explain", flow="my test")) == without_ages(named)
+        assert without_ages(served.get("/explain", flow="/a")) == without_ages(named)
+        for asked in ({"node": NODE, "flow": "two"}, {"flow": "two"}):
+            answer = served.client.get("/explain", params=asked)
+            assert answer.status_code == 422
+            assert answer.json()["detail"][0]["loc"] == ["query", "flow"]
+
+
+def without_ages(reply: dict[str, Any]) -> dict[str, Any]:
+    """A reply without what time changes."""
+    return reply | {"records": [record | {"age": None} for record in reply["records"]]}
+
+
+def test_a_flow_of_several_nodes(serve: Start) -> None:
+    """A flow that several nodes offer is explained for each; of more than twenty one is to be named."""
+    served = serve(node=False)
+    other = "http://127.0.0.8:1"
+    for node in (NODE, other):
+        served.post("/register", record(node, "a"))
+    reply = served.get("/explain", flow="a")
+    assert list(reply) == EXPLAIN
+    assert (reply["node"], reply["listed"]) == (None, True)
+    assert sorted(each["node"] for each in reply["records"]) == sorted([NODE, other])
+    assert f"{NODE}/a" in reply["why"]
+    nobody = served.get("/explain", flow="nobody's")
+    assert (nobody["listed"], nobody["records"]) == (False, [])
+    for port in range(1, 21):
+        served.post("/register", record(f"http://127.0.0.6:{port}", "a"))
+    answer = served.client.get("/explain", params={"flow": "a"})
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["loc"] == ["query", "node"]
+
+
 def test_hostile_questions(serve: Start) -> None:
     """No `node` and no `flow` gives a 500: NUL, long, percent-coded, and what no text can be."""
     served = serve(node=False)
     served.post("/register", record(NODE, "a"))
     bad = ["%00", "%ff", "%ed%a0%80", "a" * 20_000, "%27%3B--", "%F0%9F%98%80"]
     for text in bad:
-        for query in (f"node={text}", f"node=http://{text}:1", f"node={NODE}&flow={text}"):
+        for query in (f"node={text}", f"node=http://{text}:1", f"node={NODE}&flow={text}", f"flow={text}"):
             answer = served.client.get(f"/explain?{query}")
             assert answer.status_code in (200, 422), (query[:60], answer.status_code)
 

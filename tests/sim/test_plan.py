@@ -9,22 +9,23 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from kodo import cli
-from kodo.errors import SimulationError
+from kodo.errors import PlanError
+from kodo.lab import MeshLab
 from kodo.sim.plan import Prediction, predict, read_faults, read_mesh
 
 MESH = """
-registries:
+members:
   r1: {}
-  r2: {connect: [r1]}
+  r2: {connect: r1}
   r3: {connect: [r1, r2]}
-  p: {connect: [r1], provider: true}
-  o: {connect: [r3], old: true}
-nodes:
-  n1: {register: [r1], flows: [a, b]}
-  n2: {register: [r2, r3], flows: [c], at: 2500ms}
-  n3: {register: [p]}
-  n4: {register: [o]}
+  p: {connect: [r1], kind: provider}
+  o: {connect: [r3], simulated: {old: true}}
+  n1: {kind: node, connect: [r1], flows: [a, b]}
+  n2: {kind: node, connect: [r2, r3], flows: [{name: c, tags: [x]}], simulated: {at: 2500ms}}
+  n3: {kind: node, connect: [p], flows: [a]}
+  n4: {kind: node, connect: [o], flows: [a]}
 """
+PAIR = "members: {r1: {}, r2: {connect: r1}, n1: {kind: node, connect: r1, flows: [a]}}"
 
 
 def predicted(folder: Path, faults: str = "[]", seed: int = 7, mesh: str = MESH) -> Prediction:
@@ -60,7 +61,7 @@ FAULTS = {
     "doubles": "- {at: 0s, for: 5s, doubles: 1}",
     "reorder": "- {at: 0s, for: 5s, reorder: 1}",
     "latency": "- {at: 0s, for: 5s, latency: [1ms, 300ms]}",
-    "cut": "- {at: 0s, for: 5s, cut: [[r1], [r2, r3]]}",
+    "cut": "- {at: 0s, for: 5s, cut: [[r1, n1], [r2, r3]]}",
     "crash": "- {at: 1s, for: 3s, crash: r3}",
     "pause": "- {at: 0s, for: 5s, pause: r1}",
     "slow": "- {at: 0s, for: 5s, slow: {r2: 3s}}",
@@ -103,7 +104,7 @@ def test_a_lost_disk_is_repaired_by_beats_and_beacons(tmp_path: Path) -> None:
 
 def test_what_does_not_settle_is_told(tmp_path: Path) -> None:
     """A mesh that does not fall silent in time has not converged, and the reason names who owes what to whom."""
-    (tmp_path / "mesh.yaml").write_text("{registries: {r1: {}, r2: {connect: [r1]}}, nodes: {n1: {register: [r1]}}}")
+    (tmp_path / "mesh.yaml").write_text(PAIR)
     (tmp_path / "faults.yaml").write_text("- {at: 5ms, for: 1s, loss: 1}")
     mesh = read_mesh(tmp_path / "mesh.yaml")
     told = predict(mesh, read_faults(tmp_path / "faults.yaml", mesh), within=1)
@@ -115,7 +116,7 @@ def test_what_does_not_settle_is_told(tmp_path: Path) -> None:
 
 def test_a_node_that_got_nowhere_is_named(tmp_path: Path) -> None:
     """A node whose registry is gone before it registers is listed nowhere, and that is no agreement."""
-    (tmp_path / "mesh.yaml").write_text("{registries: {r1: {}, r2: {connect: [r1]}}, nodes: {n1: {register: [r1]}}}")
+    (tmp_path / "mesh.yaml").write_text(PAIR)
     (tmp_path / "faults.yaml").write_text("- {at: 0s, for: 1s, loss: 1}")
     mesh = read_mesh(tmp_path / "mesh.yaml")
     told = predict(mesh, read_faults(tmp_path / "faults.yaml", mesh), within=1)
@@ -127,42 +128,85 @@ def test_a_node_that_got_nowhere_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mesh", "told"),
     [
-        ("registries: {}", "registries: Dictionary should have at least 1 item"),
-        ("registries: {r1: {conect: [r2]}}", "registries.r1.conect: Extra inputs"),
-        ("registries: {r1: {connect: [r2]}}", "registries.r1.connect.0: expected one of the registries: r1"),
-        ("registries: {r1: {}}\nnodes: {n1: {register: [r2]}}", "nodes.n1.register.0: expected one of"),
-        ("registries: {r1: {}}\nnodes: {n1: {register: []}}", "nodes.n1.register: Tuple should have"),
-        ("registries: {r1: {}}\nnodes: {n1: {register: [r1], at: soon}}", "nodes.n1.at: expected a time"),
-        ("registries: {'r 1': {}}", "registries.r 1.[key]: expected a name"),
-        ("- r1", "the whole: Input should be"),
-        ("", "the whole: Input should be"),
+        ("members: {}", "line 1, members: expected a registry, or more"),
+        ("", "line 1, members: expected a registry, or more"),
+        ("members:\n  n1: {kind: node}\n", "line 1, members: expected a registry, or more"),
+        ("members:\n  r1: {conect: [r2]}", "line 2, members.r1.conect: expected no such field, but one of kind,"),
+        ("members:\n  r1: {connect: [r2]}", "line 2, members.r1.connect: expected the name of a member, or a url"),
+        ("members:\n  r1: {connect: ['ftp://x']}", "line 2, members.r1.connect: expected an http or https url"),
+        ("members:\n  r1:\n    options: {leese: 3}", "line 3, members.r1.options: there is no option 'leese'; did you"),
+        ("members:\n  r1:\n    options: {lease: no}", "line 3, members.r1.options: lease: expected seconds, 0.05 or"),
+        ("members:\n  r1: {}\n  n1: {kind: node, loader: 'no:thing'}", "line 3, members.n1.loader: loader module 'no'"),
+        ("members:\n  r1: {}\n  n1: {kind: node, flows: ['']}", "line 3, members.n1.flows: "),
+        ("- r1", "line 1, the file: expected a mapping"),
     ],
 )
-def test_a_faulty_mesh_names_file_and_field(tmp_path: Path, mesh: str, told: str) -> None:
-    """What is wrong in a mesh's file is told with the file and the field."""
-    with pytest.raises(SimulationError, match=r"mesh\.yaml") as caught:
+def test_a_faulty_mesh_names_file_line_and_field(tmp_path: Path, mesh: str, told: str) -> None:
+    """What is wrong in a mesh's file is told with the file, the line and the field."""
+    with pytest.raises(PlanError) as caught:
         predicted(tmp_path, mesh=mesh)
-    assert told in str(caught.value)
+    assert f"mesh.yaml, {told}" in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("faults", "told"),
     [
-        ("- {at: 1s, loss: 0.1}", "faults.yaml: 0.for: Field required"),
-        ("- {at: 1s, for: 1s}", "faults.yaml: 0: expected a fault, one of answer_loss, "),
-        ("- {at: 1s, for: 1s, loss: 2}", "faults.yaml: 0.loss: Input should be less than or equal to 1"),
-        ("- {at: 1, for: -1s, loss: 0.1}", "faults.yaml: 0.for: Input should be greater than or equal to 0"),
-        ("- {at: 1s, for: 1s, crash: r9}", "faults.yaml: 0.crash: expected one of the registries: r1, "),
-        ("- {at: 1s, for: 1s, cut: [[r1], [x]]}", "faults.yaml: 0.cut.1: expected one of the registries"),
-        ("- {at: 1s, for: 1s, cut: [[r1]]}", "faults.yaml: 0.cut: Tuple should have at least 2"),
-        ("- {at: 1s\n- ]", "faults.yaml:2: expected YAML"),
+        ("- {at: 1s, loss: 0.1}", "line 1, 1.for: expected this field"),
+        ("- {at: 1s, for: 1s, lost: 1}", "line 1, 1.lost: expected no such field, but one of at, for, loss, "),
+        ("- {at: 1s, for: 1s, loss: 1}\n- {at: 1s, for: 1s}", "line 2, 2: expected a fault, one of answer_loss, "),
+        ("- {at: 1s, for: 1s, loss: 2}", "line 1, 1.loss: expected less than or equal to 1"),
+        ("- {at: 1, for: -1s, loss: 0.1}", "line 1, 1.for: expected greater than or equal to 0"),
+        ("- {at: 1s, for: 1s, crash: n1}", "line 1, 1.crash: expected one of r1, r2, r3, p, o, not 'n1'"),
+        (
+            "- {at: 1s, for: 1s, cut: [[r1], [x]]}",
+            "line 1, 1.cut: expected one of r1, r2, r3, p, o, n1, n2, n3, n4, not",
+        ),
+        ("- {at: 1s, for: 1s, cut: [[r1]]}", "line 1, 1.cut: expected 2 or more"),
+        ("- {at: 1s, for: 1s, loss: 1, loss: 0}", "line 1, 1.loss: expected once, but it stands here twice"),
+        ("- {at: 1s\n- ]", "line 2: expected YAML"),
+        ("at: 1s", "line 1, the file: expected a list"),
     ],
 )
-def test_faulty_faults_name_file_and_field(tmp_path: Path, faults: str, told: str) -> None:
-    """What is wrong in a file of faults is told with the file and the field."""
-    with pytest.raises(SimulationError) as caught:
+def test_faulty_faults_name_file_line_and_field(tmp_path: Path, faults: str, told: str) -> None:
+    """What is wrong in a file of faults is told with the file, the line and the field."""
+    with pytest.raises(PlanError) as caught:
         predicted(tmp_path, faults)
-    assert told in str(caught.value)
+    assert f"faults.yaml, {told}" in str(caught.value)
+
+
+# -- the file of a lab -------------------------------------------------------------------------------------
+
+
+def test_the_file_of_a_lab_is_simulated(tmp_path: Path) -> None:
+    """What a lab writes is predicted as the lab itself goes on: the same members, under their names, list the same."""
+    with MeshLab(engine="simulated") as lab:
+        first = lab.add_registry("Harbour registry", organization="Harbour", lease=5)
+        second = lab.add_registry("harbour", connect=first)
+        third = lab.add_registry("Harbour", connect=second)
+        lab.add_node("größe", connect=third, flows=["a", {"name": "b", "tags": ["x"]}])
+        lab.add_node("none", connect=third)
+        lab.settle()
+        lab.to_file(tmp_path / "mesh.yaml")
+        lists = {member.name: len(member.flows()) for member in lab if member.kind == "registry"}
+    mesh = read_mesh(tmp_path / "mesh.yaml")
+    assert mesh["Harbour registry"].profile.timing.lease == 5
+    told = predict(mesh)
+    assert told.agree, told
+    assert {belief.registry: belief.flows for belief in told.beliefs} == lists
+    cut = "- {at: 0s, for: 1h, cut: [[Harbour registry], [Harbour, harbour]]}"
+    (tmp_path / "faults.yaml").write_text(cut)
+    told = predict(mesh, read_faults(tmp_path / "faults.yaml", mesh)[:1], within=1)
+    assert told.effects["cut"] > 0
+
+
+def test_the_mesh_of_the_notebook_is_simulated() -> None:
+    """`kodo sim notebooks/river.yaml` reads what `MeshLab.from_file` reads."""
+    told = predict(read_mesh(Path(__file__).parents[2] / "notebooks" / "river.yaml"))
+    assert told.agree, told
+    assert [(belief.registry, belief.nodes, belief.flows) for belief in told.beliefs] == [
+        ("north", 4, 50),
+        ("south", 4, 50),
+    ]
 
 
 # -- the command -------------------------------------------------------------------------------------------
@@ -176,6 +220,7 @@ def run(*words: object) -> Result:
 def files(tmp_path: Path) -> Path:
     (tmp_path / "mesh.yaml").write_text(MESH)
     (tmp_path / "faults.yaml").write_text(FAULTS["cut"])
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe")
     (tmp_path / "alone.txt").write_text("add r1\n\nlist\n")
     return tmp_path
 
@@ -210,11 +255,15 @@ def test_kodo_sim_plays_a_scenario(files: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        (["alone.txt", "--faults", "faults.yaml"], 2, "kodo: faults: expected a mesh"),
-        (["alone.txt", "--json"], 2, "kodo: json: expected a mesh"),
-        (["mesh.yaml", "--rewrite"], 2, "kodo: rewrite: expected a scenario"),
-        (["none.txt"], 1, "none.txt"),
+        (["alone.txt", "--faults", "faults.yaml"], 2, "kodo: --faults: expected a mesh"),
+        (["alone.txt", "--json"], 2, "kodo: --json: expected a mesh"),
+        (["mesh.yaml", "--rewrite"], 2, "kodo: --rewrite: expected a scenario"),
+        (["none.txt"], 1, "kodo: none.txt: expected a file to read, but no such file or directory; check the path\n"),
+        (["none.yaml"], 1, "kodo: none.yaml: expected a file to read, but no such file or directory; check the path\n"),
+        (["mesh.yaml", "--faults", "none"], 1, "kodo: none: expected a file to read, but no such file or directory; "),
+        (["mesh.yaml", "--faults", "."], 1, "kodo: .: expected a file to read, but is a directory; check the path\n"),
         (["mesh.yaml", "--faults", "alone.txt"], 1, "alone.txt"),
+        (["bytes.txt"], 1, "kodo: bytes.txt: expected a text in UTF-8"),
     ],
 )
 def test_kodo_sim_refuses_in_a_line(
