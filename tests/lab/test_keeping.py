@@ -38,8 +38,9 @@ Begin = Callable[..., tuple[subprocess.Popen[bytes], dict[str, Any]]]
 
 
 @pytest.fixture(autouse=True)
-def labs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def labs(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder of temporary files of its own, in which nothing of a lab is left; its path is short, for sockets."""
+    tmp_path_factory.getbasetemp()  # it is made in the folder of temporary files that all tests share
     with tempfile.TemporaryDirectory(prefix="kodo-", dir="/tmp") as folder:
         monkeypatch.setattr(tempfile, "tempdir", folder)
         monkeypatch.setenv("TMPDIR", folder)
@@ -312,10 +313,11 @@ def test_what_others_could_have_written_is_refused() -> None:
         with pytest.raises(LabError, match=f"expected the state of a lab, but {words}"):
             MeshLab.attach("mine")
     state.write_text(good)
-    labs_folder().chmod(0o777)
+    labs = labs_folder()
+    labs.chmod(0o777)
     with pytest.raises(LabError, match="to be a folder that nobody but you can write to"):
         MeshLab.attach("mine")
-    labs_folder().chmod(0o700)
+    labs.chmod(0o700)
     MeshLab.attach("mine").terminate()
 
 
