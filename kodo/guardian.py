@@ -1,14 +1,15 @@
 """The guardian of a lab: forks its members, reaps them, and ends them when the lab's own process is gone.
 
-`python -m kodo.guardian PARENT [FOLDER]` is started by `kodo.lab`, one a lab, in a session of its own. It has preloaded
-the service and starts a member by forking, which takes a tenth of what a fresh interpreter does. It is spoken to in
-lines of JSON, one order a line, and reports the same way:
+`python -m kodo.guardian PARENT [PATH ...]` is started by `kodo.lab`, one a lab, in a session of its own. It has
+preloaded the service and starts a member by forking, which takes a tenth of what a fresh interpreter does. It is spoken
+to in lines of JSON, one order a line, and reports the same way:
 
 ```
  stdin   {"start": NAME, "options": {...}, "loader": BASE64 or null, "log": PATH, "folder": PATH, "path": [...],
           "links": {...}}
          {"signal": "TERM" | "KILL" | "STOP" | "CONT", "name": NAME}
          {"links": {URL: {...}}, "name": NAME, "number": 3}     the policies of its outgoing messages, all of them
+         {"owner": 7}                                the process that attaches, for who is told that it came second
          {"end": true}
  stdout  {"started": NAME, "pid": 7, "url": URL}     by the member's own word, when it is about to answer
          {"linked": NAME, "number": 3}               by the member's own word, when these policies hold
@@ -18,8 +19,12 @@ lines of JSON, one order a line, and reports the same way:
 ```
 
 - When PARENT ends, when stdin closes, when it is told to (`end`, SIGTERM, SIGHUP), or when it fails itself: every
-  member is told to end and woken if it is paused, gets 3 seconds, and is killed. Then FOLDER, the lab's scratch folder,
-  is removed. Should the guardian be killed, the kernel kills its members (Linux).
+  member is told to end and woken if it is paused, gets 3 seconds, and is killed. Then each PATH is removed: the lab's
+  scratch folder. Should the guardian be killed, the kernel kills its members (Linux).
+- `python -m kodo.guardian --door NUMBER [PATH ...]` guards a lab that is kept, and is nobody's child. Orders and
+  reports go over a connection that is made at the socket of this number; its end ends nothing. There is one at a time:
+  others hear `{"busy": PID}`. One that comes hears all that happened to members, each report with the moment `at` (a
+  start begins with `{"launched": NAME}`), and then `{"attached": PID}`, the guardian's own.
 - It touches no process that it did not start: it signals children that it has not reaped, nothing else.
 - It has no threads, and starts no event loop: both would be lost, or torn, in a fork. It imports neither numpy nor
   pandas, which start threads. What a member needs of these it imports itself.
@@ -43,17 +48,19 @@ import os
 import selectors
 import shutil
 import signal
+import socket
 import sys
 import time
 import traceback
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 from kodo.errors import KodoError, LabError, OptionError
 from kodo.options import load_options
@@ -74,6 +81,8 @@ SIGNALS = {"TERM": signal.SIGTERM, "KILL": signal.SIGKILL, "STOP": signal.SIGSTO
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 PRELOADED = ("uvicorn.protocols.http.httptools_impl", "uvicorn.loops.uvloop", "uvloop", "httptools", "cloudpickle")
 """What a service would import when it starts, and can do without."""
+TOLD_AGAIN = {"started", "exited", "paused", "resumed"}
+"""Reports that are told again to who attaches."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -93,8 +102,15 @@ class Member:
 class Guardian:
     """Orders in, reports out, members beneath; `run` returns when all of them are gone."""
 
-    def __init__(self, parent: int) -> None:
+    def __init__(self, parent: int | None, door: int | None = None) -> None:
+        """Guard until `parent` ends or, at a `door`, until told to end."""
         self._parent = parent
+        self._door = door
+        self._input: int | None = None
+        self._output: int | None = None
+        self._owner = 0
+        self._told: list[bytes] = []
+        self._held: dict[int, int] = {}
         self._members: dict[int, Member] = {}
         self._orders = bytearray()
         self._reports = bytearray()
@@ -116,7 +132,7 @@ class Guardian:
     # -- waiting -------------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        for descriptor in (self._woken, self._wake, sys.stdout.fileno()):
+        for descriptor in (self._woken, self._wake):
             os.set_blocking(descriptor, False)
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -124,10 +140,19 @@ class Guardian:
             # What matters is the byte that it leaves in the pipe.
             signal.signal(number, lambda *_: None)
         self._on_input(self._woken, self._signalled)
-        self._on_input(sys.stdin.fileno(), self._ordered)
-        self._watch_parent()
+        if self._door is not None:
+            self._on_input(self._door, self._attach)
+        else:
+            self._speak_over(sys.stdin.fileno(), sys.stdout.fileno())
+            self._watch_parent()
+
+    def _speak_over(self, orders: int, reports: int) -> None:
+        self._input, self._output = orders, reports
+        os.set_blocking(reports, False)
+        self._on_input(orders, self._ordered)
 
     def _watch_parent(self) -> None:
+        assert self._parent is not None
         try:
             self._on_input(os.pidfd_open(self._parent), self._over)
         except ProcessLookupError:
@@ -176,9 +201,16 @@ class Guardian:
     # -- orders --------------------------------------------------------------------------------------------
 
     def _ordered(self) -> None:
-        piece = os.read(sys.stdin.fileno(), CHUNK)
+        if self._input is None:
+            return
+        try:
+            piece = os.read(self._input, CHUNK)
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            piece = b""
         if not piece:
-            self._over()
+            self._let_go()
         self._orders += piece
         *lines, self._orders = self._orders.split(b"\n")
         for line in lines:
@@ -192,15 +224,62 @@ class Guardian:
                 self._signal(name, SIGNALS[word])
             case {"links": dict(), "name": str(name)}:
                 self._link(name, json.dumps(order).encode() + b"\n")
+            case {"owner": int(pid)}:
+                self._owner = pid
             case {"end": True}:
                 self._over()
             case _:
                 raise LabError(f"expected an order to start, signal, link or end, not one of {sorted(order)}")
 
+    def _let_go(self) -> None:
+        """The lab has hung up: that is the end, or, of a lab that is kept, nothing but the end of a connection."""
+        if self._door is None:
+            self._over()
+        elif self._input is not None:
+            self._selector.unregister(self._input)
+            os.close(self._input)
+            self._input = self._output = None
+            self._owner = 0
+            self._orders.clear()
+            self._reports.clear()
+
+    def _attach(self) -> None:
+        """Speak with who came to the door, unless somebody is spoken with."""
+        assert self._door is not None
+        door = socket.socket(fileno=self._door)
+        try:
+            caller = door.accept()[0].detach()
+        except OSError:  # it went away
+            return
+        finally:
+            door.detach()
+        if self._input is not None:
+            self._ordered()  # it may have hung up just now
+        if self._input is not None and _is_there(self._owner):
+            os.write(caller, json.dumps({"busy": self._owner}).encode() + b"\n")
+            os.close(caller)
+            return
+        self._let_go()
+        self._speak_over(caller, caller)
+        self._reports += b"".join(self._told)
+        self._say(attached=os.getpid())
+
+    def _hold(self, url: str) -> None:
+        """Hold the port of a member of a lab that is kept, as `kodo.lab.processes.Ports` does in the lab's process."""
+        if self._door is None or sys.platform != "linux":
+            return
+        with socket.socket() as holder, suppress(OSError, ValueError):  # the member says what is wrong with its url
+            port = urlsplit(url).port or 0
+            if port and port not in self._held:
+                holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                holder.bind(("127.0.0.1", port))
+                self._held[port] = holder.detach()
+
     def _start(self, name: str, order: dict[str, Any]) -> None:
         if self._pid(name) is not None:
             self._say(refused=name, reason="a member of this name is running; terminate it first")
             return
+        self._hold(str(order["options"].get("url")))
         guardian, (report, told), (heard, orders) = os.getpid(), os.pipe(), os.pipe()
         try:
             pid = os.fork()
@@ -214,6 +293,7 @@ class Guardian:
             for descriptor in (report, orders):
                 os.set_blocking(descriptor, False)
             self._members[pid] = Member(name, report, orders)
+            self._remember(launched=name)
             self._on_input(report, partial(self._hear, pid))
         finally:
             os.close(told)
@@ -319,22 +399,43 @@ class Guardian:
 
     def _say(self, **report: Any) -> None:
         self._reports += json.dumps(report).encode() + b"\n"
+        if report.keys() & TOLD_AGAIN:
+            self._remember(**report)
         self._report()
+
+    def _remember(self, **report: Any) -> None:
+        """Keep a report for who attaches. It is a few bytes for each thing that was done to a member."""
+        if self._door is not None:
+            self._told.append(json.dumps({**report, "at": time.monotonic()}).encode() + b"\n")
 
     def _report(self) -> None:
         """Write what the pipe takes. What is left waits until it takes more, and for nothing when nobody reads."""
-        out = sys.stdout.fileno()
+        out = self._output
+        if out is None:
+            self._reports.clear()
+            return
         try:
             del self._reports[: os.write(out, self._reports)]
         except BlockingIOError:
             pass
-        except BrokenPipeError:
+        except ConnectionError:
             self._reports.clear()
-        waiting = out in self._selector.get_map()
-        if self._reports and not waiting and not self._ending:
+        self._await_room(out, waits=bool(self._reports) and not self._ending)
+
+    def _await_room(self, out: int, *, waits: bool) -> None:
+        if out == self._input:  # a connection, on which orders come as well
+            if not self._ending:
+                events = selectors.EVENT_READ | (selectors.EVENT_WRITE if waits else 0)
+                self._selector.modify(out, events, self._converse if waits else self._ordered)
+        elif waits and out not in self._selector.get_map():
             self._selector.register(out, selectors.EVENT_WRITE, self._report)
-        elif not self._reports and waiting:
+        elif not waits and out in self._selector.get_map():
             self._selector.unregister(out)
+
+    def _converse(self) -> None:
+        """The connection takes more, or has more, or both."""
+        self._report()
+        self._ordered()
 
 
 # -- in the member -----------------------------------------------------------------------------------------
@@ -442,28 +543,50 @@ class _Orders:
 # -- the process -------------------------------------------------------------------------------------------
 
 
+def _is_there(pid: int) -> bool:
+    """Whether a process is there; 0 is one that has not said its number yet."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 @contextmanager
-def _scratch(folder: str | None) -> Iterator[None]:
+def _removing(leftovers: Sequence[str]) -> Iterator[None]:
     try:
         yield
     finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        for path in map(Path, leftovers):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
-def main(parent: str, folder: str | None = None) -> None:
-    """Guard the lab whose own process is `parent`, the one that started this."""
-    with _scratch(folder):
+def main(parent: int | None, door: int | None, leftovers: Sequence[str]) -> None:
+    """Guard the lab whose own process is `parent`, the one that started this, or one that is kept, at its `door`."""
+    if door is not None:
+        if os.fork():
+            os._exit(0)  # who started this is told that it is on its way, and has no child to reap
+        os.setsid()
+    with _removing(leftovers):
         for name in PRELOADED:
             with suppress(ImportError):
                 import_module(name)
         # What is loaded by now stays as it is: members share its memory as long as no collection walks over it.
         gc.collect()
         gc.freeze()
-        Guardian(int(parent)).run()
+        Guardian(parent, door).run()
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (2, 3):
-        sys.exit("usage: python -m kodo.guardian PARENT [FOLDER]; it is kodo.lab that starts it")
-    main(*sys.argv[1:])
+    match sys.argv[1:]:
+        case ["--door", number, *paths]:
+            main(None, int(number), paths)
+        case [number, *paths]:
+            main(int(number), None, paths)
+        case _:
+            sys.exit("usage: python -m kodo.guardian PARENT [PATH ...]; it is kodo.lab that starts it")

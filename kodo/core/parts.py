@@ -180,8 +180,8 @@ class Claim:
 class Staging:
     """The pages of a delta that have come so far, up to `reached`; `whole` if a snapshot.
 
-    `contents` is what each record on them adds to the content of the part, and takes from it. `claims` are made with the
-    last page.
+    `contents` is what each record on them adds to the content of the part, and takes from it. `claims` are made with
+    the last page.
     """
 
     reached: Version

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from kodo.client import Counts, Listing, Status, View
 from kodo.lab.history import History
+
+if TYPE_CHECKING:
+    from kodo.lab.keeping import Kept
 
 Word = Literal["TERM", "KILL", "STOP", "CONT"]
 Table = dict[str, dict[str, Any]]
@@ -59,11 +62,12 @@ class Asking(Protocol):
 class Engine(Protocol):
     """Starts members, breaks and ends them, lets them be asked, and notes what happens in `history`.
 
-    `kind` is a word for the lab's text, or nothing.
+    `kind` is a word for the lab's text, or nothing; `kept` is there when the lab is to outlive its process.
     """
 
     kind: str
     history: History
+    kept: Kept | None
 
     def need_processes(self, verb: str) -> None:
         """Raise `LabError` when there are no processes, without which the verb makes no sense."""
@@ -125,3 +129,6 @@ class Engine(Protocol):
 
     def end(self) -> None:
         """End every member. Doing so again does nothing."""
+
+    def leave(self) -> None:
+        """Nobody uses it any more: end every member, unless the lab is kept. Doing so again does nothing."""

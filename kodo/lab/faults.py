@@ -118,6 +118,10 @@ class Faults:
         self._note("fault", fault)
         return fault
 
+    def resume(self, label: str, effects: dict[Way, Effect], began: float, ended: float | None) -> None:
+        """Take over a fault that another process has begun, and perhaps ended; members are told nothing."""
+        self.all.append(Fault(label, effects, self._end, began, ended))
+
     def heal(self) -> None:
         """End all of them, together."""
         self._end(*self.active)

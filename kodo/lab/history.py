@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
 import httpx
 
 from kodo.lab.naming import Names
-from kodo.models import now
+from kodo.models import later, now
 
 KEPT = 100_000
 """Notes of messages that a lab keeps."""
@@ -122,8 +123,10 @@ class History:
     # -- what is told --------------------------------------------------------------------------------------
 
     def note(self, what: str, who: str, code: int | None = None, at: float | None = None, **more: Any) -> None:
-        """Note an event, now or `at` a moment just gone; `more` is for records alone."""
-        event = Event(what, who, self.clock.moment() if at is None else at, self.clock.utc(), code)
+        """Note an event, now or `at` a moment that is gone; `more` is for records alone."""
+        moment = self.clock.moment()
+        at = moment if at is None else at
+        event = Event(what, who, at, later(self.clock.utc(), timedelta(seconds=at - moment)), code)
         with self._lock:
             self.events.append(event)
         self._tell({"event": what, "who": who, "code": code, "at": event.at, "utc": event.utc, **more})

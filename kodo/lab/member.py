@@ -182,6 +182,7 @@ class Member:
         """Have its process started; `await_start` is to follow."""
         life = self.lab.engine.launch(self.name, setup, self.lab.table_of(self.name))
         self.setup = setup
+        self.lab.save()
         return life
 
     def await_start(self, life: Life, timeout: float | None = None) -> None:

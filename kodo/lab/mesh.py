@@ -4,12 +4,15 @@ Its members are real services, or simulated ones in virtual time (`engine="simul
 A lab of real ones owns a guardian, a folder for logs and caches, and ports. It ends with `terminate`, with its `with`
 block, with the last of its handles, or with the process it lives in, whichever comes first and however that comes; then
 no process of it runs and, unless the folder was given, no file of it is left. Two labs know nothing of each other.
+One that is kept (`keep=True`) ends with the first two alone: `detach`, or the end of its process, leaves its members as
+they are, and `attach` takes it again.
 
 Methods wait by themselves and start no event loop, so they work in a script, in a notebook, and inside `async def`.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Iterable, Iterator
@@ -25,11 +28,12 @@ from kodo.lab.beliefs import Beliefs, Offer, Truth, beliefs_of, offer_of
 from kodo.lab.engine import Engine, Setup, Table
 from kodo.lab.faults import Effect, Fault, Faults, checked_number, checked_sides, ways
 from kodo.lab.flows import FlowTable, all_flows, united
+from kodo.lab.keeping import Kept, find_kept, kept_labs
 from kodo.lab.logs import Logs
 from kodo.lab.member import Member, flow_source
 from kodo.lab.naming import Names, numbered, tally
 from kodo.lab.plan import changes_of, plan_of_graph, plan_of_members
-from kodo.lab.processes import Processes
+from kodo.lab.processes import Processes, kept_setup
 from kodo.lab.recording import Recording
 from kodo.lab.settling import Settled, Trail, expected_by, settle
 from kodo.plan import Plan, read_plan, write_plan
@@ -56,6 +60,8 @@ PATIENCE = 2.0
 """Seconds that a picture waits for a member before it draws it as one that does not answer."""
 
 
+HERE: weakref.WeakValueDictionary[Path, MeshLab] = weakref.WeakValueDictionary()
+"""Labs that are kept and used by this process, by their folders: a cell that attaches may be run again."""
 FEW = 8
 """Members that the label of a fault names."""
 
@@ -70,29 +76,89 @@ class MeshLab:
         timeout: float = 30,
         record: Path | str | None = None,
         *,
-        engine: Literal["processes", "simulated"] = "processes",
+        keep: bool = False,
+        engine: Literal["processes", "simulated"] | Engine = "processes",
         seed: int = 0,
     ) -> None:
         """Start an empty lab. `folder` keeps logs and caches; `timeout` is how long anything is waited for.
 
-        `record` is a file to record into from the start, as `record()` does. With `engine="simulated"` members are
+        `record` is a file to record into from the start, as `record()` does. With `keep` the lab outlives this process,
+        until `terminate`, and is found by its name: `MeshLab.attach(name)`. With `engine="simulated"` members are
         no processes, time is virtual and passes in `settle` and `run` alone, and `seed` decides all chance.
         """
-        self.name = name
         self.timeout = timeout
         self._members: dict[str, Member] = {}
         self._positions: dict[str, complex] = {}
         self._settled = 0.0
         self._offers: dict[str, Offer | None] = {}
+        self._detached = False
         self._placing = threading.Lock()
-        self.engine = _engine(engine, seed, folder, record)
+        self._saving = threading.Lock()
+        self.engine = _kept(engine, name, folder, timeout) if keep else _engine(engine, seed, folder, record)
+        self.name = name if self.engine.kept is None else self.engine.kept.name
         self.history = self.engine.history
         self.faults = Faults(self._apply, self._note_fault, self.history.clock.moment)
         # It holds no lab, runs when nobody can reach the lab or a handle any more, and when the interpreter ends.
-        self._end = weakref.finalize(self, self.engine.end)
+        self._end = weakref.finalize(self, self.engine.leave)
         self._recordings: list[Recording] = []
+        if self.engine.kept is not None:
+            HERE[self.engine.kept.folder] = self
+        if keep:
+            self.save()
         if record is not None:
             self.record(record)
+
+    @classmethod
+    def attach(cls, name: str | os.PathLike[str] | None = None, timeout: float | None = None) -> MeshLab:
+        """A lab that was started with `keep=True`, by this process or by one that is gone, as it is now.
+
+        `name` is its name or its folder; without one it is the only one that is kept (`MeshLab.kept()`). Its members
+        are as they were left, paused ones paused, faults in force; what functions of a notebook offered they offer
+        still. Attached here already, it is the same lab. Raises `LabError` when there is none, when it is gone, or
+        when another process has it.
+        """
+        kept = find_kept(name)
+        here = HERE.get(kept.folder)
+        if here is not None and not here.ended:
+            return here
+        patience = kept.timeout if timeout is None else timeout
+        lab = cls(kept.name, timeout=patience, engine=Processes.attach(kept))
+        lab._resume(kept)
+        return lab
+
+    @staticmethod
+    def kept() -> list[Kept]:
+        """The labs of this user that are kept and run: `name`, `folder` and `members` of each."""
+        return kept_labs()
+
+    def _resume(self, kept: Kept) -> None:
+        """Be as the file of a kept lab says, and have its members told so: its process may have ended in between."""
+        self._members = {name: Member(self, name, member.kind, member.setup) for name, member in kept.members.items()}
+        for fault in kept.faults:
+            effects = {way: Effect(*effect) for way, effect in fault.effects}
+            self.faults.resume(fault.label, effects, fault.began, fault.ended)
+            self.history.note("fault", fault.label, at=fault.began)
+            if fault.ended is not None:
+                self.history.note("healed", fault.label, at=fault.ended)
+        self._apply({member.name for member in self if member.running})
+
+    def save(self) -> None:
+        """Write down what the lab is, if it is kept: the verbs that change it do so."""
+        if self.engine.kept is None:
+            return
+        with self._saving:
+            members = {member.name: kept_setup(member.name, member.kind, member.setup) for member in self}
+            faults = [
+                {
+                    "label": fault.label,
+                    "began": fault.began,
+                    "ended": fault.ended,
+                    "effects": [(way, astuple(effect)) for way, effect in fault.effects.items() if fault.active],
+                }
+                for fault in self.faults.all
+            ]
+            now = {"members": members, "faults": faults, "timeout": self.timeout}
+            type(self.engine.kept).model_validate({**self.engine.kept.model_dump(), **now}).write()
 
     @classmethod
     def from_graph(cls, graph: Any, timeout: float | None = None, **options: Any) -> Self:
@@ -205,6 +271,7 @@ class MeshLab:
         """Start members side by side; when one does not start, none of them is left."""
         self._members |= {member.name: member for member in members}
         try:
+            self.save()
             lives = [(member, member.launch(member.setup)) for member in members]
             for member, life in lives:
                 member.await_start(life, timeout)
@@ -214,6 +281,7 @@ class MeshLab:
                 del self._members[member.name]
             for member in members:
                 self.engine.wait_for_end(member.name, self.timeout)
+            self.save()
             raise
         return members
 
@@ -500,6 +568,7 @@ class MeshLab:
         return self.faults.tables(names, {member.name: member.url for member in self})
 
     def _apply(self, names: set[str]) -> None:
+        self.save()
         self.engine.link(self._tables(sorted(names)), self.timeout)
 
     def _note_fault(self, what: str, fault: Fault) -> None:
@@ -513,17 +582,34 @@ class MeshLab:
 
     @property
     def ended(self) -> bool:
-        """Whether it was terminated."""
+        """Whether it was terminated, or detached."""
         return not self._end.alive
 
     def _check_alive(self) -> None:
         if not self._end.alive:
+            if self._detached:
+                raise LabError(f"this lab was detached; MeshLab.attach({self.name!r}) takes it again")
             raise LabError("this lab was terminated; start a new one with MeshLab()")
 
     def terminate(self) -> None:
-        """End all members, and the lab with them. Doing so again does nothing."""
+        """End all members, and the lab with them, kept or not. Doing so again does nothing."""
         for recording in self._recordings:
             recording.stop()
+        if not self._detached:
+            self.engine.end()
+        self._end()
+
+    def detach(self) -> None:
+        """Let go of a lab that is kept: it goes on, and `MeshLab.attach` takes it again, here or elsewhere.
+
+        Raises `LabError` when the lab is not kept: it would end.
+        """
+        self._check_alive()
+        if self.engine.kept is None:
+            raise LabError("expected a lab that is kept, for this one would end; start it with MeshLab(keep=True)")
+        for recording in self._recordings:
+            recording.stop()
+        self._detached = True
         self._end()
 
     def __enter__(self) -> Self:
@@ -534,19 +620,29 @@ class MeshLab:
 
     def __repr__(self) -> str:
         running, paused = [member.running for member in self], sum(member.paused for member in self)
-        state = "running" if self._end.alive else "terminated"
+        state = "running" if self._end.alive else "detached" if self._detached else "terminated"
         if self._end.alive and not all(running):
             state = f"{sum(running)} of {len(running)} running"
         if paused:
             state += f", {paused} paused"
         if self._end.alive and (active := len(self.faults.active)):
             state += f", {numbered(active, 'fault')}"
+        if self._end.alive and self.engine.kept is not None:
+            state += ", kept"
         name = f"{self.name}, " if self.name else ""
         name += f"{self.engine.kind}, " if self.engine.kind else ""
         return f"<MeshLab {name}{tally(member.kind for member in self)}: {state}>"
 
 
-def _engine(kind: str, seed: int, folder: Path | str | None, record: Path | str | None) -> Engine:
+def _kept(kind: str | Engine, name: str | None, folder: Path | str | None, timeout: float) -> Engine:
+    if kind != "processes":
+        raise LabError("keep: expected a lab of real processes, which outlive their lab; leave it out, or the engine=")
+    return Processes.keep(name, folder, timeout)
+
+
+def _engine(kind: str | Engine, seed: int, folder: Path | str | None, record: Path | str | None) -> Engine:
+    if not isinstance(kind, str):
+        return kind
     if kind == "processes":
         return Processes(folder)
     if kind != "simulated":

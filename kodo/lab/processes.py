@@ -6,6 +6,8 @@ nobody uses any more can be collected.
 
 - Nothing outlives `end`, which may be called twice, at any moment, from any thread. A process that was forked from the
   lab's own does not end the lab when it ends itself.
+- A lab that is kept (`keeping.py`) has a guardian that is nobody's child; `leave` hangs up, and who attaches is told by
+  it all that happened.
 - The members' settings are those that the lab gives: `KODO_` variables of the environment do not reach them.
 - What processes write goes to files in the lab's folder, never to pipes that nobody reads.
 """
@@ -25,18 +27,22 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 from urllib.parse import quote
 
 import cloudpickle  # type: ignore[import-untyped]
 
 from kodo.client import Client
 from kodo.errors import LabError
+from kodo.lab import keeping
 from kodo.lab.engine import Life, Setup, Table, Word
 from kodo.lab.history import PATIENCE, History
+from kodo.lab.keeping import Distant, Kept, Pickled
 
 LAST = 10.0
 """Seconds that the guardian gets to end in, before it is killed, and with it (on Linux) the members."""
+FIRST = 30.0
+"""Seconds that the guardian of a lab that is kept gets to answer in."""
 GUARDIAN_LOG = "guardian.log"
 
 PAUSE = 0.05
@@ -48,34 +54,82 @@ class Processes:
 
     kind = ""
 
-    def __init__(self, folder: Path | str | None = None) -> None:
-        """Start the guardian. `folder` is for logs and caches; without one there is one that goes with the lab."""
-        self.folder = Path(tempfile.mkdtemp(prefix="kodo-lab-")) if folder is None else Path(folder).absolute()
-        self.folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, folder: Path | str | None = None, kept: Kept | None = None) -> None:
+        """Start the guardian, or speak with that of a lab that is `kept`: `Processes.keep`, `Processes.attach`.
+
+        `folder` is for logs and caches; without one there is one that goes with the lab.
+        """
+        self.kept = kept
         self.history = History()
-        self._scratch = folder is None
+        if kept is None:
+            self.folder = _made_folder(folder)
+        else:
+            self.folder, self.history.began = kept.folder, kept.began
+        self._scratch = folder is None if kept is None else kept.scratch
         self._ports = Ports()
         self._owner = os.getpid()
         self._lives: dict[str, Life] = {}
         self._changed = threading.Condition()
         self._gone = False
-        self._number = 0
-        self._process = self._start_guardian()
+        self._guardian: int | None = None
+        self._busy: int | None = None
+        # Of a lab that is attached, what a member says yet to the one before is of smaller numbers.
+        self._number = 0 if kept is None else time.monotonic_ns()
+        self._process = self._start_guardian() if kept is None else Distant(kept)
         reader = threading.Thread(target=self._listen, args=(self._process.stdout,), name="kodo-lab", daemon=True)
         reader.start()
+        if kept is not None:
+            self._introduce(kept)
+
+    @classmethod
+    def keep(cls, name: str | None, folder: Path | str | None, timeout: float) -> Self:
+        """Start the guardian of a lab that is kept. Raises `LabError` for a name or a folder that is another's."""
+        name = keeping.free_name(name)
+        # Until there is a guardian, this process stands for it.
+        pid, made = os.getpid(), _made_folder(folder)
+        kept = Kept(
+            name=name,
+            pid=pid,
+            started=keeping.start_of(pid),
+            began=time.monotonic(),
+            folder=made,
+            scratch=folder is None,
+            timeout=timeout,
+        )
+        try:
+            with keeping.open_door(kept) as door:
+                paths = [str(path) for path in kept.leftovers]
+                _spawn(made, ["--door", str(door.fileno()), *paths], pass_fds=[door.fileno()]).wait()
+            return cls(kept=kept)
+        except BaseException:
+            if folder is None:
+                shutil.rmtree(made, ignore_errors=True)
+            raise
+
+    @classmethod
+    def attach(cls, kept: Kept) -> Self:
+        """Speak with the guardian of a lab that is kept. Raises `LabError` when somebody does."""
+        return cls(kept=kept)
 
     def _start_guardian(self) -> subprocess.Popen[bytes]:
-        order = [sys.executable, "-m", "kodo.guardian", str(self._owner), *([str(self.folder)] * self._scratch)]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("KODO_")}
-        with (self.folder / GUARDIAN_LOG).open("ab") as log:
-            return subprocess.Popen(
-                order,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=environment,
-                start_new_session=True,
-            )
+        leftovers = [str(self.folder)] * self._scratch
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        return _spawn(self.folder, [str(self._owner), *leftovers], **pipes)
+
+    def _introduce(self, kept: Kept) -> None:
+        """Say who speaks, and take what happened so far."""
+        with suppress(LabError):  # it is not there, or it has hung up and said why
+            self._tell(owner=self._owner)
+        self._wait(lambda: self._guardian is not None, FIRST)
+        if self._guardian is None:
+            words = f"process {self._busy} has it; detach() it there, or end that process"
+            if self._busy is None:
+                words = f"its guardian does not answer{self._guardians_words()}"
+            self.leave()
+            raise LabError(f"expected to attach the kept lab {kept.name!r}, but {words}")
+        self.kept = kept.model_copy(update={"pid": self._guardian, "started": keeping.start_of(self._guardian)})
+        assert isinstance(self._process, Distant)
+        self._process.meet(self.kept)
 
     # -- what a lab asks -----------------------------------------------------------------------------------
 
@@ -187,6 +241,14 @@ class Processes:
         self._end()
         self._ports.release()
 
+    def leave(self) -> None:
+        """The lab is used no more: that is its end, unless it is kept."""
+        if self.kept is None:
+            self.end()
+        elif os.getpid() == self._owner and isinstance(self._process, Distant):
+            self._process.hang_up()
+            self._ports.release()
+
     def _end(self) -> None:
         if os.getpid() != self._owner:
             return
@@ -199,7 +261,9 @@ class Processes:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        if self._scratch:
+        if self.kept is not None:
+            self.kept.remove()
+        elif self._scratch:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     # -- speaking with the guardian ------------------------------------------------------------------------
@@ -231,7 +295,7 @@ class Processes:
 
     def _listen(self, reports: IO[bytes]) -> None:
         """On the reader thread: take reports until the guardian ends."""
-        with reports:
+        with reports, suppress(ConnectionError):
             for line in reports:
                 self._take(json.loads(line))
         with self._changed:
@@ -240,20 +304,28 @@ class Processes:
 
     def _take(self, report: dict[str, Any]) -> None:
         with self._changed:
+            told: dict[str, Any] = {"at": report.get("at")}
             match report:
+                case {"attached": pid}:
+                    self._guardian = pid
+                case {"busy": pid}:
+                    self._busy = pid
+                case {"launched": name}:
+                    self._lives[name] = Life()
+                    self.history.note("launched", name, **told)
                 case {"started": name, "pid": pid, "url": url}:
                     self._lives[name].pid, self._lives[name].url = pid, url
-                    self.history.note("started", name)
+                    self.history.note("started", name, **told)
                 case {"exited": name, "pid": pid, "code": code}:
                     self._lives[name].pid, self._lives[name].code = pid, code
                     self._lives[name].paused = False
-                    self.history.note("exited", name, code)
+                    self.history.note("exited", name, code, **told)
                 case {"paused": name}:
                     self._lives[name].paused = True
-                    self.history.note("paused", name)
+                    self.history.note("paused", name, **told)
                 case {"resumed": name} if self._lives[name].paused:
                     self._lives[name].paused = False
-                    self.history.note("resumed", name)
+                    self.history.note("resumed", name, **told)
                 case {"linked": name, "number": number}:
                     self._lives[name].linked = number
                 case {"refused": name, "reason": reason} if self._lives[name].pid is None:
@@ -290,6 +362,21 @@ class Ports:
             self._held.pop().close()
 
 
+def _made_folder(folder: Path | str | None) -> Path:
+    made = Path(tempfile.mkdtemp(prefix="kodo-lab-")) if folder is None else Path(folder).absolute()
+    made.mkdir(parents=True, exist_ok=True)
+    return made
+
+
+def _spawn(folder: Path, order: Iterable[str], **pipes: Any) -> subprocess.Popen[bytes]:
+    """Start a guardian, without the options of the environment, and with its words in the folder."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("KODO_")}
+    command = [sys.executable, "-m", "kodo.guardian", *order]
+    given: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, **pipes}
+    with (folder / GUARDIAN_LOG).open("ab") as log:
+        return subprocess.Popen(command, stderr=log, env=environment, start_new_session=True, **given)
+
+
 def tail_of(path: Path, lines: int | None = None) -> str:
     """The last lines of a file, or all of it."""
     found = path.read_text(errors="replace").splitlines()
@@ -309,11 +396,22 @@ def recorded(setup: Setup) -> dict[str, Any]:
         return {"options": {"connect": list(options.get("connect") or ())}, "flows": None}
 
 
+def kept_setup(name: str, kind: str, setup: Setup) -> dict[str, Any]:
+    """A setup as the file of a lab that is kept has it."""
+    try:
+        loader = json.loads(json.dumps(setup.loader))
+        return {"kind": kind, "options": _plain(setup.options), "loader": loader}
+    except (TypeError, ValueError):
+        return {"kind": kind, "options": _plain(setup.options), "pickled": _pickled(name, setup.loader)}
+
+
 def _plain_flows(loader: Any) -> list[Any] | None:
     return list(loader) if isinstance(loader, list | tuple) else [] if loader is None else None
 
 
 def _pickled(name: str, loader: Any) -> str:
+    if isinstance(loader, Pickled):
+        return loader.text
     try:
         return base64.b64encode(cloudpickle.dumps(loader)).decode()
     except Exception as error:

@@ -21,6 +21,7 @@ from kodo.client import Counts, Listing, Status, View
 from kodo.errors import InvalidMessageError, LabError, LoaderError, SimulationError, UnavailableError
 from kodo.lab.engine import Life, Setup, Table, Word
 from kodo.lab.history import KEPT, Clock, History, Message
+from kodo.lab.keeping import Kept
 from kodo.lab.naming import Names
 from kodo.models import Key, Registration, canonical, format_time, later
 from kodo.query import matches, ordered, parse, parse_order, shown
@@ -65,6 +66,7 @@ class Simulated:
     """The members of one lab in a world: an `Engine`."""
 
     kind = "simulated"
+    kept: Kept | None = None
 
     def __init__(self, seed: int) -> None:
         """An empty world."""
@@ -150,6 +152,10 @@ class Simulated:
     def life(self, name: str) -> Life:
         """What is known of a member; of an unknown one nothing."""
         return self._lives.get(name) or Life()
+
+    def leave(self) -> None:
+        """All members have ended."""
+        self.end()
 
     def end(self) -> None:
         """All members have ended; what happened can still be looked at."""
