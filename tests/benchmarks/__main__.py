@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
         rows = chosen(given.rows[2:] if pairing else given.rows)
         if given.list:
             for row in rows:
-                console.print(f"{row.name}: {row.work.format(flows='100,000', members=24)}")
+                console.print(f"{row.name}: {Scale().fill(row.work)}")
             return 0
         outcomes = _pair(console, given, rows, scale) if pairing else _measure(console, given, rows, scale)
     except ValueError as error:
@@ -107,7 +107,8 @@ def _pair(console: Console, given: argparse.Namespace, rows: Sequence[Row], scal
 
 def _told(console: Console, outcome: Outcome) -> Outcome:
     """Say that a row is done, for who waits."""
-    print(f"{outcome.row.name}: {outcome.verdict}, after {outcome.seconds:.0f} s", file=sys.stderr, flush=True)  # noqa: T201
+    line = f"{outcome.row.name}: {report.brief(outcome)}; took {outcome.seconds:.0f} s"
+    print(line, file=sys.stderr, flush=True)  # noqa: T201, beside the table
     return outcome
 
 

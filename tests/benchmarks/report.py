@@ -57,6 +57,14 @@ def spread(figures: Sequence[float]) -> str:
     return f"{figure(median(figures))} ({figure(min(figures))} to {figure(max(figures))})"
 
 
+def brief(outcome: Outcome) -> str:
+    """An outcome in a line."""
+    if outcome.reason is not None:
+        return f"{outcome.verdict}: {outcome.reason}"
+    unit = outcome.row.unit
+    return f"{spread(outcome.floor)} and {spread(outcome.kodo)} {unit}, {outcome.verdict} ({outcome.row.target.text})"
+
+
 def table(outcomes: Iterable[Outcome]) -> Table:
     """The table: the work, what floor and kodo took, their ratio, the target, the verdict."""
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)

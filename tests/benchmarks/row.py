@@ -121,7 +121,7 @@ def measure(row: Row, bench: Bench) -> Outcome:
 def measure_sides(row: Row, one: tuple[Begin, Bench], other: tuple[Begin, Bench]) -> Outcome:
     """The rounds of a row, of two sides in turns. What goes wrong is in the outcome: other rows go on."""
     bench = one[1]
-    outcome = Outcome(row, row.work.format(flows=f"{bench.scale.flows:,}", members=bench.scale.members))
+    outcome = Outcome(row, bench.scale.fill(row.work))
     began = time.perf_counter()
     try:
         with one[0](one[1]) as floor, other[0](other[1]) as kodo:

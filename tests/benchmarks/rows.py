@@ -28,9 +28,9 @@ MS, S, RATE, NODES, MIB = "ms", "s", "requests/s", "nodes/s", "MiB"
 FEW = 1_000
 """Flows of a small registry, which most figures at many flows are not to exceed."""
 CLIENTS = 16
-CHAIN = 8
 SAMPLES = 10
 """Registrations of a round, where one takes milliseconds."""
+SIMULATED = 1_000
 BACK = 1_000
 """Nodes that come back at once."""
 COLUMNS = (
@@ -271,7 +271,7 @@ def along_a_chain(holding: int) -> Begin:
     def begin(bench: Bench) -> Iterator[Measure]:
         with ExitStack() as stack:
             chain = [stack.enter_context(bench.registry(holding))]
-            while len(chain) < CHAIN:
+            while len(chain) < bench.scale.chain:
                 chain.append(stack.enter_context(bench.registry(0, chain[-1].url)))
             for service in chain:
                 service.until_lists(holding)
@@ -285,7 +285,7 @@ def along_a_chain(holding: int) -> Begin:
 def along_relays(bench: Bench) -> Iterator[Measure]:
     with ExitStack() as stack:
         chain: list[Service] = []
-        while len(chain) < CHAIN:
+        while len(chain) < bench.scale.chain:
             chain.insert(0, stack.enter_context(bench.floor("relay", *(service.url for service in chain[:1]))))
         yield partial(_along, chain, count(1))
 
@@ -544,34 +544,28 @@ def _ask_on(service: Service, bench: Bench) -> int:
 # -- the lab and the simulator -----------------------------------------------------------------------------------------
 
 
-def laboratory(what: str, members: int | None = None) -> Begin:
-    """A lab of so many members: the seconds of its `start`, `settle` or `stop`."""
+def laboratory(name: str, what: str, members: int | None = None) -> Begin:
+    """The seconds that the members of a lab, or `bare` ones, took for their `start`, `settle` or `stop`."""
 
     @contextmanager
     def begin(bench: Bench) -> Iterator[Measure]:
-        wanted = members or bench.scale.members
-        yield lambda: float(bench.subject("lab", members=wanted)[what])
+        rounds = count()
+        yield lambda: float(bench.told(next(rounds), name, members=members or bench.scale.members)[what])
 
     return begin
 
 
 def bare_forks(what: str, members: int | None = None) -> Side:
     """As many bare services from a fork server."""
-
-    @contextmanager
-    def begin(bench: Bench) -> Iterator[Measure]:
-        wanted = members or bench.scale.members
-        yield lambda: float(bench.subject("bare", ports=[free_port() for _ in range(wanted)])[what])
-
-    return Side("bare FastAPI from a preloaded fork server", begin)
+    return Side("bare FastAPI from a preloaded fork server", laboratory("bare", what, members))
 
 
 def subject(name: str) -> Begin:
-    """The seconds that a function of `subjects` returns, over the registries of the scale."""
+    """The seconds that a function of `subjects` returns, over so many registries."""
 
     @contextmanager
     def begin(bench: Bench) -> Iterator[Measure]:
-        yield lambda: float(bench.subject(name, registries=bench.scale.registries))
+        yield lambda: float(bench.subject(name, registries=SIMULATED))
 
     return begin
 
@@ -699,7 +693,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "chain",
-        f"chain of {CHAIN} registries, from one end to the other, p50",
+        "chain of {chain} registries, from one end to the other, p50",
         MS,
         Side("bare relays, one kept httpx client each", along_relays),
         kodo(along_a_chain(0)),
@@ -778,22 +772,24 @@ ROWS: tuple[Row, ...] = (
         "lab: 8 members started and answering",
         S,
         bare_forks("start", 8),
-        kodo(laboratory("start", 8)),
+        kodo(laboratory("lab", "start", 8)),
         at_most(1.3),
     ),
-    Row("lab-many", "lab: {members} members", S, bare_forks("start"), kodo(laboratory("start")), at_most(1.3)),
+    Row("lab-many", "lab: {members} members", S, bare_forks("start"), kodo(laboratory("lab", "start")), at_most(1.3)),
     Row(
         "lab-settle",
         "lab: {members} members settle",
         S,
         bare_forks("start"),
-        kodo(laboratory("settle")),
+        kodo(laboratory("lab", "settle")),
         absolute(1, S),
     ),
-    Row("lab-stop", "lab: {members} members ended", S, bare_forks("stop"), kodo(laboratory("stop")), at_most(1.3)),
+    Row(
+        "lab-stop", "lab: {members} members ended", S, bare_forks("stop"), kodo(laboratory("lab", "stop")), at_most(1.3)
+    ),
     Row(
         "simulator",
-        "simulator: one registration through 1,000 registries, random graph of degree 4, within the bound of messages",
+        "simulator: 1,000 registries, random graph of degree 4: one registration, within the bound of messages",
         S,
         Side("the same flood over sets and JSON", subject("flood")),
         kodo(subject("simulate")),

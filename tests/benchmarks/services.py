@@ -36,10 +36,14 @@ class Scale:
     rounds: int = 5
     seconds: float = 1.0
     members: int = 24
-    registries: int = 1_000
+    chain: int = 8
+
+    def fill(self, text: str) -> str:
+        """A text about the work with its numbers in their places."""
+        return text.format(flows=f"{self.flows:,}", members=self.members, chain=self.chain)
 
 
-QUICK = Scale(flows=10_000, rounds=3, members=8)
+QUICK = Scale(flows=10_000, rounds=3, members=8, chain=4)
 
 
 class Service:
@@ -155,6 +159,7 @@ class Bench:
         self._numbers = count()
         self._caches: dict[int, tuple[Path, str]] = {}
         self._shared: dict[int, Service] = {}
+        self._told: dict[str, list[Any]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -166,6 +171,7 @@ class Bench:
         """The same with another number of flows, over the same caches."""
         other = Bench(self._folder, replace(self.scale, flows=flows), self.tree)
         other._numbers, other._caches, other._shared = self._numbers, self._caches, self._shared
+        other._told = self._told
         return other
 
     def path(self, name: str) -> Path:
@@ -222,6 +228,13 @@ class Bench:
         if done.returncode:
             raise LoadError(f"{name}: {done.stderr[-800:]}")
         return json.loads(done.stdout)
+
+    def told(self, round_number: int, name: str, **given: Any) -> Any:
+        """What `subject` returned in this round: asked once, for all rows that show a part of it."""
+        told = self._told.setdefault(f"{name} {given}", [])
+        while len(told) <= round_number:
+            told.append(self.subject(name, **given))
+        return told[round_number]
 
     def watched(self, report: Path, connect: str) -> Service:
         """A registry whose event loop is watched; `report` says, when it has ended, how long it was held."""

@@ -72,11 +72,12 @@ def lab(members: int) -> dict[str, float]:
     return {"start": started - began, "settle": settled - started, "stop": time.perf_counter() - settled}
 
 
-def bare(ports: list[int]) -> dict[str, float]:
+def bare(members: int) -> dict[str, float]:
     """Bare services from a fork server: the floor of `lab`. It imports nothing of kodo."""
     import asyncio  # noqa: PLC0415
 
     from tests.benchmarks.floors import fork_many  # noqa: PLC0415
+    from tests.benchmarks.services import free_port  # noqa: PLC0415
 
     async def ready(port: int) -> None:
         while True:
@@ -91,7 +92,7 @@ def bare(ports: list[int]) -> dict[str, float]:
             assert answer.startswith(b"HTTP/1.1 200"), answer
             return
 
-    return fork_many(ports, ready)
+    return fork_many([free_port() for _ in range(members)], ready)
 
 
 def simulate(registries: int) -> float:
