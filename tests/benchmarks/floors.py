@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -231,7 +232,7 @@ def fill_sqlite(path: Path, flows: int) -> None:
             db.execute(flow, (number, *row, row[3].casefold()))
             organization, name, author, description, tags = (value.casefold() for value in (row[1], *row[3:7]))
             db.execute(text, (number, organization, name, author, description, tags))
-        db.execute("CREATE INDEX flow_name ON flow (name, node, url)")
+        db.execute("CREATE INDEX flow_name ON flow (name, node, url, folded)")
     db.close()
 
 
@@ -242,21 +243,36 @@ def _rows(flows: int) -> Iterator[tuple[str, ...]]:
             yield (node["url"], node["organization"], flow["url"], *said)
 
 
-CONTAINS = "FROM flow WHERE instr(folded, ?) > 0"
-FULL_TEXT = "FROM flow WHERE id IN (SELECT rowid FROM flow_text WHERE flow_text MATCH ?)"
+@dataclass(frozen=True)
+class Select:
+    """How SQLite finds what is selected, and how it only counts it."""
+
+    rows: str
+    count: str
+
+
+CONTAINS = Select(
+    "FROM flow INDEXED BY flow_name WHERE instr(folded, ?) > 0",
+    "FROM flow INDEXED BY flow_name WHERE instr(folded, ?) > 0",
+)
+FULL_TEXT = Select(
+    "FROM flow WHERE id IN (SELECT rowid FROM flow_text WHERE flow_text MATCH ?)",
+    "FROM flow_text WHERE flow_text MATCH ?",
+)
 
 
 @contextmanager
-def selecting(path: Path, where: str) -> Iterator[Callable[[str], Any]]:
-    """A function that counts what is selected, and reads the first ten rows of it."""
+def selecting(path: Path, select: Select) -> Iterator[Callable[[str], Any]]:
+    """A function that counts what is selected, and reads the first ten rows of it by name."""
     db = sqlite3.connect(path)
 
-    def select(needle: str) -> Any:
-        count = db.execute(f"SELECT count(*) {where}", (needle,)).fetchone()[0]
-        return count, db.execute(f"SELECT * {where} ORDER BY name, node, url LIMIT 10", (needle,)).fetchall()
+    def ask(needle: str) -> Any:
+        count = db.execute(f"SELECT count(*) {select.count}", (needle,)).fetchone()[0]
+        first = f"SELECT * {select.rows} ORDER BY name, node, url LIMIT 10"
+        return count, db.execute(first, (needle,)).fetchall()
 
     try:
-        yield select
+        yield ask
     finally:
         db.close()
 
