@@ -26,7 +26,8 @@ from urllib.parse import urlsplit
 
 NUMBER = "00000000"
 """What stands in a request where each is to have another number, of eight digits."""
-OK = 200
+STALE = 20.0
+"""Seconds after which an idle connection is opened anew: the service may have closed it."""
 LUA = """
 local formats, at, number = {}, 0, %(first)d
 local function add(method, path, body)
@@ -96,13 +97,23 @@ class LoadError(Exception):
     """An answer that was none, or no 200: then a figure would be about something else."""
 
 
+class NotReadyError(LoadError):
+    """A 503: the service is there, and cannot answer yet."""
+
+
 class Connection:
-    """A kept connection, asked in turns."""
+    """A kept connection, asked in turns. One that was idle for long is opened anew."""
 
     def __init__(self, url: str, timeout: float = 60) -> None:
-        parts = urlsplit(url)
-        self._socket = socket.create_connection((parts.hostname, parts.port), timeout)
+        self._url = url
+        self._timeout = timeout
+        self._open()
+
+    def _open(self) -> None:
+        parts = urlsplit(self._url)
+        self._socket = socket.create_connection((parts.hostname, parts.port), self._timeout)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._used = time.monotonic()
 
     def __enter__(self) -> Connection:
         return self
@@ -127,19 +138,24 @@ class Connection:
 
     def ask(self, raw: bytes) -> bytes:
         """The body of the answer. Raises `LoadError` when it is no 200, `OSError` when there is none."""
+        if time.monotonic() > self._used + STALE:
+            self._socket.close()
+            self._open()
         self._socket.sendall(raw)
         answer = self._socket.recv(262144)
         while (end := answer.find(b"\r\n\r\n")) < 0:
             answer += self._more()
         head = answer[:end].lower()
         if not head.startswith(b"http/1.1 200"):
-            raise LoadError(f"expected a 200, got {answer[:400].decode(errors='replace')}")
+            kind = NotReadyError if head.startswith(b"http/1.1 503") else LoadError
+            raise kind(f"expected a 200, got {answer[:400].decode(errors='replace')}")
         length = int(head.partition(b"content-length:")[2].split(b"\r\n", 1)[0])
         pieces = [answer[end + 4 :]]
         missing = length - len(pieces[0])
         while missing > 0:
             pieces.append(self._more())
             missing -= len(pieces[-1])
+        self._used = time.monotonic()
         return b"".join(pieces)
 
     def _more(self) -> bytes:

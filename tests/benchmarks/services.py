@@ -16,7 +16,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
-from tests.benchmarks.load import Connection, LoadError, Request
+from tests.benchmarks.load import Connection, LoadError, NotReadyError, Request
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 120.0
@@ -70,13 +70,16 @@ class Service:
             began = time.perf_counter()
             self._process = subprocess.Popen(self._command, cwd=self._log.parent, stdout=log, stderr=log)
         self._connect(began)
-        self.until(lambda: self._answers(whole), f"{self.url} to answer")
+        try:
+            self.until(lambda: self._answers(whole), f"{self.url} to answer")
+        except (OSError, LoadError) as error:
+            raise LoadError(f"{error}; the log: {self._log.read_text()[-800:]}") from error
         return time.perf_counter() - began
 
     def _answers(self, whole: Callable[[Any], bool]) -> bool:
         try:
             return whole(self.get(self._path))
-        except LoadError:  # it is there, and not ready
+        except NotReadyError:
             return False
 
     def _connect(self, began: float) -> None:
