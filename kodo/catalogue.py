@@ -523,8 +523,8 @@ class Catalogue:
     @contextmanager
     def _snapshot(self, db: sqlite3.Connection, *, brief: bool) -> Iterator[sqlite3.Connection]:
         end = time.monotonic() + (BRIEF if brief else LONGEST)
-        db.set_progress_handler(lambda: self._ending or time.monotonic() > end, STEPS)
         db.execute("BEGIN")
+        db.set_progress_handler(lambda: self._ending or time.monotonic() > end, STEPS)
         try:
             yield db
         except sqlite3.Error as error:

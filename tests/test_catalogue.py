@@ -275,6 +275,17 @@ def test_the_tree_in_pieces(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatc
     assert len(tree["nodes"]) == 6
 
 
+def test_a_read_that_was_held_up_before_it_began_gives_up_too(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read whose time is over before SQLite has done anything is refused as one that takes too long."""
+    write(catalogue, entry(1, [flow("a")]))
+    monkeypatch.setattr("kodo.catalogue.BRIEF", -1.0)
+    monkeypatch.setattr("kodo.catalogue.STEPS", 1)
+    with pytest.raises(BusyError):
+        catalogue.page(None, parse_order(""), 0, 10, brief=True)
+
+
 def test_a_brief_read_gives_up(catalogue: Catalogue) -> None:
     """A brief read that would hold the event loop is refused; the same read without `brief` answers."""
     write(catalogue, *(entry(number, [flow(f"f{at}") for at in range(20)], number) for number in range(300)))

@@ -1,0 +1,136 @@
+"""What was measured, for people and for programs: the printed table, the JSON, the plot."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sqlite3
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from itertools import groupby
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tests.benchmarks.load import client
+from tests.benchmarks.row import Outcome, Row
+from tests.benchmarks.services import Scale
+
+STYLES = {"met": "green", "missed": "bold red", "failed": "bold red", "not measured": "dim"}
+Curve = tuple[Row, list[tuple[int, Outcome]]]
+"""A row, measured at several numbers of flows."""
+
+
+def circumstances(tree: Path, scale: Scale) -> dict[str, Any]:
+    """Where and how it was measured."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=tree, capture_output=True, text=True, check=False
+    )
+    return {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit.stdout.strip(),
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()} {platform.release()}",
+        "load": [round(load, 1) for load in os.getloadavg()],
+        "python": platform.python_version(),
+        "sqlite": sqlite3.sqlite_version,
+        "client": client(),
+        "scale": asdict(scale),
+    }
+
+
+def figure(number: float) -> str:
+    """A number as people read it: three digits that count."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.1f}" if number >= 10 else f"{number:.2f}"
+
+
+def spread(figures: Sequence[float]) -> str:
+    """The median, and from where to where the rounds went."""
+    if len(set(figures)) <= 1:
+        return "".join(map(figure, figures[:1]))
+    return f"{figure(median(figures))} ({figure(min(figures))} to {figure(max(figures))})"
+
+
+def brief(outcome: Outcome) -> str:
+    """An outcome in a line."""
+    if outcome.reason is not None:
+        return f"{outcome.verdict}: {outcome.reason}"
+    unit = outcome.row.unit
+    return f"{spread(outcome.floor)} and {spread(outcome.kodo)} {unit}, {outcome.verdict} ({outcome.row.target.text})"
+
+
+def table(outcomes: Iterable[Outcome]) -> Table:
+    """The table: the work, what floor and kodo took, their ratio, the target, the verdict."""
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("work", "unit"):
+        shown.add_column(name)
+    for name in ("floor", "kodo", "ratio"):
+        shown.add_column(name, justify="right")
+    for name in ("target", "verdict"):
+        shown.add_column(name)
+    for outcome in outcomes:
+        shown.add_row(*_cells(outcome))
+    return shown
+
+
+def _cells(outcome: Outcome) -> tuple[Text, ...]:
+    row, verdict = outcome.row, outcome.verdict
+    measured = ("", "", "")
+    if outcome.reason is None:
+        measured = (spread(outcome.floor), spread(outcome.kodo), figure(outcome.ratio))
+    said = Text(verdict if outcome.reason is None else f"{verdict}: {outcome.reason}", STYLES[verdict])
+    return (*map(Text, (f"{outcome.work} [{row.name}]", row.unit, *measured, row.target.text)), said)
+
+
+def summary(outcomes: Sequence[Outcome]) -> str:
+    """How many targets are met, and the names of those that are missed, farthest first."""
+    missed = sorted((one for one in outcomes if one.verdict == "missed"), key=lambda one: -one.strain)
+    met = sum(one.verdict == "met" for one in outcomes)
+    names = ", ".join(f"{one.row.name} ({one.strain:.1f} x what is allowed)" for one in missed)
+    return f"{met} of {len(outcomes)} targets met" + (f"; missed: {names}" if missed else "")
+
+
+def console(file: Any = None) -> Console:
+    """Where tables are printed: nothing is cut off where there is no terminal."""
+    made = Console(file=file, highlight=False)
+    if not made.is_terminal:
+        made.width = 200
+    return made
+
+
+def plot(curves: Iterable[Curve], path: Path) -> None:
+    """Draw what rows cost at several numbers of flows, kodo as lines and floors as dots, a panel for each unit."""
+    import matplotlib as mpl  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415, few draw
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+
+    by_unit = [(unit, list(group)) for unit, group in groupby(sorted(curves, key=_unit), _unit)]
+    figure_, panels = plt.subplots(
+        1, len(by_unit), figsize=(5.2 * len(by_unit), 4.6), layout="constrained", squeeze=False
+    )
+    for panel, (unit, group) in zip(panels[0], by_unit, strict=True):
+        for row, points in group:
+            measured = [(flows, outcome) for flows, outcome in points if outcome.reason is None]
+            sizes = [flows for flows, _ in measured]
+            (line,) = panel.plot(
+                sizes, [median(outcome.kodo) for _, outcome in measured], "o-", label=row.name, lw=1.4, ms=4
+            )
+            floors = [median(outcome.floor) for _, outcome in measured]
+            panel.plot(sizes, floors, ":", color=line.get_color(), lw=1.2)
+        panel.set(title=unit, xscale="log", yscale="log", xlabel="flows held")
+        panel.grid(alpha=0.25), panel.spines[["top", "right"]].set_visible(False)
+        panel.legend(frameon=False, fontsize=8)
+    figure_.suptitle("kodo (lines) and floors (dotted), by the number of flows")
+    figure_.savefig(path, dpi=130)
+    plt.close(figure_)
+
+
+def _unit(curve: Curve) -> str:
+    return curve[0].unit

@@ -1,0 +1,802 @@
+"""Every row of the table, in its order.
+
+To add one: write how a side begins, as a context manager that makes all ready and yields a function, one call of which
+is one round and returns its figure; then put a `Row` into `ROWS`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import count, cycle
+from statistics import median
+from typing import Any
+from urllib.parse import quote
+
+from tests.benchmarks import data, floors
+from tests.benchmarks.load import NUMBER, Connection, Load, Request, burst, load
+from tests.benchmarks.row import Begin, Measure, Row, Side, absolute, at_least, at_most, plus
+from tests.benchmarks.services import Bench, Service, free_port
+
+MS, S, RATE, NODES, MIB = "ms", "s", "requests/s", "nodes/s", "MiB"
+FEW = 1_000
+"""Flows of a small registry, which most figures at many flows are not to exceed."""
+CLIENTS = 16
+SAMPLES = 10
+"""Registrations of a round, where one takes milliseconds."""
+SIMULATED = 1_000
+APART = 0.3
+"""Seconds between registrations that have nothing to do with each other."""
+BACK = 1_000
+"""Nodes that come back at once."""
+COLUMNS = (
+    *("registry", "node", "organization", "created", "modified", "heartbeat"),
+    *("url", "name", "author", "description", "tags"),
+)
+NEEDLES = ("ort", "stock", "summary pr", "vine", "vest", "müll", "agent", "contract archive", "zoning", "ail")
+PHRASES = (
+    "invoice",
+    "satellite",
+    "rosa",
+    "mediaplus",
+    "vineyard",
+    "the press",
+    "telescope",
+    "straße",
+    "weather",
+    "zoning",
+)
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+Paths = Callable[[int], list[str]]
+"""What is asked of a registry that holds so many flows, in turns."""
+
+
+def first_page(flows: int) -> list[str]:
+    return ["/flows"]
+
+
+def any_page(flows: int) -> list[str]:
+    chance = random.Random(1)
+    return [f"/flows?p={chance.randrange(flows // 10)}" for _ in range(200)]
+
+
+def last_page(flows: int) -> list[str]:
+    return [f"/flows?p={flows // 10 - 1}"]
+
+
+def any_sort(flows: int) -> list[list[str]]:
+    """For each order some pages of it."""
+    chance = random.Random(2)
+    orders = [f"{column}:{way}" for column in COLUMNS for way in "ad"]
+    return [[f"/flows?by={by}&p={chance.randrange(flows // 10)}" for _ in range(5)] for by in orders]
+
+
+def by_organization(flows: int) -> list[str]:
+    return [_asking(f'organization == "{data.organization(rank)}"') for rank in range(0, 40, 2)]
+
+
+def by_tag(flows: int) -> list[str]:
+    return [_asking(f'@tag("{tag}")') for tag in data.TOPICS[::2]]
+
+
+def by_name(flows: int) -> list[str]:
+    return [_asking(f'name ~ "{needle}"') for needle in NEEDLES]
+
+
+def by_text(flows: int) -> list[str]:
+    return [_asking(phrase) for phrase in PHRASES]
+
+
+def everything(flows: int) -> list[str]:
+    """Some of all that can be asked."""
+    sorts = [pages[0] for pages in any_sort(flows)]
+    return [*any_page(flows)[:20], *sorts, *by_organization(flows), *by_tag(flows), *by_name(flows), *by_text(flows)]
+
+
+def _asking(q: str) -> str:
+    return f"/flows?q={quote(q)}"
+
+
+def _requests(paths: Sequence[str]) -> list[Request]:
+    return [Request(path) for path in paths]
+
+
+Figure = Callable[[Load], float]
+
+
+def p50(loaded: Load) -> float:
+    return loaded.p50
+
+
+def rate(loaded: Load) -> float:
+    return loaded.rate
+
+
+def reading(paths: Paths, figure: Figure = p50, connections: int = 1, flows: int | None = None) -> Begin:
+    """kodo is asked these, by so many clients."""
+
+    @contextmanager
+    def begin(bench: Bench) -> Iterator[Measure]:
+        held = bench.scale.flows if flows is None else flows
+        url, requests = bench.listing(held).url, _requests(paths(held))
+        yield lambda: figure(load(url, requests, connections, bench.scale.seconds))
+
+    return begin
+
+
+def bare_page(paths: Paths, figure: Figure = p50, connections: int = 1) -> Side:
+    """The bare route is asked the same."""
+
+    @contextmanager
+    def begin(bench: Bench) -> Iterator[Measure]:
+        requests = _requests(paths(bench.scale.flows))
+        with bench.floor("page") as service:
+            yield lambda: figure(load(service.url, requests, connections, bench.scale.seconds))
+
+    return Side("FastAPI route, 4 checked parameters, ten dicts by orjson", begin)
+
+
+@contextmanager
+def sorting(bench: Bench) -> Iterator[Measure]:
+    """The slowest order of all: the median latency of some pages in it."""
+    with Connection(bench.listing().url) as connection:
+        yield partial(_slowest, connection, bench)
+
+
+@contextmanager
+def bare_sorting(bench: Bench) -> Iterator[Measure]:
+    with bench.floor("page") as service, Connection(service.url) as connection:
+        yield partial(_slowest, connection, bench)
+
+
+def _slowest(connection: Connection, bench: Bench) -> float:
+    orders = any_sort(bench.scale.flows)
+    return max(connection.p50(_requests(pages), bench.scale.seconds / len(orders)) for pages in orders)
+
+
+@contextmanager
+def after_a_write(bench: Bench) -> Iterator[Measure]:
+    """A node registers, and then the first page is read: how long that reading takes."""
+    numbers = count(1)
+    with bench.registry(bench.scale.flows) as service, Connection(service.url) as connection:
+
+        def measure() -> float:
+            return median(_read_after(connection, next(numbers)) for _ in range(3 * SAMPLES))
+
+        yield measure
+
+
+def _read_after(connection: Connection, number: int) -> float:
+    connection.ask(newcomer().raw(number))
+    return connection.p50([Request("/flows")], 0)
+
+
+@contextmanager
+def bare_first_page(bench: Bench) -> Iterator[Measure]:
+    with bench.floor("page") as service, Connection(service.url) as connection:
+        yield lambda: median(connection.p50([Request("/flows")], 0) for _ in range(3 * SAMPLES))
+
+
+def sqlite_alone(how: floors.Select, needles: Sequence[str]) -> Side:
+    """SQLite is asked the same of a file with the same flows: how many, and the first ten of them by name."""
+
+    @contextmanager
+    def begin(bench: Bench) -> Iterator[Measure]:
+        path = bench.path("alone.db")
+        floors.fill_sqlite(path, bench.scale.flows)
+        with floors.selecting(path, how) as select:
+            yield lambda: 1000 * median(_timed(partial(select, needle)) for needle in needles)
+        path.unlink()
+
+    return Side("SQLite alone, on a file with the same flows", begin)
+
+
+def _timed(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+def newcomer(at: int = 0) -> Request:
+    """The registration of a node with realistic flows, with another number in its url each time."""
+    body = data.node(10_000_000 + at)
+    return Request("/register", json.dumps({**body, "url": data.node_url(NUMBER, body["organization"])}))
+
+
+def newcomers() -> list[Request]:
+    return [newcomer(at) for at in range(500)]
+
+
+@contextmanager
+def registering(bench: Bench) -> Iterator[Measure]:
+    """Nodes that are new register with an empty registry, anew in each round."""
+    requests = newcomers()
+
+    def measure() -> float:
+        with bench.registry() as service:
+            return load(service.url, requests, CLIENTS, 2 * bench.scale.seconds).rate
+
+    yield measure
+
+
+@contextmanager
+def registering_at_many(bench: Bench) -> Iterator[Measure]:
+    """Nodes that are new register with a registry that lists many flows."""
+    requests, firsts = newcomers(), count(0, 1_000_000)
+    with bench.registry(bench.scale.flows) as service:
+        yield lambda: load(service.url, requests, CLIENTS, 2 * bench.scale.seconds, next(firsts)).rate
+
+
+@contextmanager
+def bare_registering(bench: Bench) -> Iterator[Measure]:
+    requests = newcomers()
+
+    def measure() -> float:
+        with bench.floor("register", str(bench.path("registrations")), path="/") as service:
+            return load(service.url, requests, CLIENTS, 2 * bench.scale.seconds).rate
+
+    yield measure
+
+
+@contextmanager
+def putting_into_etcd(bench: Bench) -> Iterator[Measure]:
+    """The same bodies are put into etcd, each under a key of its own."""
+    # Eight digits are base64 already.
+    values = [base64.b64encode((request.body or "").encode()).decode() for request in newcomers()]
+    requests = [Request("/v3/kv/put", json.dumps({"key": NUMBER, "value": value})) for value in values]
+
+    def measure() -> float:
+        with bench.etcd() as service:
+            return load(service.url, requests, CLIENTS, 2 * bench.scale.seconds).rate
+
+    yield measure
+
+
+# -- the mesh ----------------------------------------------------------------------------------------------------------
+
+
+def along_a_chain(holding: int) -> Begin:
+    """A node registers at one end of a chain of registries that hold so many flows, until the other end lists it."""
+
+    @contextmanager
+    def begin(bench: Bench) -> Iterator[Measure]:
+        with ExitStack() as stack:
+            chain = [stack.enter_context(bench.registry(holding))]
+            while len(chain) < bench.scale.chain:
+                chain.append(stack.enter_context(bench.registry(0, chain[-1].url)))
+            for service in chain:
+                service.until_lists(holding)
+                service.until_idle()
+            yield partial(_along, chain, count(1))
+
+    return begin
+
+
+@contextmanager
+def along_relays(bench: Bench) -> Iterator[Measure]:
+    with ExitStack() as stack:
+        chain: list[Service] = []
+        while len(chain) < bench.scale.chain:
+            chain.insert(0, stack.enter_context(bench.floor("relay", *(service.url for service in chain[:1]))))
+        yield partial(_along, chain, count(1))
+
+
+def _along(chain: Sequence[Service], numbers: Iterator[int]) -> float:
+    return 1000 * median(_passed_on(chain, next(numbers)) for _ in range(SAMPLES))
+
+
+def _passed_on(chain: Sequence[Service], number: int) -> float:
+    # What comes soon after other news is gathered with it; it is one registration alone that is meant.
+    time.sleep(APART)
+    first, last = chain[0], chain[-1]
+    body = data.node(20_000_000 + number)
+    asked = f'node == "{body["url"]}"'
+    listed = f"/flows?pp=1&q={quote(asked)}"
+    began = time.perf_counter()
+    first.ask(Request("/register", json.dumps(body)))
+    last.until(lambda: last.get(listed)["filtered"], "the node to be listed", 0.001)
+    took = time.perf_counter() - began
+    for service in chain:
+        service.until_idle()
+    return took
+
+
+@contextmanager
+def around_a_ring(bench: Bench) -> Iterator[Measure]:
+    """A node registers with one of three: the pushes that follow, of which none may leave after a second."""
+    numbers = count(1)
+    urls = [f"http://127.0.0.1:{free_port()}" for _ in range(3)]
+    with ExitStack() as stack:
+        ring = []
+        for at, url in enumerate(urls):
+            ring.append(stack.enter_context(bench.registry(0, urls[at - 1], "--trace", url=url)))
+        for service in ring:
+            service.until_connected()
+            service.until_idle()
+        yield lambda: _pushes(ring, next(numbers))
+
+
+def _pushes(ring: Sequence[Service], number: int) -> float:
+    with ExitStack() as stack:
+        traces = [stack.enter_context(Trace(service.url)) for service in ring]
+        ring[0].ask(Request("/register", json.dumps(data.node(30_000_000 + number))))
+        time.sleep(1)
+        early = sum(trace.pushes for trace in traces)
+        time.sleep(1)
+        assert sum(trace.pushes for trace in traces) == early, "pushes were sent a second after the registration"
+    return early
+
+
+class Trace:
+    """Counts the messages with nodes that a service has sent since this began."""
+
+    def __init__(self, url: str) -> None:
+        self.pushes = 0
+        self._began = time.monotonic()
+        self._stream = Connection(url)
+        self._stream.send(Request("/events?kind=messages"))
+        self._reader = threading.Thread(target=self._read, daemon=True)
+
+    def __enter__(self) -> Trace:
+        self._reader.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+        self._reader.join()
+
+    def _read(self) -> None:
+        seen: set[str] = set()
+        for line in self._stream.lines():
+            if not line.startswith(b"data:"):
+                continue
+            for message in _messages(json.loads(line[5:])):
+                if message["direction"] == "sent" and message["nodes"] and message["start"] >= self._began:
+                    seen.add(message["id"])
+            self.pushes = len(seen)
+
+
+def _messages(said: Any) -> list[dict[str, Any]]:
+    """The messages in an event, which tells one, or several."""
+    if isinstance(said, dict) and "direction" in said:
+        return [said]
+    parts = said.values() if isinstance(said, dict) else said if isinstance(said, list) else []
+    return [message for part in parts for message in _messages(part)]
+
+
+def always(figure: float) -> Begin:
+    """A floor that is known without measuring."""
+
+    @contextmanager
+    def begin(bench: Bench) -> Iterator[Measure]:
+        yield lambda: figure
+
+    return begin
+
+
+@contextmanager
+def joining(bench: Bench) -> Iterator[Measure]:
+    """An empty registry connects with one that lists many flows, until it lists as many."""
+    flows = bench.scale.flows
+
+    def measure() -> float:
+        with bench.registry(flows) as source:
+            joiner = bench.registry(0, source.url)
+            try:
+                return joiner.start(lambda _: joiner.get("/flows?pp=1")["total"] == flows)
+            finally:
+                joiner.stop()
+
+    yield measure
+
+
+@contextmanager
+def copying(bench: Bench) -> Iterator[Measure]:
+    """The cache file is copied, and a registry started on the copy."""
+    flows = bench.scale.flows
+
+    def measure() -> float:
+        began = time.perf_counter()
+        service = bench.registry(flows)
+        copied = time.perf_counter() - began
+        try:
+            return copied + service.start(lambda page: page["total"] == flows)
+        finally:
+            service.stop()
+
+    yield measure
+
+
+@contextmanager
+def coming_back(bench: Bench) -> Iterator[Measure]:
+    """A registry with a peer restarts, and all its nodes register at once: until all are answered and it is idle."""
+    raws = [Request("/register", json.dumps(data.node(number))).raw() for number in range(BACK)]
+    with bench.registry(BACK * data.FLOWS_PER_NODE) as service, bench.registry(0, service.url) as peer:
+        peer.until_lists(BACK * data.FLOWS_PER_NODE)
+
+        def measure() -> float:
+            service.stop()
+            service.start()
+            service.until_idle()
+            began = time.perf_counter()
+            burst(service.url, raws)
+            service.until_idle()
+            return time.perf_counter() - began
+
+        yield measure
+
+
+@contextmanager
+def bare_coming_back(bench: Bench) -> Iterator[Measure]:
+    raws = [Request("/register", json.dumps(data.node(number))).raw() for number in range(BACK)]
+    with bench.floor("register", str(bench.path("registrations")), path="/") as service:
+        yield lambda: _timed(lambda: burst(service.url, raws))
+
+
+# -- starting, memory, the loop ----------------------------------------------------------------------------------------
+
+
+def _started(make: Callable[[], Service], flows: int | None = None) -> Measure:
+    def measure() -> float:
+        service = make()
+        try:
+            return service.start(bool if flows is None else lambda page: page["total"] == flows)
+        finally:
+            service.stop()
+
+    return measure
+
+
+@contextmanager
+def starting_empty(bench: Bench) -> Iterator[Measure]:
+    yield _started(bench.registry)
+
+
+@contextmanager
+def starting_bare(bench: Bench) -> Iterator[Measure]:
+    yield _started(partial(bench.floor, "page"))
+
+
+@contextmanager
+def restarting(bench: Bench) -> Iterator[Measure]:
+    """A registry that was stopped starts again on its cache."""
+    with bench.registry(bench.scale.flows) as service:
+
+        def measure() -> float:
+            service.stop()
+            return service.start(lambda page: page["total"] == bench.scale.flows)
+
+        yield measure
+
+
+@contextmanager
+def remembering(bench: Bench) -> Iterator[Measure]:
+    """The memory of a registry that was started on many flows and asked all kinds of things."""
+    with bench.registry(bench.scale.flows) as service:
+        yield partial(_asked_all, service, bench, "VmRSS")
+
+
+def _asked_all(service: Service, bench: Bench, name: str) -> float:
+    for path in everything(bench.scale.flows):
+        service.get(path)
+    return service.memory(name)
+
+
+@contextmanager
+def remembering_bare(bench: Bench) -> Iterator[Measure]:
+    with bench.floor("page") as service:
+        yield partial(_asked_all, service, bench, "VmRSS")
+
+
+@contextmanager
+def remembering_peak(bench: Bench) -> Iterator[Measure]:
+    """The most memory of a registry that has taken many flows from another, and was asked all kinds of things."""
+    with bench.registry(bench.scale.flows) as source, bench.registry(0, source.url) as joiner:
+        joiner.until_lists(bench.scale.flows)
+        joiner.until_idle()
+        yield partial(_asked_all, joiner, bench, "VmHWM")
+
+
+@contextmanager
+def loading_while_asked(bench: Bench) -> Iterator[Measure]:
+    """A registry takes many flows from another and is asked all kinds of things: how long its loop is held at most."""
+    flows = bench.scale.flows
+    with bench.registry(flows) as source:
+
+        def measure() -> float:
+            report = bench.path("held")
+            with bench.watched(report, source.url) as service:
+                service.until(lambda: _ask_on(service, bench) == flows, "all flows to be listed", 0)
+                _ask_on(service, bench)
+            return float(report.read_text())
+
+        yield measure
+
+
+@contextmanager
+def bare_while_asked(bench: Bench) -> Iterator[Measure]:
+    def measure() -> float:
+        report = bench.path("held")
+        with bench.floor("held", str(report)) as service:
+            _ask_on(service, bench)
+        return float(report.read_text())
+
+    yield measure
+
+
+def _ask_on(service: Service, bench: Bench) -> int:
+    """Ask for a while; how many flows there were in the end."""
+    paths = cycle(everything(bench.scale.flows))
+    end = time.perf_counter() + bench.scale.seconds
+    total = 0
+    while time.perf_counter() < end:
+        total = service.get(next(paths))["total"]
+    return total
+
+
+# -- the lab and the simulator -----------------------------------------------------------------------------------------
+
+
+def laboratory(name: str, what: str, members: int | None = None) -> Begin:
+    """The seconds that the members of a lab, or `bare` ones, took for their `start`, `settle` or `stop`."""
+
+    @contextmanager
+    def begin(bench: Bench) -> Iterator[Measure]:
+        rounds = count()
+        yield lambda: float(bench.told(next(rounds), name, members=members or bench.scale.members)[what])
+
+    return begin
+
+
+def bare_forks(what: str, members: int | None = None) -> Side:
+    """As many bare services from a fork server."""
+    return Side("bare FastAPI from a preloaded fork server", laboratory("bare", what, members))
+
+
+def subject(name: str) -> Begin:
+    """The seconds that a function of `subjects` returns, over so many registries."""
+
+    @contextmanager
+    def begin(bench: Bench) -> Iterator[Measure]:
+        yield lambda: float(bench.subject(name, registries=SIMULATED))
+
+    return begin
+
+
+# -- the table ---------------------------------------------------------------------------------------------------------
+
+
+def kodo(begin: Begin) -> Side:
+    return Side("kodo", begin)
+
+
+BARE_START = Side("bare FastAPI", starting_bare)
+EMPTY_START = Side("kodo's empty start", starting_empty)
+BARE_REGISTER = Side("FastAPI route, parse, index in memory, shared fsyncs", bare_registering)
+
+ROWS: tuple[Row, ...] = (
+    Row(
+        "first-page",
+        "GET /flows, first page, {flows} flows, one client, p50",
+        MS,
+        bare_page(first_page),
+        kodo(reading(first_page)),
+        at_most(1.3),
+        grows=True,
+    ),
+    Row(
+        "first-page-16",
+        "the same, 16 connections",
+        RATE,
+        bare_page(first_page, rate, CLIENTS),
+        kodo(reading(first_page, rate, CLIENTS)),
+        at_least(0.75),
+        grows=True,
+    ),
+    Row(
+        "first-page-growth",
+        f"the same at {{flows}} against {FEW:,}",
+        MS,
+        Side(f"kodo at {FEW:,} flows", reading(first_page, flows=FEW)),
+        kodo(reading(first_page)),
+        at_most(1.2, f"{FEW:,} flows"),
+    ),
+    Row("any-page", "any page, p50", MS, bare_page(any_page), kodo(reading(any_page)), at_most(1.5), grows=True),
+    Row(
+        "last-page", "the last page, p50", MS, bare_page(last_page), kodo(reading(last_page)), at_most(1.5), grows=True
+    ),
+    Row(
+        "any-sort",
+        "any page in the slowest order, p50",
+        MS,
+        Side("FastAPI route, 4 checked parameters, ten dicts by orjson", bare_sorting),
+        kodo(sorting),
+        at_most(1.5),
+        grows=True,
+    ),
+    Row(
+        "organization",
+        "organization == ..., first page, p50",
+        MS,
+        bare_page(by_organization),
+        kodo(reading(by_organization)),
+        at_most(1.5),
+        grows=True,
+    ),
+    Row(
+        "tag",
+        "@tag(...), first page, p50",
+        MS,
+        bare_page(by_tag),
+        kodo(reading(by_tag)),
+        absolute(6, MS),
+        grows=True,
+    ),
+    Row(
+        "after-write",
+        "first page right after a registration, p50",
+        MS,
+        Side("FastAPI route, 4 checked parameters, ten dicts by orjson", bare_first_page),
+        kodo(after_a_write),
+        absolute(3, MS),
+        grows=True,
+    ),
+    Row(
+        "name-contains",
+        "name ~ ..., first page, p50",
+        MS,
+        sqlite_alone(floors.CONTAINS, NEEDLES),
+        kodo(reading(by_name)),
+        plus(3, MS),
+        grows=True,
+    ),
+    Row(
+        "full-text",
+        "full text, first page, p50",
+        MS,
+        sqlite_alone(floors.FULL_TEXT, [f'"{phrase.casefold()}"' for phrase in PHRASES]),
+        kodo(reading(by_text)),
+        plus(3, MS),
+        grows=True,
+    ),
+    Row(
+        "register",
+        "POST /register, 16 clients, durable",
+        NODES,
+        BARE_REGISTER,
+        kodo(registering),
+        at_least(0.8),
+    ),
+    Row(
+        "register-etcd",
+        "the same against etcd",
+        NODES,
+        Side("etcd, the same bodies put", putting_into_etcd),
+        kodo(registering),
+        at_least(1, "etcd"),
+    ),
+    Row(
+        "register-growth",
+        "the same at {flows} flows against empty",
+        NODES,
+        Side("kodo, empty", registering),
+        kodo(registering_at_many),
+        at_least(0.9, "empty"),
+        grows=True,
+    ),
+    Row(
+        "chain",
+        "chain of {chain} registries, one registration from end to end, p50",
+        MS,
+        Side("bare relays, one kept httpx client each", along_relays),
+        kodo(along_a_chain(0)),
+        at_most(2),
+    ),
+    Row(
+        "chain-10000",
+        "the same with 10,000 flows held",
+        MS,
+        Side("kodo's chain, empty", along_a_chain(0)),
+        kodo(along_a_chain(10_000)),
+        at_most(1.2, "empty"),
+    ),
+    Row(
+        "ring",
+        "ring of 3, pushes after one registration, quiet within a second",
+        "pushes",
+        Side("one push a connection", always(3)),
+        kodo(around_a_ring),
+        absolute(4, "pushes (2E - V + 1)"),
+    ),
+    Row("start", "start of an empty registry, to the first 200", S, BARE_START, kodo(starting_empty), at_most(1.3)),
+    Row(
+        "restart",
+        "restart on {flows} flows, to the first 200 that lists them",
+        S,
+        EMPTY_START,
+        kodo(restarting),
+        at_most(1.3, "empty start"),
+        grows=True,
+    ),
+    Row(
+        "join",
+        "a registry joins one with {flows} flows, until it lists them",
+        S,
+        Side("copying its cache file and starting on it", copying),
+        kodo(joining),
+        at_most(3),
+        grows=True,
+    ),
+    Row(
+        "come-back",
+        f"{BACK:,} nodes come back at once after a restart, until idle, one peer",
+        S,
+        Side("FastAPI route, parse, index in memory, shared fsyncs", bare_coming_back),
+        kodo(coming_back),
+        absolute(3, S),
+    ),
+    Row(
+        "held",
+        "the event loop is held at most, while {flows} flows are loaded and queried",
+        MS,
+        Side("FastAPI route, queried alone", bare_while_asked),
+        kodo(loading_while_asked),
+        absolute(20, MS),
+    ),
+    Row(
+        "memory",
+        "resident memory at {flows} flows",
+        MIB,
+        Side("bare FastAPI", remembering_bare),
+        kodo(remembering),
+        absolute(120, MIB),
+        grows=True,
+    ),
+    Row(
+        "memory-peak",
+        "its peak, where {flows} flows came from a peer",
+        MIB,
+        Side("bare FastAPI", remembering_bare),
+        kodo(remembering_peak),
+        absolute(180, MIB),
+    ),
+    Row(
+        "lab-8",
+        "lab: 8 members started and answering",
+        S,
+        bare_forks("start", 8),
+        kodo(laboratory("lab", "start", 8)),
+        at_most(1.3),
+    ),
+    Row("lab-many", "lab: {members} members", S, bare_forks("start"), kodo(laboratory("lab", "start")), at_most(1.3)),
+    Row(
+        "lab-settle",
+        "lab: {members} members settle",
+        S,
+        bare_forks("start"),
+        kodo(laboratory("lab", "settle")),
+        absolute(1, S),
+    ),
+    Row(
+        "lab-stop", "lab: {members} members ended", S, bare_forks("stop"), kodo(laboratory("lab", "stop")), at_most(1.3)
+    ),
+    Row(
+        "simulator",
+        "simulator: 1,000 registries, random graph of degree 4: one registration, within the bound of messages",
+        S,
+        Side("the same flood over sets and JSON", subject("flood")),
+        kodo(subject("simulate")),
+        absolute(10, S),
+    ),
+)

@@ -1,0 +1,151 @@
+"""What imports kodo: each of these runs in a process of its own, from the tree that is measured.
+
+`python -m tests.benchmarks.subjects NAME JSON` calls one of them and prints what it returns.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def fill(path: str, url: str, flows: int) -> None:
+    """Write a cache of the registry `url` that holds so many flows, through the store, as a start would find it."""
+    from functools import reduce  # noqa: PLC0415, each of these imports what it needs
+    from operator import xor  # noqa: PLC0415
+
+    from kodo.cache import Cache, Owner  # noqa: PLC0415
+    from kodo.core.instructions import Entry, Save  # noqa: PLC0415
+    from kodo.core.parts import Part  # noqa: PLC0415
+    from kodo.models import Node, Version, canonical, digest  # noqa: PLC0415
+    from tests.benchmarks import data  # noqa: PLC0415
+
+    own, contents = canonical(url), []
+    cache = Cache(Owner(url, "registry", feed=True), Path(path))
+    with cache.catalogue.writing():
+        for seq, body in enumerate(data.nodes(flows), start=1):
+            times = dict.fromkeys(("created", "modified", "heartbeat"), _moment(seq))
+            node = Node(**body, **times)
+            entry = Entry(own, node.key, node, seq, seq, digest(node.flows or {}))
+            contents.append(entry.content)
+            cache.write(Save(entries=(entry,)))
+        part = Part(own, Version(1, "00", len(contents)), content=reduce(xor, contents, 0))
+        cache.write(Save(parts=(part,)))
+        cache.commit()
+    cache.close()
+
+
+def _moment(seq: int) -> str:
+    return f"2024-12-25T{seq // 3600 % 24:02d}:{seq // 60 % 60:02d}:{seq % 60:02d}.{seq:06d}"
+
+
+def held(report: str, **options: Any) -> None:
+    """Run a service whose event loop is watched, until a signal; the longest that it was held is the report, in ms."""
+    import asyncio  # noqa: PLC0415
+
+    from kodo.options import load_options  # noqa: PLC0415
+    from kodo.service.node import run  # noqa: PLC0415
+    from tests.benchmarks.floors import watch  # noqa: PLC0415
+
+    watched: list[Callable[[], float]] = []
+    run(load_options(**options), lambda _: watched.append(watch(asyncio.get_running_loop())))
+    Path(report).write_text(str(watched[0]()))
+
+
+def lab(members: int) -> dict[str, float]:
+    """A lab of a hub and its neighbours, started side by side, settled and ended: the seconds that each took."""
+    import networkx as nx  # type: ignore[import-untyped]  # noqa: PLC0415
+
+    from kodo.lab import MeshLab  # noqa: PLC0415
+
+    graph = nx.star_graph(members - 1)
+    began = time.perf_counter()
+    mesh = MeshLab.from_graph(graph)
+    started = time.perf_counter()
+    mesh.settle()
+    settled = time.perf_counter()
+    mesh.terminate()
+    return {"start": started - began, "settle": settled - started, "stop": time.perf_counter() - settled}
+
+
+def bare(members: int) -> dict[str, float]:
+    """Bare services from a fork server: the floor of `lab`. It imports nothing of kodo."""
+    import asyncio  # noqa: PLC0415
+
+    from tests.benchmarks.floors import fork_many  # noqa: PLC0415
+    from tests.benchmarks.services import free_port  # noqa: PLC0415
+
+    async def ready(port: int) -> None:
+        while True:
+            try:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                await asyncio.sleep(0.005)
+                continue
+            writer.write(b"GET /flows HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            answer = await reader.read()
+            writer.close()
+            assert answer.startswith(b"HTTP/1.1 200"), answer
+            return
+
+    return fork_many([free_port() for _ in range(members)], ready)
+
+
+def simulate(registries: int) -> float:
+    """Seconds that one registration takes through a random graph of degree 4; its messages are within the bound."""
+    import networkx as nx  # noqa: PLC0415
+
+    from kodo.lab import MeshLab  # noqa: PLC0415
+    from tests.benchmarks import data  # noqa: PLC0415
+
+    graph = nx.random_regular_graph(4, registries, seed=1)
+    with MeshLab.from_graph(graph, engine="simulated", seed=0) as mesh:
+        mesh.settle()
+        began = time.perf_counter()
+        mesh.add_node("node", connect="0", flows=list(data.node(0)["flows"].values()))
+        settled = mesh.settle(timeout=60)
+        took = time.perf_counter() - began
+    bound = 2 * graph.number_of_edges() - registries + 1
+    assert settled.pushes <= bound, f"{settled.pushes} pushes, and the bound is {bound}"
+    return took
+
+
+def flood(registries: int) -> float:
+    """Seconds that the same flood takes where a registry is a set and a message is JSON: the floor of `simulate`."""
+    from collections import deque  # noqa: PLC0415
+
+    import networkx as nx  # noqa: PLC0415
+    import orjson  # noqa: PLC0415
+
+    from tests.benchmarks import data  # noqa: PLC0415
+
+    graph = nx.random_regular_graph(4, registries, seed=1)
+    began = time.perf_counter()
+    known: dict[int, set[str]] = {registry: set() for registry in graph}
+    flying = deque([(-1, 0, orjson.dumps(data.node(0)))])
+    while flying:
+        source, target, message = flying.popleft()
+        url = orjson.loads(message)["url"]
+        if url not in known[target]:
+            known[target].add(url)
+            told = orjson.dumps(orjson.loads(message))
+            flying.extend((target, other, told) for other in graph[target] if other != source)
+    return time.perf_counter() - began
+
+
+SUBJECTS: dict[str, Callable[..., Any]] = {
+    "fill": fill,
+    "held": held,
+    "lab": lab,
+    "bare": bare,
+    "simulate": simulate,
+    "flood": flood,
+}
+
+
+if __name__ == "__main__":
+    json.dump(SUBJECTS[sys.argv[1]](**json.loads(sys.argv[2])), sys.stdout)

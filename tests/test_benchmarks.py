@@ -1,0 +1,223 @@
+"""The benchmarks themselves: what they measure with is the same each time, and what they print is what was measured."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kodo.models import Registration
+from tests.benchmarks import data, load, report
+from tests.benchmarks.__main__ import chosen
+from tests.benchmarks.load import NUMBER, Request
+from tests.benchmarks.pair import change
+from tests.benchmarks.row import Begin, Measure, Outcome, Row, Side, Target, absolute, at_least, at_most, measure, plus
+from tests.benchmarks.rows import ROWS, newcomer
+from tests.benchmarks.services import Bench, Scale, UnmeasuredError
+from tests.conftest import Start
+
+
+def giving(*figures: float) -> Begin:
+    """A side whose rounds give these figures, one after the other."""
+
+    @contextmanager
+    def begin(_: Bench) -> Iterator[Measure]:
+        rounds = iter(figures)
+        yield lambda: next(rounds)
+
+    return begin
+
+
+def row(floor: Begin, kodo: Begin, target: Target) -> Row:
+    return Row("a-row", "some work at {flows} flows", "ms", Side("the least", floor), Side("kodo", kodo), target)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path, Scale(flows=1000, rounds=3))
+
+
+def outcome(bench: Bench, target: Target, floor: tuple[float, ...], kodo: tuple[float, ...]) -> Outcome:
+    return measure(row(giving(*floor), giving(*kodo), target), bench)
+
+
+# -- the data ----------------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_flows() -> None:
+    """A node is the same for the same seed and number, whichever others were made before, and another for another."""
+    first = list(data.nodes(200, seed=3))
+    assert first == list(data.nodes(200, seed=3))
+    assert first[7] == data.node(7, seed=3)
+    assert first[7] != data.node(7, seed=4)
+
+
+def test_flows_are_as_the_targets_say() -> None:
+    """Ten flows a node, each with a name, a description of 80 characters, an author and three tags; kodo takes them."""
+    for node in data.nodes(500):
+        flows = Registration.model_validate(node).flows
+        assert isinstance(flows, dict)
+        assert len(flows) == data.FLOWS_PER_NODE
+        for flow in flows.values():
+            assert flow.name
+            assert flow.author
+            assert len(flow.description or "") == data.DESCRIPTION
+            assert len(set(flow.tags or ())) == data.TAGS
+
+
+def test_flows_are_skewed() -> None:
+    """A few organizations and tags have much, and many have little."""
+    nodes = list(data.nodes(10_000))
+    organizations = Counter(node["organization"] for node in nodes)
+    tags = Counter(tag for node in nodes for flow in node["flows"].values() for tag in flow["tags"])
+    for found in (organizations, tags):
+        sizes = [size for _, size in found.most_common()]
+        assert sizes[0] > 10 * sizes[-1]
+        assert sum(sizes[: len(sizes) // 4]) > sum(sizes) / 2
+
+
+def test_newcomers_have_a_number_in_their_url() -> None:
+    """A client can make any number of different nodes of one request, each of which is a registration."""
+    one, other = (newcomer().raw(number).partition(b"\r\n\r\n")[2] for number in (1, 2))
+    assert Registration.model_validate_json(one).url != Registration.model_validate_json(other).url
+    assert (newcomer().body or "").count(NUMBER) == 1
+
+
+# -- the rows ----------------------------------------------------------------------------------------------
+
+
+def test_every_row_says_what_it_is() -> None:
+    """Rows have names of their own, a work, a unit, a floor that is named, and a target."""
+    assert len({each.name for each in ROWS}) == len(ROWS)
+    for each in ROWS:
+        assert all((each.work, each.unit, each.floor.what, each.kodo.what, each.target.text)), each.name
+        assert "{" not in Scale().fill(each.work)
+
+
+def test_rows_are_chosen_by_name_and_pattern() -> None:
+    """A subset is named as rows, or by patterns, in the order of the table; a name that fits none is refused."""
+    assert [each.name for each in chosen(["start", "register*"])] == [
+        each.name for each in ROWS if each.name == "start" or each.name.startswith("register")
+    ]
+    assert chosen([]) == list(ROWS)
+    with pytest.raises(ValueError, match="first-page"):
+        chosen(["fist-page"])
+
+
+@pytest.mark.parametrize(
+    ("target", "floor", "kodo", "verdict"),
+    [
+        (at_most(1.3), 10, 13, "met"),
+        (at_most(1.3), 10, 13.1, "missed"),
+        (at_least(0.75), 100, 75, "met"),
+        (at_least(0.75), 100, 74, "missed"),
+        (plus(3, "ms"), 10, 13, "met"),
+        (plus(3, "ms"), 10, 14, "missed"),
+        (absolute(20, "ms"), 1, 20, "met"),
+        (absolute(20, "ms"), 1, 21, "missed"),
+    ],
+)
+def test_a_verdict_is_what_the_target_says(
+    bench: Bench, target: Target, floor: float, kodo: float, verdict: str
+) -> None:
+    """Targets are times the floor, at least so many times it, the floor and so much, or a figure."""
+    assert outcome(bench, target, (floor,) * 3, (kodo,) * 3).verdict == verdict
+
+
+def test_rounds_are_compared_with_their_own_floor(bench: Bench) -> None:
+    """A round in which the machine was slow for both sides says what the others say."""
+    measured = outcome(bench, at_most(1.3), (1, 10, 1), (1.2, 12, 1.2))
+    assert measured.ratio == pytest.approx(1.2)
+    assert measured.verdict == "met"
+
+
+def test_a_row_that_fails_does_not_end_the_run(bench: Bench) -> None:
+    """What cannot be measured here is told apart from what went wrong, each with its reason."""
+
+    @contextmanager
+    def absent(_: Bench) -> Iterator[Measure]:
+        raise UnmeasuredError("it is not installed")
+        yield lambda: 0.0
+
+    @contextmanager
+    def broken(_: Bench) -> Iterator[Measure]:
+        yield lambda: 1 / 0
+
+    unmeasured = measure(row(absent, giving(), at_most(1)), bench)
+    assert (unmeasured.verdict, unmeasured.reason, unmeasured.failed) == ("not measured", "it is not installed", False)
+    failed = measure(row(giving(1), broken, at_most(1)), bench)
+    assert (failed.verdict, failed.failed) == ("failed", True)
+    assert "ZeroDivisionError" in (failed.reason or "")
+
+
+def test_the_table(bench: Bench) -> None:
+    """A line a row: work, median and range of each side, ratio, target, verdict; or why there is none."""
+    outcomes = [
+        outcome(bench, at_most(1.3), (0.5, 0.4, 0.6), (1, 1, 1)),
+        replace(outcome(bench, at_most(1.3), (1,) * 3, (1234,) * 3), reason="no [bold]reason[/bold]"),
+    ]
+    text = io.StringIO()
+    report.console(text).print(report.table(outcomes), report.summary(outcomes), markup=False)
+    lines = [" ".join(line.split()) for line in text.getvalue().splitlines() if line.strip()]
+    assert lines[0] == "work unit floor kodo ratio target verdict"
+    assert lines[2] == "some work at 1,000 flows [a-row] ms 0.50 (0.40 to 0.60) 1.00 2.00 1.3 x floor missed"
+    assert lines[3] == "some work at 1,000 flows [a-row] ms 1.3 x floor not measured: no [bold]reason[/bold]"
+    assert lines[4] == "0 of 2 targets met; missed: a-row (1.5 x what is allowed)"
+
+
+def test_the_json_has_every_round(bench: Bench) -> None:
+    """A program gets the rounds of both sides beside medians, ratio and verdict."""
+    plain = outcome(bench, at_most(1.3), (1, 2, 3), (2, 4, 6)).plain()
+    assert (plain["floor"], plain["kodo"], plain["floor_median"], plain["ratio"]) == ([1, 2, 3], [2, 4, 6], 2, 2)
+    assert (plain["name"], plain["verdict"], plain["target"]) == ("a-row", "missed", "1.3 x floor")
+
+
+def test_the_plot(bench: Bench, tmp_path: Path) -> None:
+    """Rows are drawn over the number of flows, one panel for each unit; what could not be measured is left out."""
+    measured = outcome(bench, at_most(2), (1,) * 3, (2,) * 3)
+    gone = replace(measured, reason="gone")
+    curves = [(measured.row, [(1000, measured), (10_000, gone)]), (replace(measured.row, unit="s"), [(1000, measured)])]
+    report.plot(curves, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("target", "second", "said"),
+    [
+        (at_most(1), (2.0, 2.1, 1.9), "worse"),
+        (at_most(1), (0.5, 0.6, 0.4), "better"),
+        (at_least(1), (2.0, 2.1, 1.9), "better"),
+        (at_most(1), (1.01, 1.01, 1.01), "same"),
+        (at_most(1), (0.5, 1.5, 1.6), "same"),
+    ],
+)
+def test_a_pair(bench: Bench, target: Target, second: tuple[float, ...], said: str) -> None:
+    """Of two commits the second is better or worse only if the middle half of the rounds agrees on it."""
+    assert change(outcome(bench, target, (1.0, 1.0, 1.0), second)) == said
+
+
+# -- the clients -------------------------------------------------------------------------------------------
+
+
+def test_the_client_without_wrk(serve: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no `wrk`, processes ask, each its own requests, and count what was answered."""
+    registry = serve(node=False)
+    monkeypatch.setattr(load, "client", lambda: "bare sockets")
+    loaded = load.load(registry.url, [newcomer()], connections=2, seconds=0.2)
+    assert registry.get("/flows")["total"] == registry.get("/counts")["total"] > 0
+    assert loaded.rate > 0
+    assert loaded.p50 > 0
+
+
+def test_a_refusal_is_no_figure(serve: Start) -> None:
+    """An answer other than 200 is an error, for a figure would be about something else."""
+    registry = serve(node=False)
+    with load.Connection(registry.url) as connection, pytest.raises(load.LoadError, match="404"):
+        connection.ask(Request("/nowhere").raw())
+    with pytest.raises(load.LoadError, match="1 of 1"):
+        load.burst(registry.url, [Request("/nowhere").raw()])
