@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from itertools import combinations, pairwise
+from math import inf
 from typing import Any
 
 import pytest
@@ -14,6 +16,8 @@ from hypothesis import strategies as st
 
 from kodo.core.registry import Timing
 from kodo.errors import UnknownServiceError
+from kodo.sim import World as Simulated
+from kodo.sim.world import key_of
 from tests.core.generators import QUICK, leave, mesh, same
 from tests.core.steps import FAR, Desk, delta, record, url_of, v
 from tests.core.world import World
@@ -42,6 +46,45 @@ def diameter(size: int, edges: list[tuple[int, int]]) -> int:
         return steps
 
     return max(map(farthest, range(size)))
+
+
+def _swallows(world: Simulated) -> None:
+    world.faults.cuts = {(key_of("r0"), key_of("r5")), (key_of("r5"), key_of("r0"))}
+
+
+def _answers_late(world: Simulated) -> None:
+    world.faults.slow[key_of("r5")] = 9.9
+
+
+def _is_gone(world: Simulated) -> None:
+    world.crash("r5")
+
+
+def _arrivals(harm: Callable[[Simulated], None] | None) -> list[list[float]]:
+    """For each of many registrations at the middle of a star, the moments at which the sound peers heard of it."""
+    world = Simulated(timing=SILENT)
+    world.add("r0")
+    for at in range(1, 6):
+        world.add(f"r{at}", ["r0"])
+    world.settle()
+    if harm is not None:
+        harm(world)
+    heard = []
+    for number in range(100):
+        world.messages.clear()
+        world.register("r0", f"n{number}")
+        world.run(0.5)
+        told = [message for message in world.messages if message.target != key_of("r5") and message.nodes]
+        heard.append([(message.arrived or inf) - message.at for message in told])
+    return heard
+
+
+@pytest.mark.parametrize("harm", [_swallows, _answers_late, _is_gone])
+def test_a_bad_peer_delays_no_other(harm: Callable[[Simulated], None]) -> None:
+    """Invariant 12: with a peer that swallows, answers late or is gone, the others hear of all as soon as without."""
+    among = _arrivals(harm)
+    assert among == _arrivals(None)
+    assert all(len(heard) == 4 and max(heard) < WINDOW for heard in among)
 
 
 @pytest.mark.parametrize("seed", range(8))
