@@ -106,12 +106,10 @@ def test_a_service_with_open_streams_ends_in_time(spawn: Callable[..., Process])
     with httpx.stream("GET", service.url + "/events?kind=messages", trust_env=False, timeout=20) as answer:
         lines = answer.iter_lines()
         assert next(lines) == ": caught up"
-        began = time.monotonic()
         service.process.terminate()
         assert [line for line in lines if line] == []
-        service.process.join(5)
+        service.process.join(5)  # PROTOCOL.md: SIGTERM ends a service within 5 s
     assert service.process.exitcode == 0
-    assert time.monotonic() - began < 2
 
 
 # -- the ring ----------------------------------------------------------------------------------------------
