@@ -96,13 +96,7 @@ class Transport:
         """`links` are the policies of a lab, `trace` is where messages are noted."""
         self._links = links
         self._trace = trace
-        # Proxies of the environment are for the services of other organizations, never for those on this machine.
-        self._client = httpx.AsyncClient(
-            timeout=None,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=1000, keepalive_expiry=60),
-            mounts=dict.fromkeys(_LOOPBACK),
-            headers={"Content-Type": "application/json", "Accept": "application/json"},
-        )
+        self._client: asyncio.Task[httpx.AsyncClient] | None = None
 
     async def post(self, send: Send, message: dict[str, Any]) -> PeerReply:
         """Send one message and read its answer, all within `send.deadline` seconds."""
@@ -141,7 +135,8 @@ class Transport:
         headers = {BEATS: "1"} if send.route == "/register" else {}
         if self._trace is not None:
             headers[HEADER] = noted.id
-        async with self._client.stream("POST", url, content=body, headers=headers) as response:
+        client = await self._made()
+        async with client.stream("POST", url, content=body, headers=headers) as response:
             answer = bytearray()
             async for chunk in response.aiter_bytes():
                 answer += chunk
@@ -150,9 +145,27 @@ class Transport:
                     raise RejectedError(f"expected an answer of at most {limit} bytes")
             return response, bytes(answer)
 
+    async def _made(self) -> httpx.AsyncClient:
+        """The one client. It loads certificates, which takes long: at the first message, on a thread."""
+        if self._client is None:
+            self._client = asyncio.create_task(asyncio.to_thread(_client))
+        # A message whose time is over leaves it to the others.
+        return await asyncio.shield(self._client)
+
     async def close(self) -> None:
         """Close every connection."""
-        await self._client.aclose()
+        if self._client is not None:
+            await (await self._client).aclose()
+
+
+def _client() -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        timeout=None,
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=1000, keepalive_expiry=60),
+        # Proxies of the environment are for the services of other organizations, never for those on this machine.
+        mounts=dict.fromkeys(_LOOPBACK),
+        headers={"Content-Type": "application/json", "Accept": "application/json"},
+    )
 
 
 def outcome_of(status: int) -> str:

@@ -141,22 +141,35 @@ def test_one_importer_each() -> None:
 
 
 def test_what_a_start_loads() -> None:
-    """A service starts without pandas, YAML, the lab and the simulator: they are loaded when they are asked for."""
+    """A service answers without pandas, YAML, certificates, the lab and the simulator, a page of HTML included."""
     late = [
-        "pandas",
-        "numpy",
-        "yaml",
-        "ipywidgets",
-        "anywidget",
-        "networkx",
-        "matplotlib",
-        "typer",
-        "kodo.lab",
-        "kodo.sim",
+        *("pandas", "numpy", "yaml", "ipywidgets", "IPython", "anywidget", "networkx", "matplotlib", "typer"),
+        *("certifi", "kodo.lab", "kodo.sim", "kodo.frames", "kodo.client"),
     ]
-    code = f"import sys, kodo.service.node; print([name for name in {late} if name in sys.modules])"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert loaded.stdout.strip() == "[]"
+    loaded = subprocess.run(
+        [sys.executable, "-c", ANSWERS, *late], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert loaded.stdout.splitlines() == ["200 application/json", "200 text/html; charset=utf-8", "[]"]
+
+
+ANSWERS = """
+import sys, threading
+from http.client import HTTPConnection
+from kodo.service import node
+
+def ask(running):
+    connection = HTTPConnection(running.url.removeprefix("http://"))
+    for path in ("/flows", "/flows?format=html"):
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        answer.read()
+        print(answer.status, answer.getheader("content-type"))
+    print([name for name in sys.argv[1:] if name in sys.modules])
+    running.end()
+
+options = node.load_options(url="http://127.0.0.1:0", registry=False)
+node.run(options, lambda running: threading.Thread(target=ask, args=[running]).start())
+"""
 
 
 def test_what_a_lab_loads() -> None:
