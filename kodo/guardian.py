@@ -79,8 +79,15 @@ REPORT, ORDERS = 3, 4
 """The numbers of the pipes to and from the guardian in a member, those after stdin, stdout and stderr."""
 SIGNALS = {"TERM": signal.SIGTERM, "KILL": signal.SIGKILL, "STOP": signal.SIGSTOP, "CONT": signal.SIGCONT}
 ENDING = (signal.SIGTERM, signal.SIGHUP)
-PRELOADED = ("uvicorn.protocols.http.httptools_impl", "uvicorn.loops.uvloop", "uvloop", "httptools", "cloudpickle")
-"""What a service would import when it starts, and can do without."""
+PRELOADED = (
+    "uvicorn.protocols.http.httptools_impl",
+    "uvicorn.loops.uvloop",
+    "uvloop",
+    "httptools",
+    "cloudpickle",
+    "httpx",
+)
+"""What a service would import when it starts or sends, and can do without."""
 TOLD_AGAIN = {"started", "exited", "paused", "resumed"}
 """Reports that are told again to who attaches."""
 PR_SET_PDEATHSIG = 1

@@ -20,9 +20,8 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
 import orjson
 from pydantic import ValidationError
 
@@ -30,6 +29,9 @@ from kodo.core.instructions import Send
 from kodo.errors import RejectedError, UnavailableError
 from kodo.models import AT_ONCE, BEATS, Key, PeerReply, canonical
 from kodo.trace import HEADER, Message, Trace, nodes_in
+
+if TYPE_CHECKING:
+    import httpx
 
 OFFER_LIMIT, ANSWER_LIMIT = 64 * 2**20, 2**22
 """Bytes that the answer to a handshake may have (an older registry puts all it has into it), and any other."""
@@ -109,9 +111,6 @@ class Transport:
             except TimeoutError as error:
                 noted.outcome = noted.outcome or "lost: timeout"
                 raise UnavailableError(f"no answer within {send.deadline:g} s") from error
-            except (httpx.HTTPError, httpx.InvalidURL) as error:
-                noted.outcome = f"lost: {type(error).__name__}"
-                raise UnavailableError(f"{type(error).__name__}: {error}") from error
             noted.outcome = outcome_of(response.status_code)
         _check(response)
         return _read(answer) if len(answer) <= AT_ONCE else await asyncio.to_thread(_read, answer)
@@ -136,17 +135,23 @@ class Transport:
         if self._trace is not None:
             headers[HEADER] = noted.id
         client = await self._made()
-        async with client.stream("POST", url, content=body, headers=headers) as response:
-            answer = bytearray()
-            async for chunk in response.aiter_bytes():
-                answer += chunk
-                if len(answer) > limit:
-                    noted.outcome = "refused: too long an answer"
-                    raise RejectedError(f"expected an answer of at most {limit} bytes")
-            return response, bytes(answer)
+        import httpx  # noqa: PLC0415, loaded with the client
+
+        try:
+            async with client.stream("POST", url, content=body, headers=headers) as response:
+                answer = bytearray()
+                async for chunk in response.aiter_bytes():
+                    answer += chunk
+                    if len(answer) > limit:
+                        noted.outcome = "refused: too long an answer"
+                        raise RejectedError(f"expected an answer of at most {limit} bytes")
+                return response, bytes(answer)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            noted.outcome = f"lost: {type(error).__name__}"
+            raise UnavailableError(f"{type(error).__name__}: {error}") from error
 
     async def _made(self) -> httpx.AsyncClient:
-        """The one client. It loads certificates, which takes long: at the first message, on a thread."""
+        """The one client. Its library and certificates take long to load: at the first message, on a thread."""
         if self._client is None:
             self._client = asyncio.create_task(asyncio.to_thread(_client))
         # A message whose time is over leaves it to the others.
@@ -159,6 +164,8 @@ class Transport:
 
 
 def _client() -> httpx.AsyncClient:
+    import httpx  # noqa: PLC0415, a tenth of the start
+
     return httpx.AsyncClient(
         timeout=None,
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=1000, keepalive_expiry=60),

@@ -141,10 +141,10 @@ def test_one_importer_each() -> None:
 
 
 def test_what_a_start_loads() -> None:
-    """A service answers without pandas, YAML, certificates, the lab and the simulator, a page of HTML included."""
+    """A service answers without pandas, YAML, the HTTP client, the lab and the simulator, a page of HTML included."""
     late = [
         *("pandas", "numpy", "yaml", "ipywidgets", "IPython", "anywidget", "networkx", "matplotlib", "typer"),
-        *("certifi", "kodo.lab", "kodo.sim", "kodo.frames", "kodo.client"),
+        *("httpx", "kodo.lab", "kodo.sim", "kodo.frames", "kodo.client"),
     ]
     loaded = subprocess.run(
         [sys.executable, "-c", ANSWERS, *late], capture_output=True, text=True, check=True, cwd=ROOT
