@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -15,7 +15,7 @@ import orjson
 from rich.console import Console
 
 from tests.benchmarks import report
-from tests.benchmarks.pair import pair, pair_table
+from tests.benchmarks.pair import pair, pair_brief, pair_table
 from tests.benchmarks.row import Outcome, Row, measure
 from tests.benchmarks.rows import ROWS
 from tests.benchmarks.services import QUICK, ROOT, Bench, Scale
@@ -78,11 +78,11 @@ def _measure(console: Console, given: argparse.Namespace, rows: Sequence[Row], s
     outcomes, curves = [], []
     with TemporaryDirectory(prefix="kodo-bench-") as folder, Bench(Path(folder), scale) as bench:
         for row in rows:
-            outcomes.append(_told(console, measure(row, bench)))
+            outcomes.append(_told(measure(row, bench), report.brief))
         sizes = [int(size) for size in given.sizes.split(",")] if given.plot else []
-        for row in (row for row in rows if row.grows and sizes):
-            points = [(flows, measure(row, bench.at(flows))) for flows in sizes]
-            curves.append((row, points))
+        for done in [outcome for outcome in outcomes if outcome.row.grows and sizes]:
+            at_sizes = [done if flows == scale.flows else measure(done.row, bench.at(flows)) for flows in sizes]
+            curves.append((done.row, list(zip(sizes, at_sizes, strict=True))))
             bench.end_shared()
     _print(console, where, report.table(outcomes), report.summary(outcomes))
     if given.json:
@@ -97,7 +97,7 @@ def _measure(console: Console, given: argparse.Namespace, rows: Sequence[Row], s
 def _pair(console: Console, given: argparse.Namespace, rows: Sequence[Row], scale: Scale) -> list[Outcome]:
     commits = given.rows[0], given.rows[1]
     where = report.circumstances(ROOT, scale)
-    outcomes = [_told(console, outcome) for outcome in pair(commits, rows, scale)]
+    outcomes = [_told(outcome, pair_brief) for outcome in pair(commits, rows, scale)]
     _print(console, where, pair_table(commits, outcomes), "")
     if given.json:
         told = {"circumstances": where, "commits": commits, "rows": [outcome.plain() for outcome in outcomes]}
@@ -105,9 +105,9 @@ def _pair(console: Console, given: argparse.Namespace, rows: Sequence[Row], scal
     return outcomes
 
 
-def _told(console: Console, outcome: Outcome) -> Outcome:
+def _told(outcome: Outcome, brief: Callable[[Outcome], str]) -> Outcome:
     """Say that a row is done, for who waits."""
-    line = f"{outcome.row.name}: {report.brief(outcome)}; took {outcome.seconds:.0f} s"
+    line = f"{outcome.row.name}: {brief(outcome)}; took {outcome.seconds:.0f} s"
     print(line, file=sys.stderr, flush=True)  # noqa: T201, beside the table
     return outcome
 

@@ -18,7 +18,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from tests.benchmarks.report import STYLES, figure, spread
+from tests.benchmarks.report import STYLES, figure, short, spread
 from tests.benchmarks.row import Outcome, Row, measure_sides
 from tests.benchmarks.services import ROOT, Bench, Scale
 
@@ -70,6 +70,13 @@ def change(outcome: Outcome) -> str:
     return "better" if (median(ratios) > 1) == outcome.row.target.more else "worse"
 
 
+def pair_brief(outcome: Outcome) -> str:
+    """A pair in a line."""
+    if outcome.reason is not None:
+        return f"{outcome.verdict}: {short(outcome.reason)}"
+    return f"{spread(outcome.floor)} and {spread(outcome.kodo)} {outcome.row.unit}, the second is {change(outcome)}"
+
+
 def pair_table(commits: tuple[str, str], outcomes: Sequence[Outcome]) -> Table:
     """The table: the work, what each commit took, and what the second one changed."""
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -82,7 +89,7 @@ def pair_table(commits: tuple[str, str], outcomes: Sequence[Outcome]) -> Table:
     for outcome in outcomes:
         work = Text(f"{outcome.work} [{outcome.row.name}]")
         if outcome.reason is not None:
-            shown.add_row(work, outcome.row.unit, "", "", "", Text(f"{outcome.verdict}: {outcome.reason}"))
+            shown.add_row(work, outcome.row.unit, "", "", "", Text(f"{outcome.verdict}: {short(outcome.reason)}"))
             continue
         word = change(outcome)
         cells = (spread(outcome.floor), spread(outcome.kodo), figure(outcome.ratio))

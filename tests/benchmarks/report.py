@@ -10,8 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import groupby
+from math import ceil
 from pathlib import Path
 from statistics import median
+from textwrap import shorten
 from typing import Any
 
 from rich import box
@@ -57,10 +59,15 @@ def spread(figures: Sequence[float]) -> str:
     return f"{figure(median(figures))} ({figure(min(figures))} to {figure(max(figures))})"
 
 
+def short(reason: str) -> str:
+    """A reason in a line; the whole of it is in the JSON."""
+    return shorten(reason, 160, placeholder=" ...")
+
+
 def brief(outcome: Outcome) -> str:
     """An outcome in a line."""
     if outcome.reason is not None:
-        return f"{outcome.verdict}: {outcome.reason}"
+        return f"{outcome.verdict}: {short(outcome.reason)}"
     unit = outcome.row.unit
     return f"{spread(outcome.floor)} and {spread(outcome.kodo)} {unit}, {outcome.verdict} ({outcome.row.target.text})"
 
@@ -84,7 +91,7 @@ def _cells(outcome: Outcome) -> tuple[Text, ...]:
     measured = ("", "", "")
     if outcome.reason is None:
         measured = (spread(outcome.floor), spread(outcome.kodo), figure(outcome.ratio))
-    said = Text(verdict if outcome.reason is None else f"{verdict}: {outcome.reason}", STYLES[verdict])
+    said = Text(verdict if outcome.reason is None else f"{verdict}: {short(outcome.reason)}", STYLES[verdict])
     return (*map(Text, (f"{outcome.work} [{row.name}]", row.unit, *measured, row.target.text)), said)
 
 
@@ -105,31 +112,44 @@ def console(file: Any = None) -> Console:
 
 
 def plot(curves: Iterable[Curve], path: Path) -> None:
-    """Draw what rows cost at several numbers of flows, kodo as lines and floors as dots, a panel for each unit."""
+    """Draw what rows cost at several numbers of flows: kodo as lines, floors dotted, a panel for each unit."""
     import matplotlib as mpl  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415, few draw
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
     by_unit = [(unit, list(group)) for unit, group in groupby(sorted(curves, key=_unit), _unit)]
-    figure_, panels = plt.subplots(
-        1, len(by_unit), figsize=(5.2 * len(by_unit), 4.6), layout="constrained", squeeze=False
-    )
-    for panel, (unit, group) in zip(panels[0], by_unit, strict=True):
-        for row, points in group:
-            measured = [(flows, outcome) for flows, outcome in points if outcome.reason is None]
-            sizes = [flows for flows, _ in measured]
-            (line,) = panel.plot(
-                sizes, [median(outcome.kodo) for _, outcome in measured], "o-", label=row.name, lw=1.4, ms=4
-            )
-            floors = [median(outcome.floor) for _, outcome in measured]
-            panel.plot(sizes, floors, ":", color=line.get_color(), lw=1.2)
-        panel.set(title=unit, xscale="log", yscale="log", xlabel="flows held")
-        panel.grid(alpha=0.25), panel.spines[["top", "right"]].set_visible(False)
-        panel.legend(frameon=False, fontsize=8)
-    figure_.suptitle("kodo (lines) and floors (dotted), by the number of flows")
-    figure_.savefig(path, dpi=130)
-    plt.close(figure_)
+    lines = ceil(len(by_unit) / 2)
+    sheet, panels = plt.subplots(lines, 2, figsize=(11, 4.2 * lines), layout="constrained", squeeze=False)
+    for panel, (unit, group) in zip(panels.flat, by_unit, strict=False):
+        _draw(panel, unit, group)
+    for empty in panels.flat[len(by_unit) :]:
+        empty.set_visible(False)
+    sheet.suptitle("kodo (lines) and floors (dotted), by the number of flows held")
+    sheet.savefig(path, dpi=110)
+    plt.close(sheet)
+
+
+def _draw(panel: Any, unit: str, group: Iterable[Curve]) -> None:
+    """One panel: from zero, or by powers of ten where what is drawn differs by more than that."""
+    drawn: list[float] = []
+    for row, points in group:
+        measured = [(flows, outcome) for flows, outcome in points if outcome.reason is None]
+        sizes = [flows for flows, _ in measured]
+        ours, floors = ([median(getattr(one, side)) for _, one in measured] for side in ("kodo", "floor"))
+        (line,) = panel.plot(sizes, ours, "o-", label=row.name, lw=1.4, ms=4)
+        panel.plot(sizes, floors, ":", color=line.get_color(), lw=1.2)
+        drawn += [*ours, *floors]
+    panel.set(title=unit, xscale="log", xlabel="flows")
+    if drawn and max(drawn) > 10 * min(drawn):
+        panel.set_yscale("log")
+        panel.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    else:
+        panel.set_ylim(bottom=0)
+    panel.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    panel.grid(alpha=0.25)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.legend(frameon=False, fontsize=8)
 
 
 def _unit(curve: Curve) -> str:
