@@ -326,7 +326,7 @@ def test_settle_names_who_lacks_which_flow(lab: MeshLab) -> None:
     with pytest.raises(
         LabError, match=r"- registry3 never learned /late of node1: last push registry1 -> registry2 ConnectError"
     ):
-        lab.settle(timeout=0.5)
+        lab.settle(timeout=3)
     middle.restart()
     assert repr(lab.settle()) == "<Settled: 3 registries agree>"
 

@@ -595,9 +595,10 @@ class MeshLab:
         """End all members, and the lab with them, kept or not. Doing so again does nothing."""
         for recording in self._recordings:
             recording.stop()
+        # It counts as ended from now on: a live table does not take its members, as they go, for lost.
+        self._end.detach()
         if not self._detached:
             self.engine.end()
-        self._end()
 
     def detach(self) -> None:
         """Let go of a lab that is kept: it goes on, and `MeshLab.attach` takes it again, here or elsewhere.

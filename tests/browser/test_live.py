@@ -112,6 +112,7 @@ def test_the_notebooks_table_is_alive(page: Page, jupyter: Lab, theme: str, snap
 
     register(urls, "north", 2)
     expect(table.locator(".kodo-count")).to_have_text("5 flows")
+    until(lambda: len(names(table)) == 5, "the rows that are left")
     page.evaluate("jupyterapp.commands.execute('notebook:insert-cell-below')")
     page.keyboard.press("Enter")
     page.keyboard.type("lab.terminate()")
