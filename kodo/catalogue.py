@@ -11,8 +11,8 @@
 - `flow` holds what is displayed (an absent author reads `missing author`), `flow_text` the same casefolded, since
   SQLite's own case rules stop at ASCII.
 - Which record of a node is listed follows from the records alone (FEDERATION.md, rule 14).
-- A page is found by its ids first, then its rows by these. Beginnings of the whole listing come from an index; else all
-  ids are ranked once, and kept as long as no row of the listing changes: any other page is then a slice of them.
+- A page is found by its ids first, then its rows by these. Beginnings of the whole listing come from an index where
+  there is one; else all ids are ranked once, and kept as long as no row of the listing changes: any page is a slice.
 
 A read on the event loop is `brief`: it gives up (`BusyError`) rather than hold the loop, and is done again on a thread.
 """
@@ -22,6 +22,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ STEPS = 500
 """Steps of SQLite's machine between looks at the clock."""
 PIECE = 100
 """Nodes that are written at once."""
+INDEXED = {"f.name", "f.node", "n.organization", "n.created", "n.modified", "n.heartbeat"}
+"""Columns that the listing has an index of; one of each of the others would halve the registrations in a second."""
 SHALLOW = 1000
 """Rows that are skipped along an index rather than ranked."""
 RANKINGS = 32 * 2**20
@@ -77,10 +80,6 @@ CREATE TABLE flow (
 CREATE INDEX flow_record ON flow (record, url);
 CREATE INDEX flow_node ON flow (node, url);
 CREATE INDEX flow_name ON flow (name, node, url);
-CREATE INDEX flow_url ON flow (url, node);
-CREATE INDEX flow_author ON flow (author, node, url);
-CREATE INDEX flow_description ON flow (description, node, url);
-CREATE INDEX flow_tags ON flow (tag_key, node, url);
 CREATE TABLE tag (tag TEXT NOT NULL, flow INTEGER NOT NULL, PRIMARY KEY (tag, flow)) WITHOUT ROWID;
 CREATE VIRTUAL TABLE flow_text USING fts5(
   organization, name, author, description, tags, tokenize = 'trigram case_sensitive 1');
@@ -130,6 +129,8 @@ class Catalogue:
         self.path = path
         self.changes = Changes()
         self._rankings: Kept[str] = Kept(RANKINGS)
+        # What the tally is to be changed by with the next commit.
+        self._counted: Counter[tuple[str, str]] = Counter()
         self._lock = threading.RLock()
         self._local = threading.local()
         self._ending = False
@@ -284,11 +285,13 @@ class Catalogue:
     def commit(self) -> None:
         """Make what was written durable."""
         if self._writer.in_transaction:
+            self._write_tally()
             self._writer.execute("COMMIT")
 
     def rollback(self) -> None:
         """Forget what was written since the last commit."""
         self.changes.forget()
+        self._counted.clear()
         if self._writer.in_transaction:
             self._writer.execute("ROLLBACK")
 
@@ -419,53 +422,57 @@ class Catalogue:
         node, organization, stored = db.execute(
             "SELECT url, organization, flows FROM record WHERE id = ?", (number,)
         ).fetchone()
-        flows = orjson.loads(stored)
+        flows, texts, tags = [], [], []
         folded = (organization or "").casefold()
-        tags: list[str] = []
-        for flow in flows.values():
+        for added, flow in enumerate(orjson.loads(stored).values(), self._highest() + 1):
             words = flow["tags"] or []
             author = MISSING_AUTHOR if flow["author"] is None else flow["author"]
             description = MISSING_DESCRIPTION if flow["description"] is None else flow["description"]
-            added = db.execute(
-                "INSERT INTO flow (record, node, url, name, author, description, tags, tag_key)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (number, node, flow["url"], flow["name"], author, description, _json(words), " ".join(sorted(words))),
-            ).lastrowid
-            texts = (flow["name"], author, description, "\n".join(words))
-            db.execute(
-                "INSERT INTO flow_text (rowid, organization, name, author, description, tags)"
-                " VALUES (?, ?, ?, ?, ?, ?)",
-                (added, folded, *(text.casefold() for text in texts)),
-            )
-            own = set(words)
-            db.executemany("INSERT INTO tag VALUES (?, ?)", [(word, added) for word in own])
-            tags += own
-        self._tally(len(flows), tags, 1)
+            shown = (flow["url"], flow["name"], author, description)
+            flows.append((added, number, node, *shown, _json(words), " ".join(sorted(words))))
+            texts.append((added, folded, *(text.casefold() for text in (*shown[1:], "\n".join(words)))))
+            tags += [(word, added) for word in set(words)]
+        db.executemany(
+            "INSERT INTO flow (id, record, node, url, name, author, description, tags, tag_key)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            flows,
+        )
+        db.executemany(
+            "INSERT INTO flow_text (rowid, organization, name, author, description, tags) VALUES (?, ?, ?, ?, ?, ?)",
+            texts,
+        )
+        db.executemany("INSERT INTO tag VALUES (?, ?)", tags)
+        self._tally(len(flows), (word for word, _ in tags), 1)
+
+    def _highest(self) -> int:
+        """The highest id of a flow."""
+        highest: int = self._writer.execute("SELECT coalesce(max(id), 0) FROM flow").fetchone()[0]
+        return highest
 
     def _unlist(self, number: int) -> None:
         db = self._writer
         flows = db.execute("SELECT id, tags FROM flow WHERE record = ?", (number,)).fetchall()
-        tags: list[str] = []
-        for flow, words in flows:
-            own = set(orjson.loads(words))
-            db.executemany("DELETE FROM tag WHERE tag = ? AND flow = ?", [(word, flow) for word in own])
-            db.execute("DELETE FROM flow_text WHERE rowid = ?", (flow,))
-            tags += own
+        tags = [(word, flow) for flow, words in flows for word in set(orjson.loads(words))]
+        db.executemany("DELETE FROM tag WHERE tag = ? AND flow = ?", tags)
+        db.executemany("DELETE FROM flow_text WHERE rowid = ?", [(flow,) for flow, _ in flows])
         db.execute("DELETE FROM flow WHERE record = ?", (number,))
         db.execute("UPDATE record SET listed = 0 WHERE id = ?", (number,))
-        self._tally(len(flows), tags, -1)
+        self._tally(len(flows), (word for word, _ in tags), -1)
 
     def _tally(self, flows: int, tags: Iterable[str], sign: int) -> None:
-        db = self._writer
-        db.execute("UPDATE tally SET flows = flows + ? WHERE kind = 'total'", (sign * flows,))
-        db.executemany(
-            "INSERT INTO tally VALUES ('tag', ?, ?) ON CONFLICT DO UPDATE SET flows = flows + excluded.flows",
-            [(tag, sign) for tag in tags],
+        """Count what was listed, or is no more; written with the commit, once for each tag."""
+        self._counted["total", ""] += sign * flows
+        for tag in tags:
+            self._counted["tag", tag] += sign
+
+    def _write_tally(self) -> None:
+        counted = [(kind, value, flows) for (kind, value), flows in self._counted.items() if flows]
+        self._counted.clear()
+        self._writer.executemany(
+            "INSERT INTO tally VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET flows = flows + excluded.flows", counted
         )
-        if sign < 0:
-            db.executemany(
-                "DELETE FROM tally WHERE kind = 'tag' AND value = ? AND flows = 0", [(t,) for t in set(tags)]
-            )
+        less = [(value,) for kind, value, flows in counted if kind == "tag" and flows < 0]
+        self._writer.executemany("DELETE FROM tally WHERE kind = 'tag' AND value = ? AND flows = 0", less)
 
     # -- what the core asks for ----------------------------------------------------------------------------
 
@@ -552,7 +559,12 @@ class Catalogue:
             # Changes that are under way may show in this read or not: then nothing is known of it, and nothing kept.
             name = (count, selected, *params.values()) if self.changes.stands("flows", count) else None
             ranking = self._rankings.get(name)
-            if ranking is None and select is None and begin <= SHALLOW:
+            if (
+                ranking is None
+                and select is None
+                and begin <= SHALLOW
+                and (name is None or order.keys[0][0] in INDEXED)
+            ):
                 ids = _ranked(db, f"{selected} LIMIT :pp OFFSET :begin", params | {"pp": pp, "begin": begin})
                 return Page(total, total, self._rows(db, ids))
             if ranking is None:
