@@ -914,11 +914,16 @@ class Registry:
         lately = at.clock - min(STALE, self.timing.grace)
         linked = any(not peer.away and (peer.stands or peer.heard_at >= lately) for peer in self.peers.values())
         for origin in sorted(self.parts.keys() - {self.key}):
-            if linked and self.ages.dead(origin, at.clock):
+            if linked and (self.ages.dead(origin, at.clock) or self._beyond_repair(origin)):
                 self._give_up(change, origin)
             elif origin in self.ages.alive:
                 seen = later(at.utc, timedelta(seconds=-self.ages.of(origin, at.clock)))
                 self.parts[origin] = change.parts[origin] = replace(self.parts[origin], seen=seen)
+
+    def _beyond_repair(self, origin: Key) -> bool:
+        """Whether a copy is in doubt and no peer has another; should the origin still be there, it tells it anew."""
+        others = (peer.acked.get(origin, NOTHING) for peer in self.peers.values() if peer.gets_beacons)
+        return origin in self.ledger.doubted and not any(mark.seq for mark in others)
 
     def _forgettable(self, clock: float) -> float:
         """Tombstones that are older than that may go: every origin was there after them, to bury what it has itself."""

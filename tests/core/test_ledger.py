@@ -14,6 +14,7 @@ import pytest
 from kodo.core.instructions import Send
 from kodo.core.ledger import LAST_EPOCH
 from kodo.core.parts import KEPT_EPOCHS, Part
+from kodo.core.registry import CHORES
 from kodo.errors import InvalidMessageError
 from kodo.models import NOTHING, Version
 from tests.core.steps import (
@@ -358,6 +359,20 @@ class TestContents:
         assert made.registry.ledger.doubted == {FAR}
         assert made.registry.own.version.seconds > before.seconds + 1
         assert made.registry.own.floor == made.registry.own.version
+
+    def test_a_spoiled_part_that_nobody_else_has(self) -> None:
+        """A copy in doubt of which no peer has another is given up after a while: nobody can mend it."""
+        made = linked(beacon=1000.0)
+        made.update("peer", delta("far", ZERO, v(1), record(1)))
+        for at, row in list(made.store.records.items()):
+            made.store.records[at] = replace(row, organization="spoiled")
+        greeting = next(send for send in sends(made.restart()) if send.route == "/connect")
+        made.delivered(greeting, marks={}, providers={"url": url_of("peer"), "feed": True})
+        assert made.listed() == ["node"]
+        made.here = {"peer"}
+        made.run(3 * made.registry.timing.tombstones / CHORES)
+        assert made.listed() == []
+        assert FAR not in made.registry.parts
 
     def test_a_disk_as_it_was(self) -> None:
         """After a start on the disk as it was nothing is doubted, and the own part can be followed."""

@@ -67,6 +67,7 @@ class World(Simulated):
         # An origin that was given up is known no more, and may come back as it was.
         known = self.seen.get(site.key, {})
         seen = self.seen[site.key] = {origin: known[origin] for origin in known if origin in site.registry.parts}
+        self.spoiled = {at for at in self.spoiled if at[0] != site.key or at[1] in site.registry.parts}
         stored = {part.origin: part for part in site.disk.parts()}
         for origin, part in site.registry.parts.items():
             assert stored[origin] == part
