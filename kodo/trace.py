@@ -40,6 +40,7 @@ class Message:
 
     `outcome` is `200`, `refused 422`, `cut`, `lost: ` and why, or None as long as nobody knows; `ended` and `end` are
     None while it is on its way. `peer` is the url of the other end; of a message that was refused unread nobody's.
+    `held` says that it, or its answer, met a cut and waited there.
     """
 
     id: str
@@ -53,6 +54,7 @@ class Message:
     start: float = 0.0
     ended: str | None = None
     end: float | None = None
+    held: bool = False
 
     def plain(self) -> dict[str, Any]:
         """As it is written into JSON."""

@@ -83,7 +83,7 @@ class Links:
     async def _go(self, url: str, message: Message, chance: float, lost: str) -> None:
         await asyncio.sleep(self.to(url).delay)
         while self.to(url).cut:
-            message.outcome = "cut"
+            message.outcome, message.held = "cut", True
             await self._changed.wait()
         message.outcome = None
         if chance and self._chance.random() < chance:

@@ -331,6 +331,34 @@ def test_settle_names_who_lacks_which_flow(lab: MeshLab) -> None:
     assert repr(lab.settle()) == "<Settled: 3 registries agree>"
 
 
+def test_settle_names_who_is_missing_and_what_nobody_lists_for_that(lab: MeshLab) -> None:
+    """A registry and a node that were killed are not waited for; they are named, and what only they knew."""
+    first = lab.add_registry()
+    second = lab.add_registry(connect=first)
+    lab.add_node("here", connect=first, flows=["kept"])
+    ghost = lab.add_node("ghost", connect=first, flows=["one", "two"])
+    lab.settle()
+    second.kill()
+    ghost.kill()
+    # Who registers at a registry that is down is heard by nobody.
+    lost = lab.add_node("lost", connect=second, flows=["a", "b", "c", "d"])
+    with pytest.raises(LabError) as caught:
+        lab.settle(timeout=0.3)
+    said = "registry2 is not running (killed) and cannot be asked, so nobody lists /a of lost, /b of lost, /c of lost"
+    assert f"- {said} and 1 more\n" in str(caught.value)
+    lost.terminate()
+    settled = lab.settle()
+    assert [(missing.name, missing.state, missing.listed) for missing in settled.missing] == [
+        ("registry2", "killed", 0),
+        ("ghost", "killed", 2),
+        ("lost", "terminated", 0),
+    ]
+    assert repr(settled) == (
+        "<Settled: 1 registry agrees; registry2 is not running (killed) and cannot be asked; "
+        "ghost is not running (killed), and 2 flows of it still listed; lost is not running (terminated)>"
+    )
+
+
 def test_settle_names_who_is_paused(lab: MeshLab) -> None:
     """Whoever paused it."""
     registry = lab.add_registry()
@@ -353,7 +381,9 @@ def test_a_provider_is_not_blamed_for_what_it_does_not_take(lab: MeshLab) -> Non
     registry = lab.add_registry()
     lab.add_node(connect=registry, flows=["not for the provider"])
     provider = lab.add_registry(provider=True, connect=registry)
-    assert repr(lab.settle()) == "<Settled: 2 registries agree>"
+    settled = lab.settle()
+    assert repr(settled) == "<Settled: 1 registry agrees>"
+    assert set(settled.per_registry) == {"registry1"}
     assert len(provider.flows()) == 0
     assert repr(provider) == "<Provider provider1: running>"
 

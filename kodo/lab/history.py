@@ -44,7 +44,7 @@ class Message:
     """One message between two services: when it left, arrived, was answered, and when its sender knew.
 
     `outcome` is what its sender saw, or else its receiver: `200`, `refused 422`, `lost: ConnectError`, `cut`; None
-    while it is on its way.
+    while it is on its way. `held` says that it, or its answer, waited at a cut.
     """
 
     id: str
@@ -59,6 +59,7 @@ class Message:
     received: float | None
     answered: float | None
     ended: float | None
+    held: bool = False
 
     @property
     def began(self) -> float:
@@ -231,6 +232,7 @@ def _message(pair: dict[str, Note], names: Names) -> Message:
         received=_moment(received, "start"),
         answered=_moment(received, "end"),
         ended=_moment(sent, "end"),
+        held=bool(sent and sent.get("held")),
     )
 
 

@@ -6,8 +6,11 @@ from what was asked and what was answered: also over a member that does not run,
 A provider takes nothing, so it is never blamed for what it lacks; what it lists, those that it connects with list too.
 Of a simulated mesh it is known when nothing is on its way; then one look will do.
 
+Who does not run is not waited for, and is named, with what for that reason no registry lists (`missing.py`).
+
 What it took is measured from the members' traces: how many messages since the mesh settled before, and when each
 registry got its last news, counted from the last thing that was done to the mesh (a start, a fault, a heal, a resume).
+Where nodes alone were started, that is when it first heard of them (`news.py`); other news is not counted.
 """
 
 from __future__ import annotations
@@ -23,7 +26,9 @@ from kodo.lab.engine import Asking, Engine
 from kodo.lab.flows import all_flows
 from kodo.lab.history import Message
 from kodo.lab.member import Member
+from kodo.lab.missing import Missing, missing_among
 from kodo.lab.naming import Names, numbered
+from kodo.lab.news import first_news, last_news
 from kodo.models import canonical
 
 if TYPE_CHECKING:
@@ -33,8 +38,8 @@ if TYPE_CHECKING:
 
 ANSWER = 2.0
 """Seconds that a member gets for an answer; one that takes longer has not settled."""
-MOST = 8
-"""Faults that an error names."""
+MOST, FEW = 8, 3
+"""Faults that an error names, and members that a text of one line does."""
 DEEDS = {"launched", "resumed", "fault", "healed"}
 """What is done to a mesh, from which it is measured when registries know."""
 
@@ -45,7 +50,8 @@ class Settled:
 
     `seconds` is how long it was waited for. `messages` were sent since the mesh settled before, beats not counted, of
     which `pushes` told other registries of nodes. `per_registry` says when each got its last news, in seconds from the
-    last thing that was done to the mesh; 0 when it needed none.
+    last thing that was done to the mesh; 0 when it needed none. Providers take none, and are not counted. `missing` are
+    the members that do not run, with what no registry lists because of that.
     """
 
     seconds: float
@@ -54,9 +60,13 @@ class Settled:
     messages: int = 0
     pushes: int = 0
     per_registry: Mapping[str, float] = field(default_factory=dict)
+    missing: Sequence[Missing] = ()
 
     def __repr__(self) -> str:
-        return f"<Settled: {numbered(self.registries, 'registry agrees', 'registries agree')}>"
+        agree = numbered(self.registries, "registry agrees", "registries agree")
+        shown = "; ".join(map(str, self.missing[:FEW]))
+        more = f"; and {len(self.missing) - FEW} more are missing" if len(self.missing) > FEW else ""
+        return f"<Settled: {agree}{'; ' if shown else ''}{shown}{more}>"
 
     @property
     def p50(self) -> float:
@@ -80,7 +90,7 @@ class Settled:
         """A picture of when each registry had its last news."""
         from kodo.lab.bars import Bars  # noqa: PLC0415, matplotlib takes its time
 
-        return Bars(f"when {numbered(self.registries, 'registry', 'registries')} knew", self.per_registry)
+        return Bars(f"when {numbered(len(self.per_registry), 'registry', 'registries')} knew", self.per_registry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,40 +146,33 @@ def settle(members: Sequence[Member], timeout: float, trail: Trail) -> Settled:
             late = left <= 0
             look = take_look(members, clients, thorough=late)
             if not look.faults and (trail.engine.at_rest or look.listings == before):
-                return _measured(members, look, began, trail)
+                missing = missing_among(members, look.listings, clients)
+                return _measured(members, look, began, trail, missing)
             before = None if look.faults else look.listings
             if late:
-                raise _failure(members, look, timeout, trail)
+                raise _failure(members, look, timeout, trail, missing_among(members, look.listings, clients))
             trail.engine.wait(left)
 
 
-def _measured(members: Sequence[Member], look: Look, began: float, trail: Trail) -> Settled:
+def _measured(members: Sequence[Member], look: Look, began: float, trail: Trail, missing: Sequence[Missing]) -> Settled:
     seconds = round(trail.now - began, 6)
     sent = [message for message in trail.messages(members) if message.began >= trail.since and message.news]
-    done = [event.at for event in trail.engine.history.events if event.what in DEEDS and event.at >= trail.since]
-    deed = max(done, default=began)
+    done = [event for event in trail.engine.history.events if event.what in DEEDS and event.at >= trail.since]
+    deed = max([event.at for event in done], default=began)
+    takers = [member.name for member in members if member.kind == "registry" and member.name in look.listings]
+    nodes = {member.name for member in members if member.kind == "node"}
+    only_nodes = bool(done) and all(event.what == "launched" and event.who in nodes for event in done)
+    told = first_news({event.who: event.at for event in done}, sent) if only_nodes else last_news(sent)
     flows = {key for listing in look.listings.values() for key in listing}
     return Settled(
         seconds=seconds,
-        registries=len(look.listings),
+        registries=len(takers),
         flows=len(flows),
         messages=len(sent),
         pushes=sum(message.route == "/update/node" and message.nodes > 0 for message in sent),
-        per_registry={
-            name: max(0.0, round(got - deed, 6)) for name, got in _last_news(look.listings, sent, deed).items()
-        },
+        per_registry={name: max(0.0, round(told.get(name, deed) - deed, 6)) for name in takers},
+        missing=missing,
     )
-
-
-def _last_news(names: Iterable[str], messages: Iterable[Message], since: float) -> dict[str, float]:
-    """When each registry last got news: with a message, or in the answer to its own `/connect`."""
-    got = dict.fromkeys(names, since)
-    for message in messages:
-        if message.receiver in got and message.nodes and message.answered is not None:
-            got[message.receiver] = max(got[message.receiver], message.answered)
-        if message.sender in got and message.route == "/connect" and message.delivered and message.ended is not None:
-            got[message.sender] = max(got[message.sender], message.ended)
-    return got
 
 
 def take_look(members: Sequence[Member], clients: Mapping[str, Asking], *, thorough: bool) -> Look:
@@ -301,9 +304,10 @@ def _lacks(member: Member, listing: Listing, known: Listing, names: Names) -> li
     return faults
 
 
-def _failure(members: Sequence[Member], look: Look, timeout: float, trail: Trail) -> LabError:
+def _failure(members: Sequence[Member], look: Look, timeout: float, trail: Trail, gone: Sequence[Missing]) -> LabError:
     messages = trail.messages(members)
-    down = [Fault(f"{member.name} is not running ({member.state})", member) for member in members if not member.running]
+    handles = {member.name: member for member in members}
+    down = [Fault(str(missing), handles[missing.name]) for missing in gone]
     found = [*look.faults, *_unheard_by_the_silent(members, look, messages), *down]
     missing = found or [Fault("what the registries list still changes")]
     lines = [f"- {fault.text}{_cause(fault, messages, trail.now)}" for fault in missing[:MOST]]

@@ -1,10 +1,11 @@
 """The timeline: who told whom what and when, as a space-time diagram, a frame, Mermaid and ShiViz text.
 
 Every member has a line, time goes to the right, and a message is an arrow from where it left to where it arrived. One
-that did not arrive ends in a cross. Its rules:
+that did not arrive ends in a cross; one that waited at a cut has a diamond there. Its rules:
 
 - Silence takes little room: the axis grows with the logarithm of what passes between two moments, so that messages
-  which take a millisecond are told apart beside a minute in which nothing happened. The ticks say the time.
+  which take a millisecond are told apart beside a minute in which nothing happened. The ticks say the time, and a line
+  beneath that it is not to scale.
 - What is left out is said. A line is pale while its member does not run, and banded while it is paused; the time of a
   fault is shaded under its label.
 - The text beside the picture is constant.
@@ -20,14 +21,16 @@ from functools import cached_property
 from math import log10
 from typing import TYPE_CHECKING, Any
 
-from kodo.lab.drawing import BROKEN, INK, PALE, QUIET, SLOW, Figure, Line2D, Picture, Rectangle, card, width_of
+from kodo.lab.drawing import BROKEN, CARD, INK, PALE, QUIET, SLOW, Figure, Line2D, Picture, Rectangle, card, width_of
 from kodo.lab.history import Event, Message
 from kodo.lab.naming import numbered, tally
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-COLUMNS = (*("sent", "seconds", "sender", "receiver", "route", "nodes", "bytes", "outcome", "way", "took", "id"),)
+COLUMNS = (
+    *("sent", "seconds", "sender", "receiver", "route", "nodes", "bytes", "outcome", "held", "way", "took", "id"),
+)
 COLOURS = {"/register": "#d39a3d", "/connect": "#8a5a8f", "/update/node": "#2f5d8c"}
 OTHER = "#5f7284"
 SHADE = {True: "#b5503c", False: "#c98a1b"}
@@ -38,6 +41,9 @@ LABEL_ROW = 0.19
 WIDEST, NARROWEST = 12.5, 6.0
 SHORTEST, GROWTH, GRAIN = 0.055, 0.2, 0.002
 """Inches between two moments at least, for each tenfold of time between them, and seconds where that begins."""
+NOT_TO_SCALE = "time is not to scale: silence is shortened"
+DASHED = (0, (3, 2))
+"""How the way of a message is drawn that gets nowhere, or not yet."""
 TICK = 0.85
 """Inches between two times that are written at least."""
 
@@ -92,7 +98,7 @@ class Timeline(Picture):
     def frame(self) -> DataFrame:
         """A row for each message: when it left (UTC, and in seconds of the lab), who, what, and what became of it.
 
-        `way` is the seconds until it arrived, `took` those until its sender knew.
+        `way` is the seconds until it arrived, `took` those until its sender knew; `held` is whether it waited at a cut.
         """
         from kodo.frames import frame_of  # noqa: PLC0415, pandas is imported when the first frame is asked for
 
@@ -108,6 +114,7 @@ class Timeline(Picture):
             "nodes": message.nodes,
             "bytes": message.bytes,
             "outcome": message.outcome or "on its way",
+            "held": message.held,
             "way": _between(message.sent, message.received),
             "took": _between(message.sent, message.ended),
             "id": message.id,
@@ -329,6 +336,7 @@ class _Diagram:
             "marker": marker,
             "color": colour,
             "markersize": size,
+            "markerfacecolor": CARD if marker == "D" else colour,
             "markeredgewidth": 1.6,
             "zorder": 6,
         }
@@ -381,10 +389,15 @@ class _Diagram:
         colour = COLOURS.get(message.route, OTHER)
         refused = (message.outcome or "").startswith("refused")
         begin = (self._at(message.began), self._y(message.sender))
+        released = self._released(message)
+        if message.received is not None and released is not None:
+            begin = self._draw_wait(begin, self._y(message.receiver), released, colour)
         if message.received is not None:
             self._arrow(begin, (self._at(message.received), self._y(message.receiver)), BROKEN if refused else colour)
             if message.outcome is not None and message.outcome.startswith(("lost", "cut")):
                 self._mark(self._at(message.received) + 0.05, self._y(message.receiver), "x", BROKEN, 4.5)
+            elif message.held and released is None:  # its answer waited
+                self._mark(self._at(message.received) + 0.05, self._y(message.receiver), "D", INK, 5)
         elif message.arrived:
             self._arrow(begin, (self._at(message.ended or message.began), self._y(message.receiver)), colour)
         else:
@@ -393,13 +406,29 @@ class _Diagram:
             back = (self._at(message.answered), self._y(message.receiver))
             self._arrow(back, (self._at(message.ended), self._y(message.sender)), PALE)
 
+    def _released(self, message: Message) -> float | None:
+        """When the cut ended that held a message; one that held its answer did so after it had arrived."""
+        arrived = message.received
+        if not message.held or arrived is None:
+            return None
+        ends = [span.end for span in self._faults if span.cut and span.end is not None]
+        return max((end for end in ends if message.began <= end <= arrived), default=None)
+
+    def _draw_wait(self, begin: tuple[float, float], end: float, released: float, colour: str) -> tuple[float, float]:
+        """Half the way, and there a diamond, where it waited until the cut was over."""
+        x, y = self._at(released), (begin[1] + end) / 2
+        self._line((begin[0], x), (begin[1], y), color=colour, linewidth=1, linestyle=DASHED, zorder=3)
+        self._mark(x, y, "D", INK, 5)
+        return x, y
+
     def _draw_lost(self, message: Message, begin: tuple[float, float], colour: str) -> None:
-        """Half the way, and there a cross; what is still on its way has none."""
+        """Half the way, and there a cross; what is still on its way has none, or a diamond if it waits at a cut."""
         end = self._at(self._timeline.scope.until if message.ended is None else message.ended)
         x, y = (begin[0] + end) / 2, begin[1] + (self._y(message.receiver) - begin[1]) * 0.55
-        self._line((begin[0], x), (begin[1], y), color=colour, linewidth=1, linestyle=(0, (3, 2)), zorder=3)
+        self._line((begin[0], x), (begin[1], y), color=colour, linewidth=1, linestyle=DASHED, zorder=3)
         if message.outcome is not None:
-            self._mark(x, y, "x", BROKEN)
+            waits = message.outcome == "cut" and message.ended is None
+            self._mark(x, y, "D" if waits else "x", INK if waits else BROKEN, 5 if waits else 6)
 
     def _arrow(self, begin: tuple[float, float], end: tuple[float, float], colour: str) -> None:
         look = {"arrowstyle": "-|>,head_width=0.16,head_length=0.34", "color": colour, "linewidth": 1, "shrinkA": 0}
@@ -408,8 +437,10 @@ class _Diagram:
     def _legend(self) -> Iterator[tuple[str, str, str, float]]:
         routes = {message.route for message in self._timeline.messages}
         signs = [(route, "-", COLOURS.get(route, OTHER)) for route in sorted(routes)]
-        if any(not message.arrived and message.outcome for message in self._timeline.messages):
+        if any(not message.arrived and message.outcome and message.ended for message in self._timeline.messages):
             signs.append(("lost, or its answer", "x", BROKEN))
+        if any(message.held and (message.arrived or message.ended is None) for message in self._timeline.messages):
+            signs.append(("waited at a cut", "D", INK))
         if any(event.what == "paused" for event in self._events):
             signs.append(("paused", "-", SLOW))
         if any(event.what == "exited" and event.code not in (0, -15) for event in self._events):
@@ -423,11 +454,13 @@ class _Diagram:
             if sign == "-":
                 self._line((x - 0.08, x + 0.1), (y, y), color=colour, linewidth=2)
             else:
-                self._mark(x, y, sign, colour)
+                self._mark(x, y, sign, colour, 5 if sign == "D" else 6)
             self._write(x + 0.18, y, words, 8, QUIET)
             x += width
         said = _left_out(self._timeline.scope.hidden) if self._timeline.messages else "no messages"
         self._write(LEFT - 0.1, 0.55, said, 8, INK)
+        end = self._left + max(self._axis.width, NARROWEST - self._left)
+        self._write(end, 0.55, NOT_TO_SCALE, 7, QUIET, ha="right", style="italic")
 
 
 def _left_out(hidden: int) -> str:
@@ -450,13 +483,19 @@ def _states(events: Iterable[Event], name: str, begin: str, end: str) -> list[Sp
 
 
 def _rows(labels: Sequence[tuple[float, float]]) -> list[int]:
-    """For labels, each with its left end and width, the row where it covers no other."""
-    ends: list[float] = []
-    rows = []
-    for left, width in labels:
-        row = next((number for number, end in enumerate(ends) if end <= left), len(ends))
-        ends[row : row + 1] = [left + width]
-        rows.append(row)
+    """For labels, each with its left end and width, the row where it covers no other, from below.
+
+    The line at the left end of what is labelled rises to its label. So whatever begins beneath a label has a lower row.
+    """
+    rows = [0] * len(labels)
+    for number in sorted(range(len(labels)), key=lambda number: (labels[number][0], number), reverse=True):
+        left, width = labels[number]
+        beneath = [
+            rows[other]
+            for other, (begin, _) in enumerate(labels)
+            if (left, number) < (begin, other) and begin < left + width
+        ]
+        rows[number] = max(beneath, default=-1) + 1
     return rows
 
 

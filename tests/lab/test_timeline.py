@@ -161,6 +161,46 @@ def test_labels_of_a_timeline_do_not_overlap() -> None:
         assert not one.overlaps(other)
 
 
+def test_no_line_of_a_fault_crosses_the_label_of_another() -> None:
+    """The line at which a fault begins rises to its own label, below those that reach over it."""
+    events = [Event("fault", f"cut {n} of a long name <-> registry{n}", 10.0 + n * n / 10) for n in range(9)]
+    events += [Event("fault", "cut again", 10.0)]
+    timeline = timeline_of(
+        Story([message(n) for n in range(20)], events, 0, 0.0), {"registry1": "registry"}, 30.0, Choice()
+    )
+    figure = timeline._figure
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    labels = [text.get_window_extent() for text in axes.texts if text.get_text().startswith("cut ")]
+    rises = [line.get_window_extent() for line in axes.lines if line.get_alpha() == 0.7]
+    assert (len(labels), len(rises)) == (10, 10)
+    for label in labels:
+        assert not [rise for rise in rises if label.x0 < rise.x0 < label.x1 and rise.y1 > label.y0]
+
+
+def test_a_message_that_waited_at_a_cut_has_a_mark_where_the_cut_ended() -> None:
+    """So has one that waits there still; one that the cut outlived is lost. The legend says what the mark is."""
+    events = [
+        Event("fault", "cut a <-> b", 0.5),
+        Event("healed", "cut a <-> b", 5.0),
+        Event("fault", "cut a <-> b", 6.0),
+    ]
+    waited = message(1, held=True, received=5.1, answered=5.2, ended=5.3)
+    waits = message(7, "cut", held=True, ended=None)
+    given_up = message(8, "cut", held=True, ended=18.0)
+    answer = message(2, held=True)
+
+    def marks(*messages: Message) -> list[str]:
+        axes = told(list(messages), events)._figure.axes[0]
+        assert "time is not to scale: silence is shortened" in [text.get_text() for text in axes.texts]
+        foot = [line.get_marker() for line in axes.lines if line.get_marker() in ("D", "x")]
+        return sorted(foot)
+
+    assert marks(waited) == marks(waits) == marks(answer) == ["D", "D"]  # one stands in the legend
+    assert marks(given_up) == ["x", "x"]
+    assert told([waited, waits], events).frame["held"].tolist() == [True, True]
+
+
 def test_the_axis_gives_silence_little_room_and_never_turns_back() -> None:
     """A minute of nothing is no wider than a few messages, and what is later stands further right."""
     axis = Axis([0.0, 0.001, 0.002, 60.0, 60.001], widest=10)
