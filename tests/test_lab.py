@@ -25,8 +25,10 @@ from kodo.errors import InvalidMessageError, LabError, UnavailableError
 from kodo.lab import MeshLab
 from kodo.lab.flows import FlowTable, united
 from kodo.lab.naming import Names
+from kodo.lab.processes import OPTIONS
 from kodo.lab.topology import MERMAID, Seen, Topology, box_of, graph_of, place
 from kodo.loader import Loader
+from kodo.options import Options
 from tests.conftest import Start
 from tests.test_guardian import alive, gone
 from tests.waiting import until
@@ -162,15 +164,15 @@ def module_flows() -> list[str]:
 
 
 def test_a_member_that_does_not_start_says_why_and_leaves_the_lab_as_it_was(lab: MeshLab) -> None:
-    """Errors hold the end of its log: a loader that raises, an unknown option, a port in use, a lock in a closure."""
+    """Errors hold the end of its log: a loader that raises, an option's value, a port in use, a lock in a closure."""
 
     def broken() -> None:
         raise ZeroDivisionError("in the cell")
 
     with pytest.raises(LabError, match=r"(?s)expected node1 to start, but it ended with code 1.*in the cell"):
         lab.add_node(loader=broken)
-    with pytest.raises(LabError, match=r"(?s)the log of registry1 ends with.*unknown option 'nonsense'"):
-        lab.add_registry(nonsense=1)
+    with pytest.raises(LabError, match=r"(?s)the log of registry1 ends with.*lease: expected"):
+        lab.add_registry(lease="soon")
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(LabError, match="choose another url"):
         lab.add_registry(url=f"http://127.0.0.1:{taken.getsockname()[1]}")
     lock = threading.Lock()
@@ -457,6 +459,65 @@ def test_a_long_table_says_what_it_leaves_out() -> None:
     assert len(lines) == 202
     assert lines[-1] == "the first 200 of 300 flows; .frame has all"
     assert max(map(len, lines)) < 100
+
+
+def test_a_table_of_long_cells_stays_readable() -> None:
+    """A line holds all columns, the end of a url stays; HTML breaks what is long, and nothing else."""
+    long = "/" + "v/" * 60 + "final-name"
+    row = {
+        "node": "http://n:1",
+        "registry": "http://r:1",
+        "name": "word " * 30,
+        "author": "a" * 80,
+        "description": "d " * 90,
+    }
+    table = FlowTable(
+        [{**row, "url": long, "organization": "o" * 90, "tags": ["tag"] * 30}, {**row, "url": "/b"}], Names({})
+    )
+    lines = repr(table).splitlines()
+    assert max(map(len, lines)) <= 168
+    assert "final-name" in lines[2]
+    html = table._repr_html_()
+    assert html.count("overflow-wrap:anywhere") == 2 * 3 + 3
+    assert long in html
+
+
+@pytest.mark.parametrize(
+    ("q", "said"),
+    [
+        ("nam ~ 'x'", "there is no column nam"),
+        ("name = 'x'", "two are compared with =="),
+        ("name ~ <b>", "a text stands in quotes"),
+    ],
+)
+def test_a_q_that_was_taken_for_text_is_said(mesh: MeshLab, q: str, said: str) -> None:
+    """Of the mesh and of a member, escaped in HTML; what is plain text, or an expression, says nothing."""
+    for table in (mesh.flows(q=q), mesh["registry1"].flows(q=q)):
+        assert repr(table).splitlines()[-1].startswith(f"no flows; q was searched as text: {said}")
+        assert "<b>" not in table._repr_html_()
+        assert said in table._repr_html_()
+    for fine in ("zebra", "name ~ 'x'", None):
+        assert "q was" not in repr(mesh.flows(q=fine))
+
+
+def test_an_option_that_does_not_exist_is_an_error_with_a_suggestion(lab: MeshLab) -> None:
+    """Nothing is started, and nothing ended; a handle as its value is no matter."""
+    registry = lab.add_registry()
+    pid = registry.pid
+    with pytest.raises(LabError, match="there is no option 'conect'; did you mean 'connect'"):
+        lab.add_registry(conect=registry)
+    with pytest.raises(LabError, match="there is no option 'flow'; did you mean 'flows'"):
+        lab.add_node(connect=registry, flow=["a"])
+    with pytest.raises(LabError, match="there is no option 'x1'; expected one of beacon, body_limit"):
+        registry.restart(x1=1)
+    with pytest.raises(LabError, match="lease: expected a number, a text or a list of these, not a Member"):
+        registry.restart(lease=registry)
+    assert (len(lab), registry.pid) == (1, pid)
+
+
+def test_the_options_of_a_member_are_those_of_a_service() -> None:
+    """The lab does not import the service, and has their names."""
+    assert set(OPTIONS) == set(Options.model_fields)
 
 
 def test_what_registries_list_differently_stands_in_rows_of_its_own() -> None:

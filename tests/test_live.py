@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from kodo.lab import MeshLab
-from kodo.lab.copies import Copy, Line, Selection, explanation, order_of
+from kodo.lab.copies import Copy, Line, Selection, order_of
 from kodo.lab.live import Live
 from kodo.lab.naming import Names
+from kodo.lab.searched import explanation
 from kodo.lab.widgets import MOST_ROWS, MOST_VIEWS, STATIC, FlowGrid
 from tests.waiting import until
 

@@ -62,12 +62,14 @@ class Asking(Protocol):
 class Engine(Protocol):
     """Starts members, breaks and ends them, lets them be asked, and notes what happens in `history`.
 
-    `kind` is a word for the lab's text, or nothing; `kept` is there when the lab is to outlive its process.
+    `kind` is a word for the lab's text, or nothing; `kept` is there when the lab is to outlive its process;
+    `options` are the names of those that a member may be given.
     """
 
     kind: str
     history: History
     kept: Kept | None
+    options: frozenset[str]
 
     def need_processes(self, verb: str) -> None:
         """Raise `LabError` when there are no processes, without which the verb makes no sense."""

@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from functools import cached_property
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from kodo.lab.flows import CELL, MOST
+from kodo.errors import LabError
+from kodo.lab.flows import CELL, MOST, Row
 from kodo.lab.naming import Names, numbered
 
 if TYPE_CHECKING:
@@ -30,6 +32,21 @@ RECORD_MEASURES = ("created", "modified", "seq", "version", "age", "lease")
 PEER = ("peer", "state", "deltas", "behind")
 PEER_MEASURES = ("changes", "heard", "next_try")
 _URL = re.compile(r"https?://[^\s,;]+")
+
+
+def found_flow(flow: str, rows: Iterable[Row], names: Names, members: Iterable[str]) -> tuple[str, str]:
+    """Node and path of the flow that has a name or a path. Raises `LabError` when it is not one, or nobody's."""
+    known = list(rows)
+    found = {(names[row["node"]], row["url"]): row["node"] for row in known if flow in (row["name"], row["url"])}
+    if len(found) > 1:
+        which = ", ".join(f"explain({node!r}, {url!r})" for node, url in sorted(found))
+        raise LabError(f"expected a name that one flow has, but {flow!r} is that of several; use one of {which}")
+    if not found:
+        near = get_close_matches(flow, [*members, *sorted({row["name"] for row in known})], n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "lab.flows() shows what there is"
+        raise LabError(f"expected the name of a member, or of a flow, not {flow!r}; {hint}")
+    [((_, url), node)] = found.items()
+    return node, url
 
 
 class Explanation:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from kodo.lab.engine import Asking
 from kodo.lab.naming import Names, numbered
+from kodo.lab.searched import explanation
 from kodo.models import MISSING_AUTHOR, MISSING_DESCRIPTION
 from kodo.query import parse_order
 
@@ -29,8 +30,8 @@ MOST = 200
 """Rows that are shown; `frame` has all."""
 MANY = 12
 """Registries that a row names; of more it says how many they are."""
-WIDEST = 48
-"""Characters of a cell of plain text."""
+WIDEST, NARROWEST, LINE = 48, 14, 168
+"""Characters of a cell of plain text: most, and in a table that is wider than a line even so."""
 SHOWN = ("node", "name", "url", "organization", "author", "description", "tags", "registries")
 TIMES = ("created", "modified", "heartbeat")
 _EMPTY: tuple[Any, ...] = (None, "", [], (), MISSING_AUTHOR, MISSING_DESCRIPTION)
@@ -42,8 +43,14 @@ _WORD = f"background:{_GREY};border-radius:8px;padding:1px 7px;margin-right:4px;
 class FlowTable:
     """Rows of flows, as a table to read and as a DataFrame to go on with."""
 
-    def __init__(self, rows: Sequence[Row], names: Names, *, by: str | None = None, times: bool = False) -> None:
-        """`by` sorts, as in PROTOCOL.md, but by what is shown; `times` shows when a node came and was last heard of."""
+    def __init__(
+        self, rows: Sequence[Row], names: Names, *, q: str | None = None, by: str | None = None, times: bool = False
+    ) -> None:
+        """`q` is what was asked for: the table says when it was taken as text although it looks like an expression.
+
+        `by` sorts, as in PROTOCOL.md, but by what is shown; `times` shows when a node came and was last heard of.
+        """
+        self._note = explanation(q or "")
         self._shown = sorted_rows([_named(row, names) for row in rows], by)
         self.rows = [row["row"] for row in self._shown]
         self._times = times
@@ -69,34 +76,39 @@ class FlowTable:
 
     def __repr__(self) -> str:
         if not self.rows:
-            return "no flows"
+            return self._count
         columns = self.columns
-        lines = [columns, *([_cut(_text(row.get(name))) for name in columns] for row in self._shown[:MOST])]
+        lines = [columns, *([_text(row.get(name)) for name in columns] for row in self._shown[:MOST])]
+        limit = _limit([max(map(len, column)) for column in zip(*lines, strict=True)])
+        lines = [
+            [_cut(text, limit, end=name == "url") for name, text in zip(columns, line, strict=True)] for line in lines
+        ]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         table = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
         return "\n".join([*table, self._count])
 
     def _repr_html_(self) -> str:
         if not self.rows:
-            return "<div><i>no flows</i></div>"
+            return f"<div><i>{escape(self._count)}</i></div>"
         columns = self.columns
         head = "".join(f'<th style="{CELL};font-weight:600">{name}</th>' for name in columns)
         lines = (
-            "".join(f'<td style="{CELL}">{_html(name, row.get(name))}</td>' for name in columns)
+            "".join(f'<td style="{_style(row.get(name))}">{_html(name, row.get(name))}</td>' for name in columns)
             for row in self._shown[:MOST]
         )
         body = "".join(f'<tr style="background:transparent">{line}</tr>' for line in lines)
         return (
             '<div style="overflow-x:auto"><table style="border-collapse:collapse;color:inherit;margin:0">'
             f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-            f'<div style="padding:6px 0;opacity:0.7">{self._count}</div></div>'
+            f'<div style="padding:6px 0;opacity:0.7">{escape(self._count)}</div></div>'
         )
 
     @property
     def _count(self) -> str:
+        said = f"the first {MOST} of {len(self.rows)} flows; .frame has all"
         if len(self.rows) <= MOST:
-            return numbered(len(self.rows), "flow")
-        return f"the first {MOST} of {len(self.rows)} flows; .frame has all"
+            said = numbered(len(self.rows), "flow") if self.rows else "no flows"
+        return f"{said}; q was {self._note}" if self._note else said
 
 
 def all_flows(client: Asking, q: str | None = None, by: str | None = None) -> list[Row]:
@@ -153,8 +165,22 @@ def _text(value: Any) -> str:
     return " ".join((", ".join(value) if isinstance(value, list) else str(value)).split())
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= WIDEST else text[: WIDEST - 1] + "…"
+def _limit(widths: Sequence[int]) -> int:
+    """How long a cell may be, so that a line of such columns can be read."""
+    fits = (limit for limit in range(WIDEST, NARROWEST, -1) if sum(min(width, limit) + 2 for width in widths) <= LINE)
+    return next(fits, NARROWEST)
+
+
+def _cut(text: str, limit: int, *, end: bool) -> str:
+    """A text as long as there is room; of what matters at its `end` too, the middle is left out."""
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit // 3]}…{text[limit // 3 + 1 - limit :]}" if end else text[: limit - 1] + "…"
+
+
+def _style(value: Any) -> str:
+    """What is long is broken into lines, wherever: a url has no spaces."""
+    return f"{CELL};max-width:26em;overflow-wrap:anywhere" if len(_text(value)) > WIDEST else CELL
 
 
 def _html(column: str, value: Any) -> str:

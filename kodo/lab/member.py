@@ -118,7 +118,7 @@ class Member:
 
     def flows(self, q: str | None = None, by: str | None = None, times: bool = False) -> FlowTable:
         """The flows that it lists: those that `q` selects, in the order `by`."""
-        return FlowTable(all_flows(self._client, q, by), self.lab.names, by=by, times=times)
+        return FlowTable(all_flows(self._client, q, by), self.lab.names, q=q, by=by, times=times)
 
     def live(self) -> Live:
         """The flows that it lists, in a table that moves with it."""

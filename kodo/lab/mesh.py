@@ -12,10 +12,11 @@ Methods wait by themselves and start no event loop, so they work in a script, in
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import astuple
 from difflib import get_close_matches
@@ -27,7 +28,7 @@ from kodo.errors import LabError, UnavailableError
 from kodo.lab.beliefs import Beliefs, Offer, Truth, beliefs_of, offer_of
 from kodo.lab.engine import Engine, Setup, Table
 from kodo.lab.faults import Effect, Fault, Faults, checked_number, checked_sides, ways
-from kodo.lab.flows import FlowTable, all_flows, united
+from kodo.lab.flows import FlowTable, Row, all_flows, united
 from kodo.lab.keeping import Kept, find_kept, kept_labs
 from kodo.lab.logs import Logs
 from kodo.lab.member import Member, flow_source
@@ -296,10 +297,12 @@ class MeshLab:
 
     def changed_setup(self, setup: Setup, changes: dict[str, Any]) -> Setup:
         """How a member is to be started, changed as `restart` or `add_node` were asked."""
+        check_names(changes, self.engine.options)
         options = {**setup.options, **changes}
         flows, loader = options.pop("flows", None), options.pop("loader", None)
         if "connect" in changes:
             options["connect"] = self._urls(changes["connect"])
+        check_plain(options)
         kept = setup.loader if not {"flows", "loader"} & changes.keys() else flow_source(flows, loader)
         return Setup(options, kept)
 
@@ -351,18 +354,26 @@ class MeshLab:
         for member in registries:
             with self.engine.client(member.url, self.timeout) as client:
                 listings[member.name] = all_flows(client, q, by)
-        return FlowTable(united(listings), self.names, by=by, times=times)
+        return FlowTable(united(listings), self.names, q=q, by=by, times=times)
 
     def explain(self, node: Target, flow: str | None = None, at: Target | None = None) -> Explanation:
         """Why each registry, or the one `at`, lists a node, or a flow of it, or does not.
 
-        `node` is a handle, a name, or a url; `flow` a name or a path. Raises `LabError` for a name that nobody
-        has, `InvalidMessageError` for a name that several flows of the node have.
+        `node` is a handle, a name, or a url; `flow` a name or a path. The name or path of a flow alone will do when one
+        node has it. Raises `LabError` for a name that nobody has, or several flows, `InvalidMessageError` for one that
+        several flows of the node have.
         """
-        from kodo.lab.explained import Explanation  # noqa: PLC0415, few ask
+        from kodo.lab.explained import Explanation, found_flow  # noqa: PLC0415, few ask
 
+        if isinstance(node, str) and flow is None and "://" not in node and node not in self:
+            node, flow = found_flow(node, self._offered(), self.names, self._members)
         url = node.url if isinstance(node, Member) else node if "://" in node else self[node].url
         return Explanation(url, flow, self._reports(at, "/explain", node=url, flow=flow), self.names)
+
+    def _offered(self) -> Iterator[Row]:
+        """The flows of all nodes, as they tell them themselves and as registries do."""
+        for member in self:
+            yield from self._listing(member) or ()
 
     def convergence(self) -> Convergence:
         """How far each registry knows the others to be behind, and how old what it knows of each is."""
@@ -654,6 +665,25 @@ def _engine(kind: str | Engine, seed: int, folder: Path | str | None, record: Pa
     from kodo.lab.simulated import Simulated  # noqa: PLC0415, the simulator is loaded when it is asked for
 
     return Simulated(seed)
+
+
+def check_names(options: Iterable[str], known: Iterable[str]) -> None:
+    """Raise `LabError` for an option that does not exist, naming the one that was probably meant."""
+    names = sorted({*known, "connect", "flows", "loader", "timeout"})
+    for name in sorted(set(options) - set(names)):
+        near = get_close_matches(name, names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(names)}"
+        raise LabError(f"there is no option {name!r}; {hint}")
+
+
+def check_plain(options: Mapping[str, Any]) -> None:
+    """Raise `LabError` for the value of an option that cannot be told to another process."""
+    for name, value in options.items():
+        try:
+            json.dumps(value, default=os.fspath)
+        except (TypeError, ValueError) as error:
+            expected = "a number, a text or a list of these"
+            raise LabError(f"{name}: expected {expected}, not a {type(value).__name__}") from error
 
 
 def _few(names: list[str]) -> str:

@@ -43,6 +43,25 @@ LAST = 10.0
 """Seconds that the guardian gets to end in, before it is killed, and with it (on Linux) the members."""
 FIRST = 30.0
 """Seconds that the guardian of a lab that is kept gets to answer in."""
+OPTIONS = frozenset(
+    (
+        *(
+            "url",
+            "organization",
+            "connect",
+            "node",
+            "provider",
+            "registry",
+            "loader",
+            "cache",
+            "reset",
+            "reload",
+            "log",
+        ),
+        *("body_limit", "peer_body_limit", "lease", "retention", "beacon", "grace", "trace"),
+    )
+)
+"""The options of `kodo.options`, whose room is the service's."""
 GUARDIAN_LOG = "guardian.log"
 
 PAUSE = 0.05
@@ -53,6 +72,7 @@ class Processes:
     """The guardian of one lab, and the members it started, by name: an `Engine`."""
 
     kind = ""
+    options = OPTIONS
 
     def __init__(self, folder: Path | str | None = None, kept: Kept | None = None) -> None:
         """Start the guardian, or speak with that of a lab that is `kept`: `Processes.keep`, `Processes.attach`.

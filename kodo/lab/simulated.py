@@ -27,7 +27,7 @@ from kodo.models import Key, Registration, canonical, format_time, later
 from kodo.query import matches, ordered, parse, parse_order, shown
 from kodo.sim import EPOCH, Way, World, views
 from kodo.sim import Message as Sent
-from kodo.sim.members import own_node, profile_of, url_of
+from kodo.sim.members import MEANINGLESS, MEANT, own_node, profile_of, url_of
 
 STEP = 1.0
 """Virtual seconds that pass at once while a mesh that is at rest is waited for."""
@@ -67,6 +67,7 @@ class Simulated:
 
     kind = "simulated"
     kept: Kept | None = None
+    options = frozenset(MEANT | MEANINGLESS)
 
     def __init__(self, seed: int) -> None:
         """An empty world."""

@@ -466,6 +466,25 @@ def test_a_simulated_lab_explains(pair: MeshLab) -> None:
     check_explanations(pair)
 
 
+def test_a_flow_is_explained_by_its_name_or_path_alone_where_one_node_has_it() -> None:
+    """Also where its path is not what its name suggests; of several it is said which there are."""
+    lab = MeshLab(engine="simulated")
+    registry = lab.add_registry()
+    lab.add_node(connect=registry, flows=["press agent", {"name": "odd one", "url": "/elsewhere"}])
+    second = lab.add_node(
+        connect=registry, flows=["press agent", {"name": "twin", "url": "/a"}, {"name": "twin", "url": "/b"}]
+    )
+    lab.settle()
+    for asked in (("odd one",), ("/elsewhere",), ("node1", "odd one"), (lab["node1"], "/elsewhere")):
+        assert repr(lab.explain(*asked)) == "<Explanation of node1 /elsewhere: listed by 1 of 1 registry>"
+    with pytest.raises(LabError, match=r"use one of explain\('node1', '/press-agent'\), explain\('node2', '/press-"):
+        lab.explain("press agent")
+    with pytest.raises(LabError, match="'twin' is that of /a, /b; give its path"):
+        lab.explain(second, "twin")
+    with pytest.raises(LabError, match="the name of a member, or of a flow, not 'od one'; did you mean 'odd one'"):
+        lab.explain("od one")
+
+
 def test_a_real_lab_explains_in_the_same_words(lab: MeshLab) -> None:
     """The same questions to real services have the same answers."""
     first = lab.add_registry()
