@@ -6,18 +6,24 @@ import gc
 import subprocess
 import sys
 import threading
+import xml.etree.ElementTree as ET
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nbformat
+import networkx as nx  # type: ignore[import-untyped]
 import pytest
+from nbconvert.exporters import HTMLExporter
 
 from kodo.lab import MeshLab
 from kodo.lab.copies import Copy, Line, Selection, order_of
+from kodo.lab.faults import Effect
 from kodo.lab.live import Live
 from kodo.lab.naming import Names
 from kodo.lab.searched import explanation
+from kodo.lab.sketch import scene_of, sketch
 from kodo.lab.widgets import MOST_ROWS, MOST_VIEWS, STATIC, FlowGrid
 from tests.waiting import until
 
@@ -265,14 +271,52 @@ def test_a_member_has_a_table_of_its_own(lab: MeshLab) -> None:
 
 
 def test_what_is_saved_is_constant(lab: MeshLab) -> None:
-    """A line of text and the table as HTML, without anything measured."""
+    """A line of text, and the table as HTML, that of a dashboard with a picture; without anything measured."""
     live, dashboard = lab.live(), lab.dashboard()
     bundles = [shown._repr_mimebundle_() for shown in (live, dashboard)]
     assert [bundle["text/plain"] for bundle in bundles] == ["<Live flows>", "<Dashboard>"]
-    for bundle in bundles:
-        assert bundle["text/html"] == lab.flows()._repr_html_()
+    table = lab.flows()._repr_html_()
+    assert bundles[0]["text/html"] == table
+    picture = bundles[1]["text/html"].removesuffix(table)
+    assert picture.count("<g>") == len(lab)
+    assert picture == dashboard._repr_mimebundle_()["text/html"].removesuffix(table)
     dashboard.close()
     live.close()
+
+
+def test_a_saved_notebook_becomes_html_that_needs_no_widget(lab: MeshLab) -> None:
+    """A converted notebook without widget state shows table and picture where the widgets were."""
+    live, dashboard = lab.live(), lab.dashboard()
+    shown = [nbformat.v4.new_output("display_data", view._repr_mimebundle_()) for view in (live, dashboard)]
+    cell = nbformat.v4.new_code_cell("", outputs=shown)
+    page, _ = HTMLExporter().from_notebook_node(nbformat.v4.new_notebook(cells=[cell]))
+    assert "widget-view" not in page
+    assert page.count("reading list") == 2
+    assert "<title>registry north: running</title>" in page
+    dashboard.close()
+    live.close()
+
+
+def test_a_sketch_shows_states_and_faults_and_escapes_names() -> None:
+    """Paused ones with bars, those that are gone in grey, wrong links dashed, with their words."""
+    graph = nx.DiGraph()
+    graph.add_node("<b>", kind="registry", answers=True)
+    graph.add_node("shop", kind="provider", answers=True)
+    graph.add_node("lost", kind="node", answers=False)
+    graph.add_edge("shop", "<b>", kind="connect", stands=True)
+    graph.add_edge("lost", "<b>", kind="register", stands=False)
+    places = {"<b>": 0j, "shop": 1 + 1j, "lost": -1 + 0j}
+    cut = {("shop", "<b>"): Effect(cut=True), ("<b>", "shop"): Effect(cut=True)}
+    html = sketch(scene_of(graph, places, cut, {"shop": "paused"}))
+    assert "<b>" not in html
+    assert "<title>registry &lt;b&gt;: running</title>" in html
+    assert html.count("stroke-dasharray") == 2
+    assert ">cut</text>" in html
+    assert html.count("v10M") == 1
+    for words in ("1 registry", "1 provider", "1 node", "grey: does not answer", "dashed: broken"):
+        assert words in html
+    ET.fromstring(html[html.index("<svg") : html.index("</svg>") + 6])
+    assert sketch({"members": [], "links": [], "title": ""}) == ""
 
 
 def test_a_table_keeps_no_lab_alive() -> None:

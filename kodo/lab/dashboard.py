@@ -29,7 +29,8 @@ from kodo.lab import boxes
 from kodo.lab.history import CHATTER
 from kodo.lab.live import WIDGET, Live, static_table
 from kodo.lab.naming import Names
-from kodo.lab.topology import Seen, graph_of, label_of, wrong_with
+from kodo.lab.sketch import scene_of, sketch
+from kodo.lab.topology import Seen, graph_of
 from kodo.lab.widgets import MeshPicture, MessageLog
 
 if TYPE_CHECKING:
@@ -44,8 +45,6 @@ ANSWER = 1.0
 """Seconds that a member gets to say so, before it is drawn as it was."""
 MESSAGES = 60
 """Messages that are kept."""
-SCALE = 78
-"""Pixels an inch of the places."""
 
 Order = Callable[["MeshLab"], str]
 """Something that a button does; it says what it did."""
@@ -79,7 +78,7 @@ class Dashboard:
     def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
         view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
         table = static_table(self.live.registries(), self.lab)
-        return {"text/plain": repr(self), "text/html": table, WIDGET: view}
+        return {"text/plain": repr(self), "text/html": sketch(self.picture.state) + table, WIDGET: view}
 
 
 # -- what can be done --------------------------------------------------------------------------------------
@@ -238,25 +237,7 @@ class Watcher:
         faults = lab.faults.effects()
         graph = graph_of(seen)
         places = lab.places(graph)
-        picture = {
-            "title": f"{graph.number_of_nodes()} members, {graph.number_of_edges()} links",
-            "members": [
-                {
-                    "name": name,
-                    "kind": data["kind"],
-                    "label": label_of(name),
-                    "state": states.get(name, "running" if data["answers"] else "gone"),
-                    "x": round(places[name].real * SCALE),
-                    "y": round(-places[name].imag * SCALE),
-                }
-                for name, data in sorted(graph.nodes(data=True))
-            ],
-            "links": [
-                {"one": one, "other": other, **data, "fault": wrong and wrong.label}
-                for one, other, data in sorted(graph.edges(data=True), key=lambda link: link[:2])
-                for wrong in [wrong_with(one, other, faults)]
-            ],
-        }
+        picture = scene_of(graph, places, faults, states)
         if picture != self._picture.state:
             self._picture.state = picture
         self._names = lab.names

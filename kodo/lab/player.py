@@ -1,10 +1,14 @@
-"""The player: a record with a slider, in a notebook. Its text is constant."""
+"""The player: a record with a slider, in a notebook. Its text is constant.
+
+Who reads the notebook without its kernel, or as HTML, sees the mesh and its flows at the moment that is chosen.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from kodo.lab import boxes as widgets
+from kodo.lab.sketch import scene_of, sketch
 
 if TYPE_CHECKING:
     from kodo.lab.replay import Replay
@@ -35,8 +39,14 @@ class Player:
     def _repr_mimebundle_(self, **keywords: Any) -> Any:
         bundle = self.box._repr_mimebundle_(**keywords)
         data, *more = bundle if isinstance(bundle, tuple) else (bundle,)
-        data = {**data, "text/plain": repr(self)}
+        data = {**data, "text/plain": repr(self), "text/html": self._static()}
         return (data, *more) if more else data
+
+    def _static(self) -> str:
+        moment = self._replay.at(self.slider.value)
+        topology = moment.topology()
+        scene = scene_of(topology.graph, topology.places, topology.faults, moment.states)
+        return sketch(scene) + moment.flows()._repr_html_()
 
     def _move(self, _: object = None) -> None:
         moment = self._replay.at(self.slider.value)

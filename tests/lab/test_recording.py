@@ -87,6 +87,8 @@ def test_a_slider_shows_any_moment(record: Path) -> None:
     assert data["text/plain"] == repr(player) == "<Player of <Replay demo, 2 registries, 1 node>>"
     assert "application/vnd.jupyter.widget-view+json" in data
     assert "new" in player.box.children[3].value
+    assert data["text/html"].endswith(player.box.children[3].value)
+    assert data["text/html"].count("<g>") == 3
     player.slider.value = 0
     assert player.box.children[3].value == "<div><i>no flows</i></div>"
     assert bytes(player.box.children[1].value).startswith(b"\x89PNG")

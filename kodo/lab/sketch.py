@@ -1,0 +1,117 @@
+"""The mesh as data for the dashboard's picture, and the same picture as SVG that needs neither kernel nor widget.
+
+A notebook is read without its kernel, and converted to HTML, where a widget is nothing. What stands in its place is
+constant: no measure, whole numbers, inline styles, the text's own colour; all names are escaped. Shapes and colours are
+those of `static/mesh.js`, which draws the same scene.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from html import escape
+from typing import Any
+
+from kodo.lab.faults import Effect, Way
+from kodo.lab.naming import tally
+from kodo.lab.topology import label_of, wrong_with
+
+SCALE = 78
+"""Pixels an inch of the places."""
+EDGE, BELOW = 34, 18
+"""Room around the members, and for the label of the lowest."""
+SIZES = {"registry": 13, "provider": 13, "node": 10}
+FILLS = {"registry": "#4a80b5", "provider": "#a374a8", "node": "#d39a3d"}
+GONE, LINK, BROKEN = "#9aa4ad", "#8597a7", "#c9674f"
+SIGNS = {"registry": "■", "provider": "◆", "node": "●"}
+UP = ("running", "paused")
+
+Scene = dict[str, Any]
+
+
+def scene_of(
+    graph: Any, places: Mapping[str, complex], faults: Mapping[Way, Effect], states: Mapping[str, str]
+) -> Scene:
+    """What a picture shows: members with their places and states, links with what is wrong with them."""
+    return {
+        "title": f"{graph.number_of_nodes()} members, {graph.number_of_edges()} links",
+        "members": [
+            {
+                "name": name,
+                "kind": data["kind"],
+                "label": label_of(name),
+                "state": states.get(name, "running" if data["answers"] else "gone"),
+                "x": round(places[name].real * SCALE),
+                "y": round(-places[name].imag * SCALE),
+            }
+            for name, data in sorted(graph.nodes(data=True))
+        ],
+        "links": [
+            {"one": one, "other": other, **data, "fault": wrong and wrong.label}
+            for one, other, data in sorted(graph.edges(data=True), key=lambda link: link[:2])
+            for wrong in [wrong_with(one, other, faults)]
+        ],
+    }
+
+
+def sketch(scene: Scene) -> str:
+    """The scene as HTML: a picture and its legend."""
+    members = scene["members"]
+    if not members:
+        return ""
+    left, right = _sides(members)
+    top, low = min(member["y"] for member in members) - EDGE, max(member["y"] for member in members) + EDGE + BELOW
+    at = {member["name"]: member for member in members}
+    parts = [*(_link(link, at) for link in scene["links"]), *map(_member, members)]
+    size = f'viewBox="{left} {top} {right - left} {low - top}" width="{right - left}" height="{low - top}"'
+    return (
+        f'<div><svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(scene["title"])}" {size} '
+        f'style="max-width:100%;height:auto;font:12px sans-serif">{"".join(parts)}</svg>'
+        f'<div style="font-size:11px;opacity:0.7;padding:2px 0 8px">{"".join(_legend(scene))}</div></div>'
+    )
+
+
+def _sides(members: Iterable[Mapping[str, Any]]) -> tuple[int, int]:
+    halves = [(member["x"], 4 * len(member["label"])) for member in members]
+    return min(x - half for x, half in halves) - EDGE, max(x + half for x, half in halves) + EDGE
+
+
+def _link(link: Mapping[str, Any], at: Mapping[str, Any]) -> str:
+    one, other = at[link["one"]], at[link["other"]]
+    wrong = link["fault"] or not link["stands"]
+    look = f'stroke="{BROKEN}" stroke-dasharray="5 4"' if wrong else f'stroke="{LINK}"'
+    width = 2.5 if link["kind"] == "connect" else 1.5
+    line = f'<line x1="{one["x"]}" y1="{one["y"]}" x2="{other["x"]}" y2="{other["y"]}" {look} stroke-width="{width}"/>'
+    if not link["fault"]:
+        return line
+    x, y = (one["x"] + other["x"]) // 2, (one["y"] + other["y"]) // 2 - 5
+    return f'{line}<text x="{x}" y="{y}" fill="{BROKEN}" text-anchor="middle">{escape(link["fault"])}</text>'
+
+
+def _member(member: Mapping[str, Any]) -> str:
+    kind, state, x, y = member["kind"], member["state"], member["x"], member["y"]
+    size = SIZES[kind]
+    wide = 2 * size
+    fill = FILLS[kind] if state in UP else GONE
+    shapes = {
+        "registry": f'<rect x="{x - size}" y="{y - size}" width="{wide}" height="{wide}" rx="2" fill="{fill}"/>',
+        "provider": f'<path d="M{x} {y - 15}L{x + 15} {y}L{x} {y + 15}L{x - 15} {y}Z" fill="{fill}"/>',
+        "node": f'<circle cx="{x}" cy="{y}" r="{size}" fill="{fill}"/>',
+    }
+    bars = f'<path d="M{x - 3} {y - 5}v10M{x + 3} {y - 5}v10" stroke="#fff" stroke-width="3"/>'
+    paused = bars if state == "paused" else ""
+    style = ' font-style="italic" opacity="0.7"' if fill == GONE else ""
+    words = f'fill="currentColor" text-anchor="middle"{style}'
+    title = f"<title>{escape(kind + ' ' + member['name'])}: {state}</title>"
+    label = f'<text x="{x}" y="{y + size + 17}" {words}>{escape(member["label"])}</text>'
+    return f"<g>{title}{shapes[kind]}{paused}{label}</g>"
+
+
+def _legend(scene: Scene) -> Iterator[str]:
+    kinds = [member["kind"] for member in scene["members"]]
+    for kind, sign in SIGNS.items():
+        if count := tally(one for one in kinds if one == kind) * (kind in kinds):
+            yield f'<span style="color:{FILLS[kind]}">{sign}</span> {count} &nbsp; '
+    if any(member["state"] not in UP for member in scene["members"]):
+        yield "grey: does not answer &nbsp; "
+    if any(link["fault"] or not link["stands"] for link in scene["links"]):
+        yield "dashed: broken, or does not stand"
