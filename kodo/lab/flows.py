@@ -167,7 +167,9 @@ def _text(value: Any) -> str:
 
 def _limit(widths: Sequence[int]) -> int:
     """How long a cell may be, so that a line of such columns can be read."""
-    fits = (limit for limit in range(WIDEST, NARROWEST, -1) if sum(min(width, limit) + 2 for width in widths) <= LINE)
+    fits = (
+        limit for limit in range(WIDEST, NARROWEST, -1) if sum(min(width, limit) + 2 for width in widths) <= LINE + 2
+    )
     return next(fits, NARROWEST)
 
 
@@ -179,8 +181,9 @@ def _cut(text: str, limit: int, *, end: bool) -> str:
 
 
 def _style(value: Any) -> str:
-    """What is long is broken into lines, wherever: a url has no spaces."""
-    return f"{CELL};max-width:26em;overflow-wrap:anywhere" if len(_text(value)) > WIDEST else CELL
+    """What has no space in which a line could end is broken wherever it has to be, such as a long url."""
+    is_long = any(len(word) > WIDEST for word in _text(value).split())
+    return f"{CELL};max-width:26em;overflow-wrap:anywhere" if is_long else CELL
 
 
 def _html(column: str, value: Any) -> str:
