@@ -325,6 +325,8 @@ class Catalogue:
         db, stage = self._writer, (settle.stage.origin, settle.stage.peer)
         if settle.whole:
             self._take_away(*stage)
+            # An origin that lost its disk counts from the start again, its floor too.
+            self._floors.pop(settle.stage.origin, None)
         staged = db.execute(
             f"SELECT {_STORED}, digest, flows, size FROM staged WHERE origin = ? AND peer = ?", stage
         ).fetchall()

@@ -154,6 +154,17 @@ def test_an_organization_that_changes(catalogue: Catalogue) -> None:
     assert names(catalogue, "oTHer") == names(catalogue, 'organization == "Other"') == ["a"]
 
 
+def test_a_floor_that_fell_forgets_tombstones(catalogue: Catalogue) -> None:
+    """An origin that lost its disk counts anew: tombstones up to its lower floor go, too, after its snapshot."""
+    version, stage = Version(1, "n", 9), Stage(PEER, PEER)
+    write(catalogue, parts=(Part(PEER, version, floor=version.at(8)),))
+    again = Version(2, "m", 1)
+    write(catalogue, staged=((stage, entry(1, [flow("a")], 0, origin=PEER)),))
+    write(catalogue, settled=(Settle(stage, whole=True),), parts=(Part(PEER, again, floor=again.at(0)),))
+    write(catalogue, entry(1, [], 1, origin=PEER, gone=True), parts=(Part(PEER, again.at(3), floor=again.at(2)),))
+    assert catalogue.rows([entry(1, [], 1).key]) == {}
+
+
 def test_pages_and_staging(catalogue: Catalogue) -> None:
     """Staged records are not listed before their origin is settled; a whole settles to exactly them."""
     write(catalogue, entry(1, [flow("kept")], 1, origin=PEER), entry(2, [flow("dropped")], 1, origin=PEER))

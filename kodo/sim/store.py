@@ -217,6 +217,7 @@ class Store:
         page = self._staged.get(settle.stage, {})
         if settle.whole:
             self._take_away(origin, page)
+            self._floors.pop(origin, None)
         for writing in page.values():
             self._store(writing)
         self._unstage(origin)
