@@ -308,16 +308,12 @@ class Guardian:
 
     def _signal(self, name: str, number: signal.Signals) -> None:
         pid = self._pid(name)
-        if pid is None:
-            self._say(refused=name, reason="no member of this name is running")
-        else:
+        if pid is not None:  # else it has ended in the meantime, which was said
             os.kill(pid, number)
 
     def _link(self, name: str, order: bytes) -> None:
         pid = self._pid(name)
-        if pid is None:
-            self._say(refused=name, reason="no member of this name is running")
-        else:
+        if pid is not None:  # else it has ended in the meantime, which was said
             self._members[pid].newest = order
             self._write(self._members[pid])
 

@@ -22,6 +22,10 @@ from tests.waiting import until
 
 Start = Callable[..., "Served"]
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # So a shell starts what it runs in the background, and so all that is started from there would be deaf to Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 class Served:
     """A service under test: its url, and requests to it."""
