@@ -44,7 +44,8 @@ def _first_news(node: str, since: float, tellings: Iterable[Telling]) -> dict[st
 
 def _tellings(messages: Iterable[Message]) -> Iterator[Telling]:
     for message in messages:
-        if message.nodes and message.answered is not None:
+        # In the simulator a registration, which is that of its sender, counts no node.
+        if (message.nodes or message.route == "/register") and message.answered is not None:
             arrived = message.answered if message.received is None else message.received
             yield arrived, message.began, message.sender, message.receiver, message.answered
         if message.route == "/connect" and message.delivered and message.ended is not None:

@@ -45,6 +45,8 @@ def labs(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFacto
         monkeypatch.setattr(tempfile, "tempdir", folder)
         monkeypatch.setenv("TMPDIR", folder)
         yield Path(folder)
+        for links in Path(folder).glob("kodo-labs-*"):
+            links.chmod(0o700)
         for lab in MeshLab.kept():
             os.kill(lab.pid, signal.SIGKILL)
             gone([lab.pid])

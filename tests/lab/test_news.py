@@ -27,7 +27,7 @@ def told(  # noqa: PLR0913, PLR0917, what a message is
 
 
 RING = [
-    told("node", "a", 1, 2, "/register"),
+    told("node", "a", 1, 2, "/register", nodes=0),
     told("a", "b", 2.05, 3),
     told("a", "c", 2.05, 5),
     told("b", "c", 3.05, 4),

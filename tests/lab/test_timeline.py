@@ -376,7 +376,7 @@ def test_settle_names_the_push_that_failed_and_the_state_of_who_did_not_hear(lab
     with lab.cut(first, second):
         node.restart(flows=["mytest"])
         with pytest.raises(LabError) as caught:
-            lab.settle(timeout=0.6)
+            lab.settle(timeout=1.5)
     assert re.search(
         r"- registry2 never learned /mytest of node1: last push registry1 -> registry2 cut \d\.\d s ago",
         str(caught.value),
@@ -385,7 +385,7 @@ def test_settle_names_the_push_that_failed_and_the_state_of_who_did_not_hear(lab
     second.pause()
     node.restart(flows=["another"])
     with pytest.raises(LabError) as caught:
-        lab.settle(timeout=0.6)
+        lab.settle(timeout=1.5)
     text = str(caught.value)
     assert "- registry2 is paused" in text
     assert re.search(
