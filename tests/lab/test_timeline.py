@@ -406,6 +406,6 @@ def test_what_a_node_offers_no_more_is_not_missed(lab: MeshLab) -> None:
     with lab.cut(first, second):
         node.restart(flows=["a"])
         with pytest.raises(LabError) as caught:
-            lab.settle(timeout=0.6)
+            lab.settle(timeout=1.5)
     assert "registry1 never" not in str(caught.value)
     assert "registry2 has an older /a of node1" in str(caught.value)
