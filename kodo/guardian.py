@@ -15,7 +15,8 @@ to in lines of JSON, one order a line, and reports the same way:
          {"linked": NAME, "number": 3}               by the member's own word, when these policies hold
          {"paused": NAME} {"resumed": NAME}          whoever stopped or continued it
          {"exited": NAME, "pid": 7, "code": CODE}    minus the signal's number when one ended it
-         {"refused": NAME, "reason": TEXT}           nothing was done
+         {"refused": NAME, "reason": TEXT}           it was not started
+         {"missing": NAME}                           nobody of this name runs, to be sent a signal or links
 ```
 
 - When PARENT ends, when stdin closes, when it is told to (`end`, SIGTERM, SIGHUP), or when it fails itself: every
@@ -308,12 +309,16 @@ class Guardian:
 
     def _signal(self, name: str, number: signal.Signals) -> None:
         pid = self._pid(name)
-        if pid is not None:  # else it has ended in the meantime, which was said
+        if pid is None:
+            self._say(missing=name)
+        else:
             os.kill(pid, number)
 
     def _link(self, name: str, order: bytes) -> None:
         pid = self._pid(name)
-        if pid is not None:  # else it has ended in the meantime, which was said
+        if pid is None:
+            self._say(missing=name)
+        else:
             self._members[pid].newest = order
             self._write(self._members[pid])
 

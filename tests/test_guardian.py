@@ -67,7 +67,7 @@ class Spoken:
         for name in self.names:
             self.tell(signal="KILL", name=name)
         for _ in self.names:
-            assert {"exited", "refused"} & self.hear().keys()
+            assert {"exited", "missing"} & self.hear().keys()
         for name in self.names:
             (self.folder / f"{name}.log").unlink()
         self.names.clear()
@@ -188,9 +188,9 @@ def test_a_paused_member_goes_on_when_it_is_continued(guardian: Spoken) -> None:
 
 
 def test_what_cannot_be_done_is_refused_with_its_reason(guardian: Spoken) -> None:
-    """A start by a name that runs already is refused; who has ended is told nothing, and that is no news."""
+    """A start by a name that runs already is refused; a signal to who is not there is another matter."""
     guardian.tell(signal="TERM", name="nobody")
-    guardian.tell(links={}, name="nobody", number=1)
+    assert guardian.hear() == {"missing": "nobody"}
     guardian.start("one")
     guardian.hear()
     guardian.start("one")
@@ -254,7 +254,7 @@ def test_policies_are_taken_and_said_to_hold_and_a_paused_member_takes_the_newes
     while heard < 99:
         heard = guardian.hear()["number"]
     guardian.tell(links=table, name="nobody", number=1)
-    assert guardian.hear()["refused"] == "nobody"
+    assert guardian.hear() == {"missing": "nobody"}
 
 
 @pytest.mark.parametrize("how", ["end", "SIGTERM"])
