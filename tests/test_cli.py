@@ -362,13 +362,10 @@ def test_leaving_says_who_was_told(run: Run, serve: Start) -> None:
     assert done.exit_code == 0
     first, *rest = done.stdout.splitlines()
     assert first == f"{node.url} has left the mesh; it goes on serving its own flows"
-    assert sorted(rest) == sorted(
-        [
-            f"told          {registry.url}",
-            f"not told yet  {gone.url}; told once it answers",
-            f"not connected {away}",
-        ]
-    )
+    told = {f"told          {registry.url}", f"not told yet  {gone.url}; told once it answers"}
+    assert told < set(rest)
+    # It is told as well when a first contact was just on its way, which may have got through.
+    assert set(rest) - told < {f"not connected {away}", f"not told yet  {away}; told once it answers"}
     assert registry.flows() == []
     assert [flow["name"] for flow in node.flows()] == ["a"]
 
