@@ -14,7 +14,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -332,13 +332,13 @@ def test_wrong_arguments_are_an_error_that_says_how_it_is_used() -> None:
 Begin = Callable[..., tuple[subprocess.Popen[bytes], dict[str, Any]]]
 
 
-@pytest.fixture
-def begin() -> Iterator[Begin]:
-    """Start a parent with a lab of two members: the process, in a session of its own, and what it told."""
+@contextmanager
+def parents(first: str, otherwise: str) -> Iterator[Begin]:
+    """Start parents that do what stands in `first`, then what they are given: each process, and what it told."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(then: str = WAIT) -> tuple[subprocess.Popen[bytes], dict[str, Any]]:
-        code = textwrap.dedent(PARENT) + then
+    def start(then: str = otherwise) -> tuple[subprocess.Popen[bytes], dict[str, Any]]:
+        code = textwrap.dedent(first) + then
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         parent = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, **pipes)
         started.append(parent)
@@ -349,6 +349,13 @@ def begin() -> Iterator[Begin]:
     for parent in started:
         parent.kill()
         parent.communicate()
+
+
+@pytest.fixture
+def begin() -> Iterator[Begin]:
+    """Start a parent with a lab of two members: the process, in a session of its own, and what it told."""
+    with parents(PARENT, WAIT) as start:
+        yield start
 
 
 def all_gone(told: dict[str, Any]) -> None:

@@ -9,8 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import pytest
 from kodo.errors import LabError
 from kodo.lab import MeshLab
 from kodo.lab.keeping import labs_folder, start_of
-from tests.test_guardian import alive, gone
+from tests.test_guardian import Begin, alive, gone, parents
 from tests.waiting import until
 
 PARENT = """
@@ -34,7 +33,6 @@ PARENT = """
 """
 TELL = "print(json.dumps(told), flush=True)\n"
 WAIT = "sys.stdin.read()\n"
-Begin = Callable[..., tuple[subprocess.Popen[bytes], dict[str, Any]]]
 
 
 @pytest.fixture(autouse=True)
@@ -56,20 +54,8 @@ def labs(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture
 def begin() -> Iterator[Begin]:
     """Start a process with a kept lab of two registries and a node: the process, and what it told."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(then: str = TELL + WAIT) -> tuple[subprocess.Popen[bytes], dict[str, Any]]:
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        code = textwrap.dedent(PARENT) + then
-        parent = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, **pipes)
-        started.append(parent)
-        assert parent.stdout is not None
-        return parent, json.loads(parent.stdout.readline())
-
-    yield start
-    for parent in started:
-        parent.kill()
-        parent.communicate()
+    with parents(PARENT, TELL + WAIT) as start:
+        yield start
 
 
 def killed(parent: subprocess.Popen[bytes]) -> None:
