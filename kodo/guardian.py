@@ -1,8 +1,10 @@
 """The guardian of a lab: forks its members, reaps them, and ends them when the lab's own process is gone.
 
 `python -m kodo.guardian PARENT [PATH ...]` is started by `kodo.lab`, one a lab, in a session of its own. It has
-preloaded the service and starts a member by forking, which takes a tenth of what a fresh interpreter does. It is spoken
-to in lines of JSON, one order a line, and reports the same way:
+preloaded the service and starts a member by forking, which takes a tenth of what a fresh interpreter does. Where there
+is no forking, or something (a debugger, a monitor) has started threads here, which a fork would tear, a member is an
+interpreter of its own: slower by its imports, and the same in all else. It is spoken to in lines of JSON, one order a
+line, and reports the same way:
 
 ```
  stdin   {"start": NAME, "options": {...}, "loader": BASE64 or null, "log": PATH, "folder": PATH, "path": [...],
@@ -27,7 +29,7 @@ to in lines of JSON, one order a line, and reports the same way:
   others hear `{"busy": PID}`. One that comes hears all that happened to members, each report with the moment `at` (a
   start begins with `{"launched": NAME}`), and then `{"attached": PID}`, the guardian's own.
 - It touches no process that it did not start: it signals children that it has not reaped, nothing else.
-- It has no threads, and starts no event loop: both would be lost, or torn, in a fork. It imports neither numpy nor
+- It starts no threads, and no event loop: both would be lost, or torn, in a fork. It imports neither numpy nor
   pandas, which start threads. What a member needs of these it imports itself.
 - It waits in one place, for a report, an order or a signal, and never looks at the clock to see what happened, but for
   its parent where the system has no pidfd.
@@ -51,6 +53,8 @@ import shutil
 import signal
 import socket
 import sys
+import tempfile
+import threading
 import time
 import traceback
 import zlib
@@ -67,9 +71,6 @@ from kodo.errors import KodoError, LabError, OptionError
 from kodo.options import load_options
 from kodo.service.node import Running, run
 from kodo.transport import Links
-
-if not hasattr(os, "fork"):
-    raise LabError("a lab needs os.fork, which this system does not have; run it on Linux, macOS or WSL")
 
 GRACE = 3.0
 """Seconds that members get to end in, once the lab is over."""
@@ -110,10 +111,11 @@ class Member:
 class Guardian:
     """Orders in, reports out, members beneath; `run` returns when all of them are gone."""
 
-    def __init__(self, parent: int | None, door: int | None = None) -> None:
-        """Guard until `parent` ends or, at a `door`, until told to end."""
+    def __init__(self, parent: int | None, door: int | None = None, *, forks: bool = True) -> None:
+        """Guard until `parent` ends or, at a `door`, until told to end; start members by forking, if that is right."""
         self._parent = parent
         self._door = door
+        self._forks = forks
         self._input: int | None = None
         self._output: int | None = None
         self._owner = 0
@@ -288,16 +290,14 @@ class Guardian:
             self._say(refused=name, reason="a member of this name is running; terminate it first")
             return
         self._hold(str(order["options"].get("url")))
-        guardian, (report, told), (heard, orders) = os.getpid(), os.pipe(), os.pipe()
+        (report, told), (heard, orders) = os.pipe(), os.pipe()
         try:
-            pid = os.fork()
+            pid = (_fork if self._forks else _spawn)(order, (told, heard))
         except OSError as error:
             os.close(report)
             os.close(orders)
             self._say(refused=name, reason=f"no process could be started: {error}")
         else:
-            if pid == 0:
-                become_member(order, (told, heard), guardian)
             for descriptor in (report, orders):
                 os.set_blocking(descriptor, False)
             self._members[pid] = Member(name, report, orders)
@@ -446,11 +446,38 @@ class Guardian:
         self._ordered()
 
 
+def can_fork() -> bool:
+    """Whether a fork of this process is whole: the system has forks, and there is no thread that it would lose."""
+    tasks = Path("/proc/self/task")
+    threads = len(list(tasks.iterdir())) if tasks.is_dir() else threading.active_count()
+    return hasattr(os, "fork") and threads == 1
+
+
+def _fork(order: dict[str, Any], pipes: tuple[int, int]) -> int:
+    guardian = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        become_member(order, pipes, guardian)
+    return pid
+
+
+def _spawn(order: dict[str, Any], pipes: tuple[int, int]) -> int:
+    """Start an interpreter that reads its order from stdin: a file, for a pipe would have to be fed meanwhile."""
+    with tempfile.TemporaryFile() as told:
+        told.write(json.dumps(order).encode())
+        told.seek(0)
+        for pipe in pipes:
+            os.set_inheritable(pipe, True)
+        program = [sys.executable, "-m", "kodo.guardian", "--member", str(os.getpid()), *map(str, pipes)]
+        stdin = (os.POSIX_SPAWN_DUP2, told.fileno(), 0)
+        return os.posix_spawn(sys.executable, program, os.environ, file_actions=[stdin])
+
+
 # -- in the member -----------------------------------------------------------------------------------------
 
 
 def become_member(order: dict[str, Any], pipes: tuple[int, int], guardian: int) -> NoReturn:
-    """Turn this forked child into a service. It returns to nobody: the stack beneath is the guardian's."""
+    """Turn this child into a service. It returns to nobody: in a fork, the stack beneath is the guardian's."""
     code = 1
     try:
         _leave(order, pipes, guardian)
@@ -492,7 +519,7 @@ def _leave(order: dict[str, Any], pipes: tuple[int, int], guardian: int) -> None
 
 
 def _die_with(guardian: int) -> None:
-    """Have the kernel kill this process when the guardian is killed. That works, for the guardian has one thread."""
+    """Have the kernel kill this process when the guardian is killed, or its thread that started this: its first."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != guardian:
@@ -576,6 +603,7 @@ def _removing(leftovers: Sequence[str]) -> Iterator[None]:
 
 def main(parent: int | None, door: int | None, leftovers: Sequence[str]) -> None:
     """Guard the lab whose own process is `parent`, the one that started this, or one that is kept, at its `door`."""
+    forks = can_fork()
     if door is not None:
         if os.fork():
             os._exit(0)  # who started this is told that it is on its way, and has no child to reap
@@ -587,13 +615,15 @@ def main(parent: int | None, door: int | None, leftovers: Sequence[str]) -> None
         # What is loaded by now stays as it is: members share its memory as long as no collection walks over it.
         gc.collect()
         gc.freeze()
-        Guardian(parent, door).run()
+        Guardian(parent, door, forks=forks).run()
 
 
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["--door", number, *paths]:
             main(None, int(number), paths)
+        case ["--member", guardian, told, heard]:
+            become_member(json.load(sys.stdin), (int(told), int(heard)), int(guardian))
         case [number, *paths]:
             main(int(number), None, paths)
         case _:

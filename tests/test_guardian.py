@@ -22,6 +22,8 @@ import cloudpickle  # type: ignore[import-untyped]
 import httpx
 import pytest
 
+from kodo.errors import LabError
+from kodo.lab import MeshLab
 from tests.waiting import until
 
 PARENT = """
@@ -34,21 +36,28 @@ PARENT = """
     print(json.dumps(told), flush=True)
 """
 WAIT = "sys.stdin.read()"
+THREAD = "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()"
+FORKLESS = "import os; del os.fork"
 
 
 class Spoken:
     """A guardian under test."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, prelude: str = "") -> None:
+        """Start it, with a `prelude` that its interpreter runs before anything else, as monitors have theirs run."""
         self.folder = folder
+        self.threads = int(prelude == THREAD)
         self.names: set[str] = set()
         self.pauses = False
         order = [sys.executable, "-m", "kodo.guardian", str(os.getpid()), str(folder / "scratch")]
         (folder / "scratch").mkdir()
+        (folder / "prelude").mkdir()
+        (folder / "prelude/sitecustomize.py").write_text(prelude)
+        environment = {**os.environ, "PYTHONPATH": str(folder / "prelude")}
         # Unbuffered: a report that was read ahead would be waited for in vain.
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0}
         with (folder / "guardian.log").open("wb") as log:
-            self.process = subprocess.Popen(order, stderr=log, start_new_session=True, **pipes)
+            self.process = subprocess.Popen(order, stderr=log, start_new_session=True, env=environment, **pipes)
 
     def tell(self, **order: Any) -> None:
         assert self.process.stdin is not None
@@ -96,9 +105,11 @@ class Spoken:
         return (self.folder / f"{name}.log").read_text()
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spoken]:
-    spoken = Spoken(tmp_path_factory.mktemp("guardian"))
+
+
+@pytest.fixture(scope="module", params=["", FORKLESS], ids=["forks", "has no fork"])
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spoken]:
+    spoken = Spoken(tmp_path_factory.mktemp("guardian"), request.param)
     yield spoken
     spoken.close()
 
@@ -114,6 +125,14 @@ def guardian(shared: Spoken) -> Iterator[Spoken]:
 def mortal(tmp_path: Path) -> Iterator[Spoken]:
     """A guardian of its own, for tests that end it."""
     spoken = Spoken(tmp_path)
+    yield spoken
+    spoken.close()
+
+
+@pytest.fixture
+def spawning(tmp_path: Path) -> Iterator[Spoken]:
+    """The same, one that a fork would tear."""
+    spoken = Spoken(tmp_path, THREAD)
     yield spoken
     spoken.close()
 
@@ -216,7 +235,7 @@ def test_the_guardian_has_one_thread_and_no_event_loop(guardian: Spoken) -> None
     """What would be torn by a fork is not there; and neither numpy nor pandas is loaded, here or in a member."""
     guardian.start("one")
     member = guardian.hear()["pid"]
-    assert len(list(Path(f"/proc/{guardian.process.pid}/task").iterdir())) == 1
+    assert len(list(Path(f"/proc/{guardian.process.pid}/task").iterdir())) == 1 + guardian.threads
     held = held_by(guardian.process.pid).values()
     assert not [name for name in held if "eventpoll" in name or "socket" in name]
     for pid in (guardian.process.pid, member):
@@ -313,11 +332,22 @@ def test_a_guardian_that_is_killed_takes_its_members(mortal: Spoken) -> None:
     gone([pid])
 
 
-def test_without_fork_it_says_so() -> None:
+def test_a_guardian_that_cannot_fork_takes_its_members_with_it_too(spawning: Spoken) -> None:
+    """Members of their own interpreters, one of them paused, are gone when it is told to end."""
+    spawning.start("one")
+    flows = [f"flow {number}" for number in range(10_000)]  # more than a pipe takes
+    spawning.start("two", loader=lambda: flows)
+    pids = [spawning.hear()["pid"] for _ in range(2)]
+    spawning.tell(signal="STOP", name="one")
+    spawning.tell(end=True)
+    gone([spawning.process.pid, *pids])
+
+
+def test_where_no_lab_can_be_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """There is no half support."""
-    code = "import os; del os.fork; import kodo.guardian"
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "a lab needs os.fork, which this system does not have; run it on Linux, macOS or WSL" in ended.stderr
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(LabError, match=r"expected a POSIX system.*Linux, macOS or in WSL"):
+        MeshLab(folder=tmp_path).add_registry()
 
 
 def test_wrong_arguments_are_an_error_that_says_how_it_is_used() -> None:

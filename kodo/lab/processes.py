@@ -390,6 +390,8 @@ def _made_folder(folder: Path | str | None) -> Path:
 
 def _spawn(folder: Path, order: Iterable[str], **pipes: Any) -> subprocess.Popen[bytes]:
     """Start a guardian, without the options of the environment, and with its words in the folder."""
+    if sys.platform == "win32":
+        raise LabError("expected a POSIX system, for a lab's signals and pipes; run it on Linux, macOS or in WSL")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KODO_")}
     command = [sys.executable, "-m", "kodo.guardian", *order]
     given: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, **pipes}
