@@ -376,7 +376,7 @@ def test_settle_names_the_push_that_failed_and_the_state_of_who_did_not_hear(lab
     with lab.cut(first, second):
         node.restart(flows=["mytest"])
         with pytest.raises(LabError) as caught:
-            lab.settle(timeout=1.5)
+            lab.settle(timeout=3)
     assert re.search(
         r"- registry2 never learned /mytest of node1: last push registry1 -> registry2 cut \d\.\d s ago",
         str(caught.value),
@@ -385,7 +385,7 @@ def test_settle_names_the_push_that_failed_and_the_state_of_who_did_not_hear(lab
     second.pause()
     node.restart(flows=["another"])
     with pytest.raises(LabError) as caught:
-        lab.settle(timeout=1.5)
+        lab.settle(timeout=3)
     text = str(caught.value)
     assert "- registry2 is paused" in text
     assert re.search(
@@ -406,6 +406,6 @@ def test_what_a_node_offers_no_more_is_not_missed(lab: MeshLab) -> None:
     with lab.cut(first, second):
         node.restart(flows=["a"])
         with pytest.raises(LabError) as caught:
-            lab.settle(timeout=1.5)
+            lab.settle(timeout=3)
     assert "registry1 never" not in str(caught.value)
     assert "registry2 has an older /a of node1" in str(caught.value)
