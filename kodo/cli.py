@@ -247,7 +247,7 @@ def flows(  # noqa: PLR0913, PLR0917, one for each option
     kodo flows -q routing
     kodo flows -q 'organization == "acme" & @tag("routing")' --by organization,name:desc
     """
-    _answer(url, lambda client: client.flows(q=q, by=by, p=p, pp=pp), lambda page: _page(page, times), as_json)
+    _answer(url, lambda client: client.flows(q=q, by=by, p=p, pp=pp), lambda page: _page(page, times, q), as_json)
 
 
 @app.command()
@@ -296,13 +296,17 @@ def _in_words_of_the_command() -> Iterator[None]:
         raise OptionError("\n".join(told)) from error
 
 
-def _page(page: Listing, times: bool = False) -> Iterator[RenderableType]:
+def _page(page: Listing, times: bool = False, asked: str | None = None) -> Iterator[RenderableType]:
     """A page of flows as a table, and a line that says where in the listing it stands."""
     items = page["items"]
     if items:
         yield _flows(items, times)
         yield Text()
     yield _text(_place(page, len(items)), QUIET)
+    from kodo.misread import explanation  # noqa: PLC0415, the grammar is for the command that lists
+
+    if asked and (misread := explanation(asked)):
+        yield _text(f"--q was {misread}", POOR)
 
 
 def _flows(items: Sequence[Mapping[str, Any]], times: bool) -> _Fitting:
@@ -413,7 +417,7 @@ def _peers(seen: View) -> Iterator[tuple[Mapping[str, Any], Text]]:
     known = {canonical(url): peer for url, peer in seen["providers"].items()}
     for url, since in seen["connection"].items():
         peer = known.pop(canonical(url), {"url": url, "organization": None, "feed": None, "nodes": {}})
-        yield peer, Text(", connected", style=GOOD) if since else Text(", not connected yet", style=POOR)
+        yield peer, Text(", connected", style=GOOD) if since else Text(", not connected", style=POOR)
     for peer in known.values():
         yield peer, Text(", connected from there", style=GOOD)
 
@@ -634,8 +638,13 @@ def demo(
     """
     if not picture.parent.is_dir():
         raise OptionError(f"--picture: expected a path in a folder that exists; create {picture.parent} first")
+    lab_class = _lab_class()
+    from kodo.lab.drawing import FORMS  # noqa: PLC0415, the lab is an extra
+
+    if picture.suffix not in FORMS:
+        raise OptionError(f"--picture: expected a name that ends in {', '.join(FORMS)}, not {picture.name!r}")
     try:
-        with _lab_class()() as mesh:
+        with lab_class() as mesh:
             _tell(mesh, picture, keep)
     except KeyboardInterrupt:
         _say("", STOPPED)

@@ -20,7 +20,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 WIRE = {"kodo.errors", "kodo.models"}
 CORE = WIRE | {"kodo.core"}
-LAB = WIRE | {"kodo", "kodo.client", "kodo.query", "kodo.frames", "kodo.lab", "kodo.loader", "kodo.plan", "kodo.sim"}
+LAB = WIRE | {
+    *("kodo", "kodo.client", "kodo.query", "kodo.misread", "kodo.frames", "kodo.lab", "kodo.loader", "kodo.plan"),
+    "kodo.sim",
+}
 SERVICE = CORE | {
     *("kodo", "kodo.cache", "kodo.catalogue", "kodo.changes", "kodo.loader", "kodo.options", "kodo.query"),
     *("kodo.runtime", "kodo.trace", "kodo.transport", "kodo.service"),
@@ -32,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kodo.models": set(),
     "kodo.core": CORE,
     "kodo.query": WIRE,
+    "kodo.misread": WIRE | {"kodo.query"},
     "kodo.changes": WIRE,
     "kodo.catalogue": CORE | {"kodo.changes", "kodo.query"},
     "kodo.cache": CORE | {"kodo.catalogue"},

@@ -215,6 +215,13 @@ def test_flows_are_shown_as_a_table(run: Run, mesh: tuple[Served, Served]) -> No
     assert done.stdout.endswith("\n1 to 3 of 3 flows, by name, node, url\n")
 
 
+def test_a_query_that_became_text_says_why(run: Run, mesh: tuple[Served, Served]) -> None:
+    """No query is refused, so a slip of the pen would go unnoticed."""
+    said = "--q was searched as text: there is no column nmae"
+    assert said in run("flows", mesh[1].url, "-q", 'nmae ~ "agent"').stdout
+    assert "--q was" not in run("flows", mesh[1].url, "-q", "agent").stdout
+
+
 def test_foreign_text_is_shown_literally(run: Run, mesh: tuple[Served, Served]) -> None:
     """Markup in foreign text stays text, and what a terminal would obey is written as its escape."""
     shown = run("flows", mesh[0].url).stdout
@@ -388,9 +395,9 @@ def test_reasons_fit_a_terminal(mesh: tuple[Served, Served], width: int, words: 
 
 
 def test_a_connection_that_does_not_stand_is_shown(run: Run, serve: Start) -> None:
-    """A registry that was never reached is in the map, as not connected yet."""
+    """A registry that was never reached is in the map, as not connected."""
     away = f"http://127.0.0.1:{free_port()}"
-    assert f"registry {away}, not connected yet\n" in run("map", serve(connect=away).url).stdout
+    assert f"registry {away}, not connected\n" in run("map", serve(connect=away).url).stdout
 
 
 def test_who_does_not_answer_is_told_in_a_line(run: Run) -> None:
@@ -481,6 +488,9 @@ def test_a_picture_that_cannot_be_written_starts_nothing(run: Run, tmp_path: Pat
     done = run("demo", "--picture", tmp_path / "missing" / "mesh.png")
     assert done.exit_code == 2
     assert "--picture: expected" in done.stderr
+    done = run("demo", "--picture", tmp_path / "mesh.txt")
+    assert done.exit_code == 2
+    assert "--picture: expected a name that ends in .png, .svg, .pdf, not 'mesh.txt'" in done.stderr
 
 
 # -- kodo lab ----------------------------------------------------------------------------------------------------------

@@ -105,8 +105,6 @@ class Spoken:
         return (self.folder / f"{name}.log").read_text()
 
 
-
-
 @pytest.fixture(scope="module", params=["", FORKLESS], ids=["forks", "has no fork"])
 def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spoken]:
     spoken = Spoken(tmp_path_factory.mktemp("guardian"), request.param)

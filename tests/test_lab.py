@@ -220,6 +220,19 @@ def test_terminate_and_kill_end_a_member_and_may_be_repeated(lab: MeshLab) -> No
         one.status()
 
 
+def test_start_brings_back_who_has_ended_as_it_was(lab: MeshLab) -> None:
+    """With the same url and the same options; one that runs stays as it is."""
+    registry = lab.add_registry()
+    node = lab.add_node(connect=registry, flows=["mytest"])
+    url = node.url
+    node.kill()
+    node.start()
+    pid = node.pid
+    node.start()
+    assert (node.url, node.pid, node.state) == (url, pid, "running")
+    assert [row["name"] for row in node.flows().rows] == ["mytest"]
+
+
 def test_a_member_that_ended_by_itself_is_seen_to_have_ended(lab: MeshLab) -> None:
     """Nobody told the lab."""
     node = lab.add_node()
@@ -315,6 +328,21 @@ def test_settle_names_the_connection_that_does_not_stand_and_who_is_not_running(
     assert "- registry1 is not running (killed)" in text
     assert "the log of registry1 ends with" in text
     assert "the log of node1" not in text
+
+
+def test_settle_names_the_fault_that_keeps_a_connection_down(lab: MeshLab) -> None:
+    """Who waits may have forgotten it."""
+    first, second = lab.add_registry(), lab.add_registry()
+    fault = lab.cut(first, second)
+    second.restart(connect=first)
+    with pytest.raises(LabError) as caught:
+        lab.settle(timeout=1)
+    said = "the connection registry2 -> registry1 does not stand, while cut registry1 <-> registry2 holds"
+    assert f"- {said}\n" in str(caught.value)
+    assert f"{lab.faults!r}" == f"<Faults: {len(lab.faults.active)} active of {len(lab.faults)}>"
+    assert str(lab.faults).splitlines()[-1] == "<Fault cut registry1 <-> registry2: active>"
+    fault.heal()
+    lab.settle()
 
 
 def test_settle_names_who_lacks_which_flow(lab: MeshLab) -> None:
@@ -518,6 +546,36 @@ def test_an_option_that_does_not_exist_is_an_error_with_a_suggestion(lab: MeshLa
 def test_the_options_of_a_member_are_those_of_a_service() -> None:
     """The lab does not import the service, and has their names."""
     assert set(OPTIONS) == set(Options.model_fields)
+
+
+def test_counts_are_one_table_over_the_registries(mesh: MeshLab) -> None:
+    """A row for each registry, or for each value of what is counted by, the most frequent first."""
+    counts = mesh.counts()
+    assert counts.agree
+    assert counts["registry1"] == mesh["registry1"].counts()
+    assert counts.rows[1] == {"registry": "registry2", "flows": 3, "nodes": 2, "organizations": 2, "tags": 2}
+    assert repr(counts).splitlines()[0].split() == ["registry", "flows", "nodes", "organizations", "tags"]
+    assert repr(counts).endswith("\n2 registries agree")
+    nodes = mesh.counts("node")
+    assert nodes.frame.to_numpy().tolist() == [["node1", 2, 2], ["node2", 1, 1]]
+    assert "<td" in nodes._repr_html_()
+    assert "b &amp; c" in mesh.counts("tags")._repr_html_()
+    assert not MEASURED.search(repr(nodes) + nodes._repr_html_())
+    with pytest.raises(LabError, match="by: expected one of node, organization, tags, or nothing, not 'tag'"):
+        mesh.counts(by="tag")  # type: ignore[arg-type]
+
+
+def test_where_no_registry_can_be_asked_tables_say_so(lab: MeshLab) -> None:
+    """Nothing listed and nobody to ask are two things."""
+    registry = lab.add_registry()
+    other = lab.add_registry()
+    assert repr(lab.flows()) == "no flows"
+    other.kill()
+    assert repr(lab.counts()).endswith("2 registries agree, 1 without an answer")
+    registry.kill()
+    assert repr(lab.flows()) == "no flows; no registry is there to be asked"
+    assert repr(lab.counts()).endswith("no registry is there to be asked")
+    assert lab.counts("tags").rows == []
 
 
 def test_what_registries_list_differently_stands_in_rows_of_its_own() -> None:

@@ -23,7 +23,7 @@ from kodo.client import Client, Snapshot
 from kodo.errors import KodoError
 from kodo.lab.flows import all_flows
 from kodo.lab.naming import Names
-from kodo.lab.searched import explanation
+from kodo.misread import explanation
 from kodo.models import MISSING_AUTHOR, MISSING_DESCRIPTION, canonical
 
 CELLS = ("name", "node", "url", "organization", "author", "description", "tags", "registries")

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import cached_property
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from kodo.errors import LabError
-from kodo.lab.flows import CELL, MOST, Row
+from kodo.lab.flows import Row
 from kodo.lab.naming import Names, numbered
+from kodo.lab.tables import Cells, html_table, plain_table
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -97,13 +97,19 @@ class Explanation:
         registries = numbered(len(self.answers), "registry", "registries")
         return f"<Explanation of {what}: listed by {yes} of {registries}>"
 
+    def __str__(self) -> str:
+        return plain_table(repr(self), *self._cells())
+
     def _repr_html_(self) -> str:
+        return html_table(repr(self), *self._cells())
+
+    def _cells(self) -> Cells:
         if len(self.answers) > MANY:
             counts = Counter((self.listed[name], why) for name, why in self.why.items())
             said = [{"registries": n, "listed": listed, "why": why} for (listed, why), n in counts.most_common()]
-            return _table(repr(self), ["registries", "listed", "why"], said)
+            return ["registries", "listed", "why"], said
         columns = ["registry", "listed", "why", *RECORD, *(RECORD_MEASURES if self._times else ())]
-        return _table(repr(self), columns, list(self._rows()))
+        return columns, list(self._rows())
 
 
 class Convergence:
@@ -166,12 +172,17 @@ class Convergence:
         state += f", {silent} without an answer" if silent else ""
         return f"<Convergence: {numbered(len(self.answers), 'registry', 'registries')}, {state}>"
 
+    def __str__(self) -> str:
+        return plain_table(repr(self), *self._cells())
+
     def _repr_html_(self) -> str:
-        columns = ["registry", *PEER, *(PEER_MEASURES if self._times else ())]
+        return html_table(repr(self), *self._cells())
+
+    def _cells(self) -> Cells:
         rows = list(self._rows())
         if len(self.answers) > MANY:
             rows = [row for row in rows if row.get("behind") or row["state"] == NO_ANSWER]
-        return _table(repr(self), columns, rows)
+        return ["registry", *PEER, *(PEER_MEASURES if self._times else ())], rows
 
 
 def _named(record: Mapping[str, Any], names: Names) -> dict[str, Any]:
@@ -189,32 +200,3 @@ def _name(url: str, names: Names) -> str:
         return names[url]
     except ValueError:
         return url
-
-
-def _table(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as HTML; columns that are empty throughout are left out."""
-    used = [name for name in columns if any(row.get(name) not in (None, "", []) for row in rows)]
-    if not rows:
-        return f"<div><i>{escape(title)}</i></div>"
-    head = "".join(f'<th style="{CELL};font-weight:600">{name.replace("_", " ")}</th>' for name in used)
-    lines = _cells(used, rows[:MOST], lambda text: f'<td style="{CELL}">{escape(text)}</td>')
-    body = "".join(f'<tr style="background:transparent">{line}</tr>' for line in lines)
-    said = title if len(rows) <= MOST else f"{title}; the first {MOST} of {len(rows)} rows, .frame has all"
-    return (
-        '<div style="overflow-x:auto"><table style="border-collapse:collapse;color:inherit;margin:0">'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        f'<div style="padding:6px 0;opacity:0.7">{escape(said)}</div></div>'
-    )
-
-
-def _cells(columns: Iterable[str], rows: Iterable[Mapping[str, Any]], cell: Callable[[str], str]) -> Iterator[str]:
-    for row in rows:
-        yield "".join(cell(_text(row.get(name))) for name in columns)
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

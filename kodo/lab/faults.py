@@ -13,7 +13,7 @@ it, and waits until it does. What the lab itself asks passes by all of this.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -104,6 +104,22 @@ class Faults:
     def active(self) -> list[Fault]:
         """Those that hold."""
         return [fault for fault in self.all if fault.active]
+
+    def __iter__(self) -> Iterator[Fault]:
+        return iter(self.all)
+
+    def __len__(self) -> int:
+        return len(self.all)
+
+    def __repr__(self) -> str:
+        return f"<Faults: {len(self.active)} active of {len(self.all)}>"
+
+    def __str__(self) -> str:
+        return "\n".join(map(repr, self.all)) or "no faults"
+
+    def on(self, way: Way) -> list[Fault]:
+        """Those that hold on a way."""
+        return [fault for fault in self.active if way in fault.effects]
 
     def begin(self, label: str, effects: dict[Way, Effect]) -> Fault:
         """Let a fault hold, and wait until it does."""

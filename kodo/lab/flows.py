@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from kodo.lab.engine import Asking
 from kodo.lab.naming import Names, numbered
-from kodo.lab.searched import explanation
+from kodo.misread import explanation
 from kodo.models import MISSING_AUTHOR, MISSING_DESCRIPTION
 from kodo.query import parse_order
 
@@ -50,7 +50,8 @@ class FlowTable:
 
         `by` sorts, as in PROTOCOL.md, but by what is shown; `times` shows when a node came and was last heard of.
         """
-        self._note = explanation(q or "")
+        read = explanation(q or "")
+        self.notes = [f"q was {read}"] if read else []
         self._shown = sorted_rows([_named(row, names) for row in rows], by)
         self.rows = [row["row"] for row in self._shown]
         self._times = times
@@ -108,7 +109,7 @@ class FlowTable:
         said = f"the first {MOST} of {len(self.rows)} flows; .frame has all"
         if len(self.rows) <= MOST:
             said = numbered(len(self.rows), "flow") if self.rows else "no flows"
-        return f"{said}; q was {self._note}" if self._note else said
+        return "; ".join([said, *self.notes])
 
 
 def all_flows(client: Asking, q: str | None = None, by: str | None = None) -> list[Row]:

@@ -172,11 +172,15 @@ class Member:
             raise LabError(f"{self.name}: a restart keeps its {fixed.pop()}; add another member instead")
         setup = self.lab.changed_setup(self.setup, changes)
         self.terminate(timeout)
-        self.start(setup, timeout)
-
-    def start(self, setup: Setup, timeout: float | None = None) -> None:
-        """Start its process and wait until it is about to answer. Raises `LabError` when it does not come to that."""
         self.await_start(self.launch(setup), timeout)
+
+    def start(self, timeout: float | None = None) -> None:
+        """Start it again as it was, when it has ended, and wait until it is about to answer. One that runs stays.
+
+        Raises `LabError` when it does not come to that.
+        """
+        if not self.running:
+            self.await_start(self.launch(self.setup), timeout)
 
     def launch(self, setup: Setup) -> Life:
         """Have its process started; `await_start` is to follow."""

@@ -42,6 +42,7 @@ from kodo.plan import Plan, read_plan, write_plan
 if TYPE_CHECKING:
     from networkx import DiGraph  # type: ignore[import-untyped]
 
+    from kodo.lab.counting import CountTable, What
     from kodo.lab.dashboard import Dashboard
     from kodo.lab.explained import Convergence, Explanation
     from kodo.lab.live import Live
@@ -354,7 +355,19 @@ class MeshLab:
         for member in registries:
             with self.engine.client(member.url, self.timeout) as client:
                 listings[member.name] = all_flows(client, q, by)
-        return FlowTable(united(listings), self.names, q=q, by=by, times=times)
+        table = FlowTable(united(listings), self.names, q=q, by=by, times=times)
+        if not registries:
+            table.notes.append("no registry is there to be asked")
+        return table
+
+    def counts(self, by: What | None = None) -> CountTable:
+        """How many flows each registry lists; `by` "node", "organization" or "tags", how many of each value.
+
+        Raises `LabError` when flows are not counted `by` that.
+        """
+        from kodo.lab.counting import CountTable  # noqa: PLC0415, few ask
+
+        return CountTable(self._reports(None, "/counts"), self.names, by)
 
     def explain(self, node: Target, flow: str | None = None, at: Target | None = None) -> Explanation:
         """Why each registry, or the one `at`, lists a node, or a flow of it, or does not.
@@ -540,10 +553,19 @@ class MeshLab:
         delay = checked_number("ms", ms, 3_600_000, "milliseconds, 0 or more")
         return self._fault("latency", [a, b], Effect(ms=delay), one_way=one_way)
 
-    def loss(self, a: Targets, b: Targets, request: float = 0.0, answer: float = 0.0, one_way: bool = False) -> Fault:
-        """Lose messages between `a` and `b`, or their answers, with these probabilities. Otherwise as `cut`."""
+    def loss(
+        self,
+        a: Targets,
+        b: Targets,
+        request: float | None = None,
+        answer: float | None = None,
+        one_way: bool = False,
+    ) -> Fault:
+        """Lose messages between `a` and `b`, or their answers, with the probabilities given. Otherwise as `cut`."""
+        if request is None and answer is None:
+            raise LabError("expected a probability for request= or answer=, such as lab.loss(a, b, request=0.3)")
         chances = [
-            checked_number(name, value, 1, "a probability from 0 to 1")
+            checked_number(name, value or 0.0, 1, "a probability from 0 to 1")
             for name, value in (("request", request), ("answer", answer))
         ]
         return self._fault("loss", [a, b], Effect(request=chances[0], answer=chances[1]), one_way=one_way)

@@ -72,7 +72,7 @@ def _start(record: Record, lab: MeshLab, event: Event) -> None:
         lab.add(kind, name, options)
         return
     member = lab[name]
-    member.start(lab.changed_setup(member.setup, options))
+    member.await_start(member.launch(lab.changed_setup(member.setup, options)))
 
 
 def _offered(record: Record, name: str, since: float) -> list[Row]:

@@ -225,7 +225,15 @@ def _ask(look: Look, member: Member, client: Asking, names: Names) -> None:
         look.faults.append(Fault(f"{member.name} is not idle: it still has something to tell", member))
     for url, since in status["connection"].items():
         if since is None:
-            look.faults.append(Fault(f"the connection {member.name} -> {names[url]} does not stand", member))
+            text = f"the connection {member.name} -> {names[url]} does not stand"
+            look.faults.append(Fault(text + _wanted(member, names[url]), member))
+
+
+def _wanted(member: Member, other: str) -> str:
+    """What the lab itself does to the messages between two, for who forgot."""
+    ways = ((member.name, other), (other, member.name))
+    holding = {fault.label: fault for way in ways for fault in member.lab.faults.on(way)}
+    return f", while {' and '.join(holding)} holds" if holding else ""
 
 
 def _read_listings(look: Look, registries: Iterable[Member], clients: Mapping[str, Asking]) -> None:

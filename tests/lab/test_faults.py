@@ -255,6 +255,7 @@ WRONG: dict[str, tuple[Callable[[MeshLab], Fault], str]] = {
     "negative": (lambda lab: lab.latency("registry1", "registry2", ms=-1), "ms: expected milliseconds, 0 or more"),
     "no number": (lambda lab: lab.latency("registry1", "registry2", ms="5"), "ms: expected milliseconds"),  # type: ignore[arg-type]
     "not a number": (lambda lab: lab.latency("registry1", "registry2", ms=float("nan")), "ms: expected"),
+    "none": (lambda lab: lab.loss("registry1", "registry2"), "expected a probability for request= or answer="),
     "above one": (lambda lab: lab.loss("registry1", "registry2", request=1.5), "request: expected a probability"),
     "below zero": (lambda lab: lab.loss("registry1", "registry2", answer=-0.1), "answer: expected a probability"),
 }

@@ -1,6 +1,6 @@
 """What became of a `q`: an expression, or a text that is searched for, and what was probably meant.
 
-No `q` is refused, so that a slip of the pen would go unnoticed: the views of a lab say when it was taken as text.
+No `q` is refused, so that a slip of the pen would go unnoticed: what people look at says when it was taken as text.
 """
 
 from __future__ import annotations
