@@ -22,9 +22,9 @@ from kodo.lab.copies import Copy, Line, Selection, order_of
 from kodo.lab.faults import Effect
 from kodo.lab.live import Live
 from kodo.lab.naming import Names
-from kodo.lab.searched import explanation
 from kodo.lab.sketch import scene_of, sketch
 from kodo.lab.widgets import MOST_ROWS, MOST_VIEWS, STATIC, FlowGrid
+from kodo.misread import explanation
 from tests.waiting import until
 
 Told = dict[str, Any]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -17,9 +17,12 @@ def html_table(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, A
     used = _used(columns, rows)
     if not rows:
         return f"<div><i>{escape(title)}</i></div>"
-    head = "".join(f'<th style="{CELL};font-weight:600">{escape(_heading(name))}</th>' for name in used)
-    lines = _cells(used, rows[:MOST], lambda text: f'<td style="{CELL}">{escape(text)}</td>')
-    body = "".join(f'<tr style="background:transparent">{"".join(line)}</tr>' for line in lines)
+    styles = [f"{CELL};text-align:right" if _is_number(name, rows) else CELL for name in used]
+    named = zip(styles, used, strict=True)
+    head = "".join(f'<th style="{style};font-weight:600">{escape(_heading(name))}</th>' for style, name in named)
+    lines = (zip(styles, line, strict=True) for line in _lines(used, rows))
+    cells = ("".join(f'<td style="{style}">{escape(text)}</td>' for style, text in line) for line in lines)
+    body = "".join(f'<tr style="background:transparent">{line}</tr>' for line in cells)
     return (
         '<div style="overflow-x:auto"><table style="border-collapse:collapse;color:inherit;margin:0">'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
@@ -33,9 +36,11 @@ def plain_table(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, 
     if not rows:
         return title
     # On one line, whatever is in it.
-    lines = [list(map(_heading, used)), *_cells(used, rows[:MOST], lambda text: " ".join(text.split()))]
+    lines = [list(map(_heading, used)), *([" ".join(text.split()) for text in line] for line in _lines(used, rows))]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join([*("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines), _said(title, rows)])
+    pads = [str.rjust if _is_number(name, rows) else str.ljust for name in used]
+    padded = ([pad(text, width) for pad, text, width in zip(pads, line, widths, strict=True)] for line in lines)
+    return "\n".join([*("  ".join(line).rstrip() for line in padded), _said(title, rows)])
 
 
 def _used(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -50,11 +55,13 @@ def _said(title: str, rows: Sequence[Any]) -> str:
     return title if len(rows) <= MOST else f"{title}; the first {MOST} of {len(rows)} rows, .frame has all"
 
 
-def _cells(
-    columns: Sequence[str], rows: Iterable[Mapping[str, Any]], cell: Callable[[str], str]
-) -> Iterator[list[str]]:
-    for row in rows:
-        yield [cell(_text(row.get(name))) for name in columns]
+def _is_number(column: str, rows: Sequence[Mapping[str, Any]]) -> bool:
+    values = [row.get(column) for row in rows[:MOST]]
+    return all(value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in values)
+
+
+def _lines(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    return [[_text(row.get(name)) for name in columns] for row in rows[:MOST]]
 
 
 def _text(value: Any) -> str:
