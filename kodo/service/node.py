@@ -63,11 +63,15 @@ def run_service(**kwargs: Any) -> None:
     Raises `OptionError` for options that cannot be, `InUseError` for a port or a cache that is in use, `LoaderError`
     and `CacheError`; nothing was started then.
     """
-    options = load_options(**kwargs)
+    begin(load_options(**kwargs))
+
+
+def begin(options: Options, ready: Ready | None = None) -> None:
+    """Run a service with checked options, in this process or, with `reload`, in others; see `run`."""
     if options.reload:
         _run_reloading(options)
     else:
-        run(options)
+        run(options, ready)
 
 
 def run(options: Options, ready: Ready | None = None, links: Links | None = None) -> None:
