@@ -8,16 +8,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from kodo import query
 from kodo.models import Registration
 from tests.benchmarks import data, load, report, soak
 from tests.benchmarks.__main__ import chosen
 from tests.benchmarks.load import NUMBER, Request
 from tests.benchmarks.pair import change
 from tests.benchmarks.row import Begin, Measure, Outcome, Row, Side, Target, absolute, at_least, at_most, measure, plus
-from tests.benchmarks.rows import ROWS, newcomer
+from tests.benchmarks.rows import ROWS, any_filter, newcomer
 from tests.benchmarks.services import QUICK, Bench, Scale, UnmeasuredError
 from tests.conftest import Start
 
@@ -97,6 +99,15 @@ def test_every_row_says_what_it_is() -> None:
     for each in ROWS:
         assert all((each.work, each.unit, each.floor.what, each.kodo.what, each.target.text)), each.name
         assert "{" not in Scale().fill(each.work)
+
+
+def test_every_filter_is_one() -> None:
+    """What the filters ask is read as expressions, with every operator among them, and nothing is asked twice."""
+    asked = [parse_qs(urlsplit(path).query)["q"][0] for kind in any_filter(1000) for path in kind]
+    assert len(set(asked)) == len(asked)
+    assert not [q for q in asked if (query.shown(query.parse(q)) or "").startswith("fulltext:")]
+    for operator in ("== ", "!= ", "< ", "> ", ">= ", "~ ", "@tag(", "& ", "| ", "not "):
+        assert any(operator in q for q in asked)
 
 
 def test_rows_are_chosen_by_name_and_pattern() -> None:

@@ -257,7 +257,7 @@ def _work() -> None:
     spans, number = [], plan["first"]
     with Connection(plan["url"]) as connection:
         time.sleep(max(0.0, plan["begin"] - time.monotonic()))
-        while time.monotonic() < plan["begin"] + plan["seconds"]:
+        while not spans or time.monotonic() < plan["begin"] + plan["seconds"]:  # however late it began, once
             raw = requests[number % len(requests)].raw(number)
             number += plan["step"]
             began = time.perf_counter()
