@@ -32,8 +32,8 @@ class UnmeasuredError(Exception):
 class Scale:
     """How much is measured: `flows` held, `rounds` of each side, `seconds` of load in a round.
 
-    A round of the rows that take long has fewer `samples` (registrations along a chain, one by one) and `nodes` (that
-    come back) where the scale is small, and the graph of the `simulated` registries is smaller.
+    Rows that take long have fewer `samples` (registrations along a `chain`, one by one, whose registries have so many
+    flows `carried` with them), `nodes` (that come back), `members` of a lab and `simulated` registries in a quick run.
     """
 
     flows: int = 100_000
@@ -44,6 +44,7 @@ class Scale:
     samples: int = 10
     nodes: int = 1_000
     simulated: int = 1_000
+    carried: int = 10_000
 
     def fill(self, text: str) -> str:
         """A text about the work with its numbers in their places."""
@@ -53,11 +54,11 @@ class Scale:
     def reduced(self) -> str:
         """What is smaller here than in a full run, in words; nothing if it is one."""
         full = asdict(Scale())
-        less = [f"{value:,} {name} for {full[name]:,}" for name, value in asdict(self).items() if value < full[name]]
+        less = [f"{name} {value:,} of {full[name]:,}" for name, value in asdict(self).items() if value < full[name]]
         return f"reduced: {', '.join(less)}" if less else ""
 
 
-QUICK = Scale(flows=10_000, rounds=3, seconds=0.5, members=8, chain=4, samples=5, nodes=300, simulated=300)
+QUICK = Scale(5_000, rounds=3, seconds=0.5, members=8, chain=4, samples=5, nodes=300, simulated=300, carried=2_000)
 """Every row within three minutes: whether all works, and roughly how well."""
 
 
