@@ -1,8 +1,50 @@
-"""`python -m kodo`: the same as the `kodo` command."""
+"""The `kodo` command, as a script and as `python -m kodo`; `kodo serve` goes a short way where it can."""
 
 from __future__ import annotations
 
-from kodo.cli import main
+import gc
+import sys
+
+from kodo.errors import KodoError
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as of the whole command."""
+
+
+def main() -> None:
+    """Run the command with the arguments of this process."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot write a character gets its escape instead of a traceback.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    if sys.argv[1:2] == ["serve"]:
+        _serve(sys.argv[2:])
+    else:
+        _command()
+
+
+def _command() -> None:
+    from kodo.cli import app  # noqa: PLC0415, a service does without it
+
+    app(prog_name="kodo")
+
+
+def _serve(arguments: list[str]) -> None:
+    gc.disable()  # until the service has begun: what it loads stays, and is looked through in vain again and again
+    try:
+        from kodo.serving import plain_flags, serve  # noqa: PLC0415, only from here on no garbage is looked for
+
+        given = plain_flags(arguments)
+        if given is None:
+            _command()
+        else:
+            serve(given)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except (KodoError, OSError) as error:
+        from kodo.cli import tell  # noqa: PLC0415, now its words are needed
+
+        sys.exit(tell(error))
+
 
 if __name__ == "__main__":
     main()

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import logging
 import os
 import sys
 import threading
@@ -26,7 +25,7 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from itertools import starmap
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeAlias, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar, get_args, get_origin
 
 import typer
 from rich import box
@@ -37,10 +36,10 @@ from rich.text import Text
 from rich.tree import Tree
 from typer.core import TyperGroup
 
-from kodo import __version__
+from kodo import __version__, serving
 from kodo.errors import InvalidMessageError, KodoError, OptionError, RejectedError, reason_of
 from kodo.models import MISSING_AUTHOR, MISSING_DESCRIPTION, canonical
-from kodo.options import ENV_PREFIX, Options, load_options
+from kodo.options import ENV_PREFIX, Options
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -79,14 +78,18 @@ class _Kodo(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except OptionError as error:
-            _refuse(error, code=2)
-        except KodoError as error:
-            _refuse(error, code=1)
-        except OSError as error:
-            if isinstance(error, BrokenPipeError):  # who read our output has seen enough
-                raise
-            _refuse(_of_system(error), code=1)
+        except (KodoError, OSError) as error:
+            raise typer.Exit(tell(error)) from error
+
+
+def tell(error: KodoError | OSError) -> int:
+    """Tell an error of the family, or of the operating system, in plain words on stderr; the exit code for it."""
+    if isinstance(error, BrokenPipeError):  # who read our output has seen enough
+        raise error
+    told = error if isinstance(error, KodoError) else _of_system(error)
+    for line in str(told).splitlines():
+        typer.echo(f"kodo: {_plain(line)}", err=True)
+    return 2 if isinstance(error, OptionError) else 1
 
 
 def _of_system(error: OSError) -> KodoError:
@@ -104,14 +107,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-
-
-def main() -> None:
-    """Run the `kodo` command with the arguments of this process."""
-    for stream in (sys.stdout, sys.stderr):
-        # A terminal that cannot write a character gets its escape instead of a traceback.
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    app(prog_name="kodo")
 
 
 def _version(asked: bool) -> None:
@@ -188,34 +183,11 @@ def serve(**flags: Any) -> None:
     kodo serve --no-registry --url http://localhost:3367 \\
       --connect http://localhost:3366 --loader flows:load
     """
-    given = {name: _joined(value) for name, value in flags.items() if value is not None and value != []}
-    options = load_options(**given)
-    from kodo.service.node import run_service  # noqa: PLC0415, the service is heavy, and most commands ask one
-
-    with _told_once(options):
-        run_service(**given)
+    serving.serve({name: _joined(value) for name, value in flags.items() if value is not None and value != []})
 
 
 def _joined(value: Any) -> Any:
     return ",".join(value) if isinstance(value, list) else value
-
-
-@contextmanager
-def _told_once(options: Options) -> Iterator[None]:
-    """Keep the last words of a service out of the log lines on stderr, where the command itself says them."""
-    if options.log is not None:
-        yield
-        return
-    log = logging.getLogger("kodo")
-    log.addFilter(_is_no_last_word)
-    try:
-        yield
-    finally:
-        log.removeFilter(_is_no_last_word)
-
-
-def _is_no_last_word(record: logging.LogRecord) -> bool:
-    return not (record.args and isinstance(record.args, tuple) and isinstance(record.args[0], KodoError))
 
 
 # -- reading a mesh ----------------------------------------------------------------------------------------------------
@@ -916,9 +888,3 @@ def _unbounded(part: RenderableType) -> str:
     with console.capture() as capture:
         console.print(part)
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
-
-
-def _refuse(error: KodoError, code: int) -> NoReturn:
-    for line in str(error).splitlines():
-        typer.echo(f"kodo: {_plain(line)}", err=True)
-    raise typer.Exit(code) from error

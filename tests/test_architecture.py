@@ -10,9 +10,14 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
+
+from tests.conftest import free_port
+from tests.waiting import until
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "kodo"
@@ -30,7 +35,7 @@ SERVICE = CORE | {
 }
 MAY_IMPORT: dict[str, set[str]] = {
     "kodo": set(),
-    "kodo.__main__": {"kodo.cli"},
+    "kodo.__main__": {"kodo.cli", "kodo.errors", "kodo.serving"},
     "kodo.errors": set(),
     "kodo.models": set(),
     "kodo.core": CORE,
@@ -51,7 +56,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kodo.service": SERVICE,
     "kodo.sim": CORE | {"kodo.loader", "kodo.plan", "kodo.query"},
     "kodo.lab": LAB,
-    "kodo.cli": SERVICE | LAB,
+    "kodo.serving": {"kodo.errors", "kodo.options", "kodo.service"},
+    "kodo.cli": SERVICE | LAB | {"kodo.serving"},
 }
 LATE = {
     ("kodo.cli", "kodo.service"),
@@ -174,6 +180,44 @@ def ask(running):
 options = node.load_options(url="http://127.0.0.1:0", registry=False)
 node.run(options, lambda running: threading.Thread(target=ask, args=[running]).start())
 """
+
+
+BUDGET = 90
+"""Modules that a service may load beyond those of a bare one; some 40 of them are of kodo."""
+BARE = """
+import fastapi, sqlite3, uvicorn
+app = fastapi.FastAPI()
+app.get("/")(lambda p=0: p)
+config = uvicorn.Config(app, ws="none")
+config.load()
+config.get_loop_factory()()
+"""
+
+
+def test_the_budget_of_a_start(tmp_path: Path) -> None:
+    """Before its first answer `kodo serve` loads what bare FastAPI does, settings, a lock and kodo, within a budget."""
+    python = [sys.executable, "-X", "importtime"]
+    bare = subprocess.run([*python, "-c", BARE], stderr=subprocess.PIPE, text=True, check=True).stderr
+    url, log = f"http://127.0.0.1:{free_port()}", tmp_path / "log"
+    with log.open("w") as file:
+        serve = [*python, "-m", "kodo", "serve", "--url", url, "--cache", str(tmp_path / "cache.db")]
+        service = subprocess.Popen(serve, stderr=file, cwd=ROOT)
+    try:
+        until(lambda: "successfully started" in log.read_text(), "the service to start", timeout=30)
+        with urlopen(f"{url}/flows") as answer:
+            assert answer.status == HTTPStatus.OK
+    finally:
+        service.terminate()
+        service.wait()
+    beyond = _loaded(log.read_text()) - _loaded(bare)
+    libraries = {name.partition(".")[0] for name in beyond} - sys.stdlib_module_names
+    assert libraries <= {"kodo", "pydantic", "pydantic_settings", "dotenv", "filelock", "orjson"}
+    assert len(beyond) <= BUDGET, sorted(beyond)
+
+
+def _loaded(importtime: str) -> set[str]:
+    lines = importtime.splitlines()
+    return {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
 
 
 def test_what_a_lab_loads() -> None:

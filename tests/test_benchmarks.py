@@ -8,17 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from kodo import query
 from kodo.models import Registration
-from tests.benchmarks import data, load, report
+from tests.benchmarks import data, load, report, soak
 from tests.benchmarks.__main__ import chosen
 from tests.benchmarks.load import NUMBER, Request
 from tests.benchmarks.pair import change
 from tests.benchmarks.row import Begin, Measure, Outcome, Row, Side, Target, absolute, at_least, at_most, measure, plus
-from tests.benchmarks.rows import ROWS, newcomer
-from tests.benchmarks.services import Bench, Scale, UnmeasuredError
+from tests.benchmarks.rows import ROWS, any_filter, newcomer
+from tests.benchmarks.services import QUICK, Bench, Scale, UnmeasuredError
 from tests.conftest import Start
 
 
@@ -99,6 +101,15 @@ def test_every_row_says_what_it_is() -> None:
         assert "{" not in Scale().fill(each.work)
 
 
+def test_every_filter_is_one() -> None:
+    """What the filters ask is read as expressions, with every operator among them, and nothing is asked twice."""
+    asked = [parse_qs(urlsplit(path).query)["q"][0] for kind in any_filter(1000) for path in kind]
+    assert len(set(asked)) == len(asked)
+    assert not [q for q in asked if (query.shown(query.parse(q)) or "").startswith("fulltext:")]
+    for operator in ("== ", "!= ", "< ", "> ", ">= ", "~ ", "@tag(", "& ", "| ", "not "):
+        assert any(operator in q for q in asked)
+
+
 def test_rows_are_chosen_by_name_and_pattern() -> None:
     """A subset is named as rows, or by patterns, in the order of the table; a name that fits none is refused."""
     assert [each.name for each in chosen(["start", "register*"])] == [
@@ -156,17 +167,22 @@ def test_a_row_that_fails_does_not_end_the_run(bench: Bench) -> None:
 
 
 def test_the_table(bench: Bench) -> None:
-    """A line a row: work, median and range of each side, ratio, target, verdict; or why there is none."""
+    """A line a row, in Markdown: work, median and range of each side, ratio, target, verdict; or why there is none."""
     outcomes = [
         outcome(bench, at_most(1.3), (0.5, 0.4, 0.6), (1, 1, 1)),
-        replace(outcome(bench, at_most(1.3), (1,) * 3, (1234,) * 3), reason="no [bold]reason[/bold]"),
+        replace(outcome(bench, at_most(1.3), (1,) * 3, (1234,) * 3), reason="no [bold]reason|[/bold]"),
     ]
     text = io.StringIO()
-    report.console(text).print(report.table(outcomes), report.summary(outcomes), markup=False)
-    lines = [" ".join(line.split()) for line in text.getvalue().splitlines() if line.strip()]
-    assert lines[0] == "work unit floor kodo ratio target verdict"
-    assert lines[2] == "some work at 1,000 flows [a-row] ms 0.50 (0.40 to 0.60) 1.00 2.00 1.3 x floor missed"
-    assert lines[3] == "some work at 1,000 flows [a-row] ms 1.3 x floor not measured: no [bold]reason[/bold]"
+    report.console(text).print(report.table(outcomes), report.summary(outcomes), sep="\n", markup=False, soft_wrap=True)
+    lines = [" ".join(line.split()) for line in text.getvalue().splitlines()]
+    assert lines[0] == "| row | work | unit | floor | kodo | ratio | target | verdict |"
+    assert set(lines[1]) <= set("|-: ")
+    assert lines[2] == (
+        "| `a-row` | some work at 1,000 flows | ms | 0.50 (0.40 to 0.60) | 1.00 | 2.00 | 1.3 x floor | missed |"
+    )
+    assert lines[3] == (
+        r"| `a-row` | some work at 1,000 flows | ms | | | | 1.3 x floor | not measured: no [bold]reason\|[/bold] |"
+    )
     assert lines[4] == "0 of 2 targets met; missed: a-row (1.5 x what is allowed)"
 
 
@@ -199,6 +215,33 @@ def test_the_plot(bench: Bench, tmp_path: Path) -> None:
 def test_a_pair(bench: Bench, target: Target, second: tuple[float, ...], said: str) -> None:
     """Of two commits the second is better or worse only if the middle half of the rounds agrees on it."""
     assert change(outcome(bench, target, (1.0, 1.0, 1.0), second)) == said
+
+
+def test_a_quick_run_says_what_it_leaves_out() -> None:
+    """What is smaller in a quick run than in a full one is said above its table."""
+    assert Scale().reduced() == ""
+    assert "flows 5,000 of 100,000" in QUICK.reduced()
+    assert "rounds 3 of 5" in QUICK.reduced()
+
+
+def test_the_soak(tmp_path: Path) -> None:
+    """Nodes register again and again until all registrations were answered; the curve is sampled, and drawn."""
+    with Bench(tmp_path, Scale()) as bench:
+        samples = list(soak.soak(bench, registrations=101, nodes=7, clients=3, every=0.1))
+    assert samples[-1].registrations == 101
+    assert all(one.memory > 1 and one.file > 0 for one in samples)
+    soak.plot(samples, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_curve_of_a_soak() -> None:
+    """The table ends with the last sample, and drift is from the second quarter to the last."""
+    samples = [soak.Sample(number, number / 10, 50 + number / 100, 20) for number in range(100, 900, 100)]
+    lines = soak.curve(samples).splitlines()
+    assert lines[2:10][-1] == "| 800 | 80 | 10 | 58.0 | 20.0 |"
+    assert soak.drift(samples, "memory") == pytest.approx(57.5 / 53.5 - 1)
+    assert lines[-1].endswith("the file by +0.0%; memory was 58.0 MiB at most.")
+    assert soak.curve([]) == "nothing was measured"
 
 
 # -- the clients -------------------------------------------------------------------------------------------

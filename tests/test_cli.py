@@ -26,6 +26,7 @@ from typer.testing import CliRunner
 import kodo
 from kodo import cli
 from kodo.options import Options
+from kodo.serving import plain_flags
 from tests.conftest import Served, Start, free_port
 from tests.waiting import until
 
@@ -93,7 +94,7 @@ def test_help_names_every_command(run: Run) -> None:
 
 def test_reading_starts_nothing_heavy(mesh: tuple[Served, Served]) -> None:
     """The version and the flow table come without importing fastapi, pandas or the lab."""
-    script = "import sys, atexit; atexit.register(lambda: print(*sys.modules)); from kodo.cli import main; main()"
+    script = "import sys, atexit; atexit.register(lambda: print(*sys.modules)); from kodo.__main__ import main; main()"
     for arguments in (["--version"], ["flows", mesh[0].url]):
         done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
         loaded = set(done.stdout.splitlines()[-1].split())
@@ -118,7 +119,7 @@ def test_every_option_is_a_flag(run: Run, name: str) -> None:
 def given(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What `kodo serve` would start a service with."""
     taken: dict[str, Any] = {}
-    monkeypatch.setattr("kodo.service.node.run_service", lambda **kwargs: taken.update(kwargs))
+    monkeypatch.setattr("kodo.serving.serve", taken.update)
     return taken
 
 
@@ -138,6 +139,33 @@ def test_flags_arrive_as_options(run: Run, given: dict[str, Any]) -> None:
     assert (options.node, options.provider, options.reset, options.body_limit) == (False, True, False, 10)
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "",
+        "--no-node --organization acme --url=http://localhost:0",
+        "--connect http://a:1 --body-limit 10 --lease 0.5 --trace --no-reset",
+        "--cache= --loader flows:load",
+    ],
+)
+def test_the_short_way_reads_flags_as_the_command_does(run: Run, given: dict[str, Any], flags: str) -> None:
+    """`kodo serve` reads plain flags without the command, and they give a service the same options."""
+    assert run("serve", *flags.split()).exit_code == 0
+    assert plain_flags(flags.split()) == given
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        *("--help", "-h", "extra", "--", "--nowhere x", "--organisation=acme", "--no-no-node", "--no-url x"),
+        *("--url", "--url --node", "--node=true", "--node --no-node", "--connect http://a:1 --connect http://b:2"),
+    ],
+)
+def test_the_short_way_leaves_doubts_to_the_command(flags: str) -> None:
+    """Help, mistakes, and flags that come twice are left to the command, which tells what was expected."""
+    assert plain_flags(flags.split()) is None
+
+
 def test_a_wrong_option_is_told_in_its_own_words(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wrong options are told on stderr, a line each, wherever they came from; the exit code is 2."""
     monkeypatch.setenv("KODO_NODE", "perhaps")
@@ -148,6 +176,9 @@ def test_a_wrong_option_is_told_in_its_own_words(run: Run, monkeypatch: pytest.M
     assert len(lines) == 3
     assert all(line.startswith("kodo: ") for line in lines)
     assert "KODO_NODE in the environment" in done.stderr
+    flags = ["--url", "nowhere", "--body-limit", "many"]
+    short = subprocess.run([*RUN, "serve", *flags], capture_output=True, text=True, check=False)
+    assert (short.returncode, short.stdout, short.stderr) == (2, "", done.stderr)
 
 
 def test_a_port_in_use_is_one_line(run: Run, serve: Start) -> None:

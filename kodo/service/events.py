@@ -12,19 +12,19 @@ from fastapi import APIRouter, Query, Request, Response
 from kodo.catalogue import Catalogue
 from kodo.errors import RoleError
 from kodo.runtime import Runtime
-from kodo.service import shapes
 from kodo.service.listing import ListingEvents
 from kodo.service.messages import messages_stream
 from kodo.service.stream import EventStream, Streams
 from kodo.trace import Trace
 
 
-def create_events(runtime: Runtime, catalogue: Catalogue, streams: Streams, trace: Trace | None) -> APIRouter:
-    """The route of streams; they end when `streams` are closed. Without a `trace` there are none of messages."""
-    router = APIRouter()
+def add_events(
+    router: APIRouter, runtime: Runtime, catalogue: Catalogue, streams: Streams, trace: Trace | None
+) -> None:
+    """Add the route of streams; they end when `streams` are closed. Without a `trace` there are none of messages."""
     listing = ListingEvents(catalogue, runtime.read_aside)
 
-    @router.get("/events", **shapes.EVENTS)
+    @router.get("/events")
     async def get_events(
         request: Request,
         kind: Annotated[Literal["changes", "messages"], Query(description="what is told")] = "changes",
@@ -36,5 +36,3 @@ def create_events(runtime: Runtime, catalogue: Catalogue, streams: Streams, trac
         if trace is None:
             raise RoleError("this service keeps no trace of messages; start it with trace=true, as a lab does")
         return EventStream(streams, messages_stream(trace, last))
-
-    return router

@@ -63,11 +63,15 @@ def run_service(**kwargs: Any) -> None:
     Raises `OptionError` for options that cannot be, `InUseError` for a port or a cache that is in use, `LoaderError`
     and `CacheError`; nothing was started then.
     """
-    options = load_options(**kwargs)
+    begin(load_options(**kwargs))
+
+
+def begin(options: Options, ready: Ready | None = None) -> None:
+    """Run a service with checked options, in this process or, with `reload`, in others; see `run`."""
     if options.reload:
         _run_reloading(options)
     else:
-        run(options)
+        run(options, ready)
 
 
 def run(options: Options, ready: Ready | None = None, links: Links | None = None) -> None:
@@ -189,13 +193,20 @@ class _Server(uvicorn.Server):
         self._last_word = last_word
         self._options = options
         self._ready = ready
+        self._loop = asyncio.get_running_loop()
+        self._over = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         log.info("successfully started %s", self._options.kind)
         if self._ready is not None:
-            loop = asyncio.get_running_loop()
-            self._ready(Running(self._options.url, partial(loop.call_soon_threadsafe, self.end)))
+            self._ready(Running(self._options.url, partial(self._loop.call_soon_threadsafe, self.end)))
+
+    async def main_loop(self) -> None:
+        """That of uvicorn looks ten times a second whether it is to end; this one is woken."""
+        ticking = asyncio.create_task(super().main_loop())
+        await self._over.wait()
+        ticking.cancel()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -221,6 +232,7 @@ class _Server(uvicorn.Server):
         """Begin the end. Should it not come by itself, it is brought about: what was acknowledged is on disk."""
         if not self.should_exit:
             self.should_exit = True
+            self._loop.call_soon_threadsafe(self._over.set)  # a signal may have come while it waits
             if threading.current_thread() is threading.main_thread():
                 self._last_word.start()
 

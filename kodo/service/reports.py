@@ -13,16 +13,14 @@ from kodo.core.registry import Registry
 from kodo.errors import InvalidMessageError
 from kodo.models import canonical
 from kodo.runtime import Runtime
-from kodo.service import shapes
 from kodo.service.routes import JSON
 
 
-def create_reports(runtime: Runtime, cache: Cache) -> APIRouter:
-    """The routes of reports, over one runtime."""
-    router = APIRouter()
+def add_reports(router: APIRouter, runtime: Runtime, cache: Cache) -> None:
+    """Add the routes of reports, over one runtime."""
     catalogue = cache.catalogue
 
-    @router.get("/explain", **shapes.EXPLAIN)
+    @router.get("/explain")
     async def get_explain(
         node: Annotated[str | None, Query(description="the url of a node")] = None,
         flow: Annotated[str | None, Query(description="the path or the name of a flow, of this node or of any")] = None,
@@ -45,12 +43,10 @@ def create_reports(runtime: Runtime, cache: Cache) -> APIRouter:
     def several(flow: str, offering: list[str], registry: Registry, clock: float) -> dict[str, Any]:
         return report.explain_flow(registry, flow, list(map(known, offering)), clock)
 
-    @router.get("/convergence", **shapes.CONVERGENCE)
+    @router.get("/convergence")
     async def get_convergence() -> Response:
         """How far every peer is behind, and how old what is known of every origin is."""
         return JSON(await runtime.inspect(report.convergence))
-
-    return router
 
 
 def _check(url: str) -> None:

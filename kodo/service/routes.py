@@ -32,7 +32,6 @@ from kodo.models import (
     now,
 )
 from kodo.runtime import Answer, Runtime
-from kodo.service import shapes
 from kodo.service.faults import faults
 from kodo.service.table import html_table
 from kodo.service.tags import headers_of, not_modified, tag_of
@@ -77,9 +76,8 @@ class Limits(BaseModel):
     peer_body: int
 
 
-def create_routes(runtime: Runtime, limits: Limits) -> APIRouter:
-    """The routes of the protocol's messages, over one runtime."""
-    router = APIRouter()
+def add_messages(router: APIRouter, runtime: Runtime, limits: Limits) -> None:
+    """Add the routes of the protocol's messages, over one runtime."""
     identity = runtime.identity
 
     def common(answer: Answer | None = None) -> dict[str, Any]:
@@ -114,12 +112,12 @@ def create_routes(runtime: Runtime, limits: Limits) -> APIRouter:
             raise RoleError("this service is no registry")
         return await ask(await _message(request, model, limit, runtime))
 
-    @router.get("/", **shapes.COMMON)
+    @router.get("/")
     async def get_status() -> Response:
         """Who this service is, what it is connected with, and whether all is said."""
         return JSON(common())
 
-    @router.post("/register", **shapes.REGISTER)
+    @router.post("/register")
     async def post_register(
         request: Request,
         wait: Annotated[Literal["mesh", ""], Query(description="`mesh`: answer once every registry has it")] = "",
@@ -131,45 +129,42 @@ def create_routes(runtime: Runtime, limits: Limits) -> APIRouter:
         register = partial(runtime.register, wait=timeout if wait else None, beats=BEATS in request.headers)
         return JSON(common(await exchange(request, Registration, limits.body, register)))
 
-    @router.post("/heartbeat", **shapes.HEARTBEAT)
+    @router.post("/heartbeat")
     async def post_heartbeat(request: Request) -> Response:
         """A node is there; 404 if it is not registered here, then it is to register."""
         return JSON(common(await exchange(request, Heartbeat, limits.body, runtime.heartbeat)))
 
-    @router.post("/disconnect", **shapes.DISCONNECT)
+    @router.post("/disconnect")
     async def post_disconnect(request: Request) -> Response:
         """A node or a registry leaves: what it brought is gone; 404 if nothing is known of it."""
         return JSON(common(await exchange(request, Farewell, limits.body, runtime.disconnect)))
 
-    @router.delete("/connect", **shapes.LEAVE)
+    @router.delete("/connect")
     async def delete_connect() -> Response:
         """Leave every service that this one is connected with; it goes on serving its own flows."""
         await runtime.leave()
         return Response(status_code=204)
 
-    @router.post("/connect", **shapes.CONNECT)
+    @router.post("/connect")
     async def post_connect(request: Request) -> Response:
         """A registry connects: it brings its nodes and, with `feed`, gets those of this one, now and as they change."""
         return JSON(offered(await exchange(request, PeerMessage, limits.peer_body, runtime.connect)))
 
-    @router.post("/update/node", **shapes.UPDATE)
+    @router.post("/update/node")
     async def post_update(request: Request) -> Response:
         """A registry passes on news of nodes, under its own url."""
         return JSON(common(await exchange(request, PeerMessage, limits.peer_body, runtime.update)))
 
-    return router
 
-
-def create_reading(runtime: Runtime, cache: Cache) -> APIRouter:
-    """The routes that people read: their answers carry tags."""
-    router = APIRouter()
+def add_reading(router: APIRouter, runtime: Runtime, cache: Cache) -> None:
+    """Add the routes that people read: their answers carry tags."""
     identity = runtime.identity
     catalogue = cache.catalogue
     changes = catalogue.changes
     # By their tags, which say all that an answer depends on.
     answers: Kept[bytes] = Kept(KEPT)
 
-    @router.get("/flows", **shapes.FLOWS)
+    @router.get("/flows")
     async def get_flows(  # noqa: PLR0913, PLR0917, one for each parameter of the route
         request: Request,
         p: Annotated[int, Query(ge=0, le=MAX_PAGE, description="the page, from 0")] = 0,
@@ -206,7 +201,7 @@ def create_reading(runtime: Runtime, cache: Cache) -> APIRouter:
             answers.put(tagged["ETag"], body)
         return Response(body, media_type="text/html" if html else JSON.media_type, headers=tagged)
 
-    @router.get("/counts", **shapes.COUNTS)
+    @router.get("/counts")
     async def get_counts(request: Request) -> Response:
         """How many flows there are, in all and by node, organization and tag."""
         tagged = headers_of(tag_of(changes.epoch, changes.count("counts")))
@@ -218,7 +213,7 @@ def create_reading(runtime: Runtime, cache: Cache) -> APIRouter:
             answers.put(tagged["ETag"], body)
         return Response(body, media_type=JSON.media_type, headers=tagged)
 
-    @router.get("/map", **shapes.MAP)
+    @router.get("/map")
     async def get_map(request: Request) -> Response:
         """This service's view of the mesh: its own nodes, and each peer with the nodes known through it."""
         standing = runtime.standing
@@ -229,14 +224,12 @@ def create_reading(runtime: Runtime, cache: Cache) -> APIRouter:
         more = {"connection": dict(standing.connection)} | stale
         return Streamed(await runtime.read(partial(cache.spool, more)), headers=tagged)
 
-    @router.get("/_cache", **shapes.CACHE)
+    @router.get("/_cache")
     async def get_cache() -> Response:
         """A registry's durable state."""
         if not identity.registry:
             raise RoleError("this service is no registry")
         return Streamed(await runtime.read(partial(cache.spool, {})))
-
-    return router
 
 
 def _extras(answer: Answer) -> dict[str, Any]:

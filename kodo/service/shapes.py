@@ -321,3 +321,21 @@ EVENTS: dict[str, Any] = {
     },
 }
 CACHE = _route(CacheReply, _CACHED, 404, 503)
+
+ROUTES: dict[str, dict[str, Any]] = {
+    "get_status": COMMON,
+    "post_register": REGISTER,
+    "post_heartbeat": HEARTBEAT,
+    "post_disconnect": DISCONNECT,
+    "delete_connect": LEAVE,
+    "post_connect": CONNECT,
+    "post_update": UPDATE,
+    "get_flows": FLOWS,
+    "get_counts": COUNTS,
+    "get_map": MAP,
+    "get_cache": CACHE,
+    "get_events": EVENTS,
+    "get_explain": EXPLAIN,
+    "get_convergence": CONVERGENCE,
+}
+"""What is said of each route, by the name of its function."""

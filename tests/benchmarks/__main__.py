@@ -1,4 +1,4 @@
-"""The command: `python -m tests.benchmarks [ROW ...]`, `python -m tests.benchmarks pair A B [ROW ...]`."""
+"""The command: `python -m tests.benchmarks [ROW ...]`, `pair A B [ROW ...]` in front of them, or `soak`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 from rich.console import Console
 
-from tests.benchmarks import report
+from tests.benchmarks import report, soak
 from tests.benchmarks.pair import pair, pair_brief, pair_table
 from tests.benchmarks.row import Outcome, Row, measure
 from tests.benchmarks.rows import ROWS
@@ -30,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--list", action="store_true", help="name the rows, and measure nothing")
     parser.add_argument(
-        "--quick", action="store_true", help="10,000 flows, 3 rounds: whether all works, not what holds"
+        "--quick", action="store_true", help="less of everything, in three minutes: whether all works, not what holds"
     )
     parser.add_argument("--rounds", type=int, help="rounds of each side (default: 5)")
     parser.add_argument("--flows", type=int, help="flows that a large registry holds (default: 100,000)")
@@ -53,6 +53,8 @@ def chosen(names: Iterable[str]) -> list[Row]:
 
 def main(arguments: Sequence[str]) -> int:
     """Measure and print. 1 when something failed; a missed target is a result, and no failure."""
+    if arguments[:1] == ["soak"]:
+        return soak.main(arguments[1:])
     pairing = arguments[:1] == ["pair"]
     parser = _parser()
     given = parser.parse_args(arguments[1:] if pairing else arguments)
@@ -113,10 +115,10 @@ def _told(outcome: Outcome, brief: Callable[[Outcome], str]) -> Outcome:
 
 
 def _print(console: Console, where: dict[str, Any], *said: Any) -> None:
-    console.print(f"{where['at']}, commit {where['commit']}; {where['machine']}, load {where['load'][0]};")
-    console.print(f"Python {where['python']}, SQLite {where['sqlite']}; client: {where['client']}")
+    console.print(f"{report.headline(where)}\n", markup=False)
     for one in said:
-        console.print(one, markup=False)
+        # Lines of a table in Markdown are as long as they are.
+        console.print(one, "", sep="\n", markup=False, soft_wrap=isinstance(one, str))
 
 
 if __name__ == "__main__":

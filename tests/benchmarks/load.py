@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -30,7 +31,7 @@ STALE = 20.0
 """Seconds after which an idle connection is opened anew: the service may have closed it."""
 LUA = """
 local formats, at, number = {}, 0, %(first)d
-local function add(method, path, body)
+local function add(method, path, body, tag)
   if body then
     local from, to = body:find("%(number)s", 1, true)
     local head, tail = body, nil
@@ -43,7 +44,7 @@ local function add(method, path, body)
   else
     local formatted = nil
     formats[#formats + 1] = function()
-      formatted = formatted or wrk.format(method, path)
+      formatted = formatted or wrk.format(method, path, tag and {["If-None-Match"] = tag})
       return formatted
     end
   end
@@ -66,10 +67,11 @@ end
 
 @dataclass(frozen=True)
 class Request:
-    """A request; a `NUMBER` in its body is another one each time."""
+    """A request; a `NUMBER` in its body is another one each time. `tag`: of the answer that the client has already."""
 
     path: str
     body: str | None = None
+    tag: str | None = None
 
     @property
     def method(self) -> str:
@@ -79,10 +81,9 @@ class Request:
         """The bytes of the request."""
         body = "" if self.body is None else self.body.replace(NUMBER, f"{number:08d}", 1)
         content = body.encode()
-        return (
-            f"{self.method} {self.path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n".encode()
-            + content
-        )
+        condition = "" if self.tag is None else f"If-None-Match: {self.tag}\r\n"
+        head = f"{self.method} {self.path} HTTP/1.1\r\nHost: x\r\n{condition}Content-Length: {len(content)}\r\n\r\n"
+        return head.encode() + content
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,9 @@ class Connection:
         while (end := answer.find(b"\r\n\r\n")) < 0:
             answer += self._more()
         head = answer[:end].lower()
+        if head.startswith(b"http/1.1 304"):  # only who names a tag is answered so
+            self._used = time.monotonic()
+            return b""
         if not head.startswith(b"http/1.1 200"):
             kind = NotReadyError if head.startswith(b"http/1.1 503") else LoadError
             raise kind(f"expected a 200, got {answer[:400].decode(errors='replace')}")
@@ -196,18 +200,27 @@ def load(url: str, requests: Sequence[Request], connections: int, seconds: float
 
 def _wrk(url: str, requests: Sequence[Request], connections: int, seconds: float, first: int) -> Load:
     adds = "\n".join(
-        f"  add('{request.method}', [==[{request.path}]==]" + (f", [==[{request.body}]==])" if request.body else ")")
+        f"  add('{request.method}', [==[{request.path}]==], {_lua(request.body)}, {_lua(request.tag)})"
         for request in requests
     )
     with TemporaryDirectory() as folder:
         script = Path(folder) / "load.lua"
         script.write_text(LUA % {"first": first, "number": NUMBER, "adds": adds})
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{ceil(seconds)}s", "--timeout", "60s", "-s", str(script), url]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    _, found, result = done.stdout.partition("RESULT ")
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{ceil(seconds) + 1}s", "--timeout", "60s", "-s", str(script)]
+        with subprocess.Popen([*command, url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as wrk:
+            try:
+                said, failed = wrk.communicate(timeout=seconds)
+            except subprocess.TimeoutExpired:
+                wrk.send_signal(signal.SIGINT)  # it counts whole seconds only, but tells what it has when interrupted
+                said, failed = wrk.communicate()
+    _, found, result = said.partition("RESULT ")
     if not found:
-        raise LoadError(f"wrk: {done.stdout[-400:]}{done.stderr[-400:]}")
+        raise LoadError(f"wrk: {said[-400:]}{failed[-400:]}")
     return _load(json.loads(result))
+
+
+def _lua(text: str | None) -> str:
+    return "nil" if text is None else f"[==[{text}]==]"
 
 
 def _load(result: dict[str, Any]) -> Load:
@@ -244,7 +257,7 @@ def _work() -> None:
     spans, number = [], plan["first"]
     with Connection(plan["url"]) as connection:
         time.sleep(max(0.0, plan["begin"] - time.monotonic()))
-        while time.monotonic() < plan["begin"] + plan["seconds"]:
+        while not spans or time.monotonic() < plan["begin"] + plan["seconds"]:  # however late it began, once
             raw = requests[number % len(requests)].raw(number)
             number += plan["step"]
             began = time.perf_counter()

@@ -6,7 +6,8 @@ import os
 import platform
 import sqlite3
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import groupby
@@ -16,10 +17,7 @@ from statistics import median
 from textwrap import shorten
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from tests.benchmarks.load import client
 from tests.benchmarks.row import Outcome, Row
@@ -72,27 +70,37 @@ def brief(outcome: Outcome) -> str:
     return f"{spread(outcome.floor)} and {spread(outcome.kodo)} {unit}, {outcome.verdict} ({outcome.row.target.text})"
 
 
-def table(outcomes: Iterable[Outcome]) -> Table:
-    """The table: the work, what floor and kodo took, their ratio, the target, the verdict."""
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("work", "unit"):
-        shown.add_column(name)
-    for name in ("floor", "kodo", "ratio"):
-        shown.add_column(name, justify="right")
-    for name in ("target", "verdict"):
-        shown.add_column(name)
-    for outcome in outcomes:
-        shown.add_row(*_cells(outcome))
-    return shown
+def headline(where: dict[str, Any]) -> str:
+    """When, what and where was measured, by which client, and what was left out to be quick."""
+    lines = [
+        f"{where['at']}, commit {where['commit']}; {where['machine']}, load {where['load'][0]};",
+        f"Python {where['python']}, SQLite {where['sqlite']}; client: {where['client']}",
+        Scale(**where["scale"]).reduced(),
+    ]
+    return "\n".join(filter(None, lines))
 
 
-def _cells(outcome: Outcome) -> tuple[Text, ...]:
+def table(outcomes: Sequence[Outcome]) -> str:
+    """The table in Markdown, for a README: the work, what floor and kodo took, their ratio, the target, the verdict."""
+    head = ("row", "work", "unit", "floor", "kodo", "ratio", "target", "verdict")
+    lines = [head, *map(_cells, outcomes)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rule = [
+        "-" * (width - 1) + (":" if name in {"floor", "kodo", "ratio"} else "-")
+        for name, width in zip(head, widths, strict=True)
+    ]
+    padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (padded[0], rule, *padded[1:]))
+
+
+def _cells(outcome: Outcome) -> tuple[str, ...]:
     row, verdict = outcome.row, outcome.verdict
     measured = ("", "", "")
     if outcome.reason is None:
         measured = (spread(outcome.floor), spread(outcome.kodo), figure(outcome.ratio))
-    said = Text(verdict if outcome.reason is None else f"{verdict}: {short(outcome.reason)}", STYLES[verdict])
-    return (*map(Text, (f"{outcome.work} [{row.name}]", row.unit, *measured, row.target.text)), said)
+    said = verdict if outcome.reason is None else f"{verdict}: {short(outcome.reason)}"
+    cells = (f"`{row.name}`", outcome.work, row.unit, *measured, row.target.text, said)
+    return tuple(cell.replace("|", "\\|") for cell in cells)
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
@@ -113,19 +121,26 @@ def console(file: Any = None) -> Console:
 
 def plot(curves: Iterable[Curve], path: Path) -> None:
     """Draw what rows cost at several numbers of flows: kodo as lines, floors dotted, a panel for each unit."""
+    by_unit = [(unit, list(group)) for unit, group in groupby(sorted(curves, key=_unit), _unit)]
+    with drawing(path, len(by_unit), "kodo (lines) and floors (dotted), by the number of flows held") as panels:
+        for panel, (unit, group) in zip(panels, by_unit, strict=True):
+            _draw(panel, unit, group)
+
+
+@contextmanager
+def drawing(path: Path, number: int, title: str) -> Iterator[list[Any]]:
+    """So many panels to draw on, two in a line, which are written into the file in the end."""
     import matplotlib as mpl  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415, few draw
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
-    by_unit = [(unit, list(group)) for unit, group in groupby(sorted(curves, key=_unit), _unit)]
-    lines = ceil(len(by_unit) / 2)
+    lines = ceil(number / 2)
     sheet, panels = plt.subplots(lines, 2, figsize=(11, 4.2 * lines), layout="constrained", squeeze=False)
-    for panel, (unit, group) in zip(panels.flat, by_unit, strict=False):
-        _draw(panel, unit, group)
-    for empty in panels.flat[len(by_unit) :]:
+    yield list(panels.flat[:number])
+    for empty in panels.flat[number:]:
         empty.set_visible(False)
-    sheet.suptitle("kodo (lines) and floors (dotted), by the number of flows held")
+    sheet.suptitle(title)
     sheet.savefig(path, dpi=110)
     plt.close(sheet)
 

@@ -18,6 +18,7 @@ from itertools import count, cycle
 from statistics import median
 from typing import Any
 from urllib.parse import quote
+from urllib.request import urlopen
 
 from tests.benchmarks import data, floors
 from tests.benchmarks.load import NUMBER, Connection, Load, Request, burst, load
@@ -30,13 +31,8 @@ FEW = 1_000
 CLIENTS = 16
 SEARCHES = 60
 """Searches of which SQLite alone is timed."""
-SAMPLES = 10
-"""Registrations of a round, where one takes milliseconds."""
-SIMULATED = 1_000
 APART = 0.3
 """Seconds between registrations that have nothing to do with each other."""
-BACK = 1_000
-"""Nodes that come back at once."""
 COLUMNS = (
     *("registry", "node", "organization", "created", "modified", "heartbeat"),
     *("url", "name", "author", "description", "tags"),
@@ -68,6 +64,18 @@ def any_page(flows: int) -> list[str]:
     return [f"/flows?p={chance.randrange(flows // 10)}" for _ in range(5000)]
 
 
+def middle_page(flows: int) -> list[str]:
+    return [f"/flows?p={flows // 20}"]
+
+
+def counting(flows: int) -> list[str]:
+    return ["/counts"]
+
+
+def any_page_in_html(flows: int) -> list[str]:
+    return [f"{path}&format=html" for path in any_page(flows)]
+
+
 def last_page(flows: int) -> list[str]:
     return [f"/flows?p={flows // 10 - 1}"]
 
@@ -77,6 +85,26 @@ def any_sort(flows: int) -> list[list[str]]:
     chance = random.Random(2)
     orders = [f"{column}:{way}" for column in COLUMNS for way in "ad"]
     return [[f"/flows?by={by}&p={chance.randrange(flows // 10)}" for _ in range(5)] for by in orders]
+
+
+def any_filter(flows: int) -> list[list[str]]:
+    """For each operator and each column that it makes sense for, some selections, none of them twice."""
+    owners, tags = [data.organization(rank) for rank in range(20)], data.TOPICS[:20]
+    words, firsts = NEEDLES[-20:], sorted(data.FIRST)
+    asked = [
+        *(
+            [f'{column} {sign} "{word}"' for word in words]
+            for column in ("name", "author")
+            for sign in ("==", "<", ">=")
+        ),
+        [f'organization != "{owner}"' for owner in owners],
+        [f'modified > "2024-12-25T00:{minute:02d}:00"' for minute in range(20)],
+        [f'description ~ "{word}"' for word in words],
+        [f'organization == "{owner}" & @tag("{tag}")' for owner, tag in zip(owners, tags, strict=True)],
+        [f'author ~ "{first}" | @tag("{tag}")' for first, tag in zip(firsts, tags, strict=True)],
+        [f'not (@tag("{tag}") | name ~ "{word}")' for tag, word in zip(tags, words, strict=True)],
+    ]
+    return [list(map(_asking, one)) for one in asked]
 
 
 def by_organization(flows: int) -> list[str]:
@@ -158,22 +186,39 @@ def bare_page(paths: Paths, figure: Figure = p50, connections: int = 1) -> Side:
     return Side("FastAPI route, 4 checked parameters, ten dicts by orjson", begin)
 
 
-@contextmanager
-def sorting(bench: Bench) -> Iterator[Measure]:
-    """The slowest order of all: the median latency of some pages in it."""
-    with Connection(bench.listing().url) as connection:
-        yield partial(_slowest, connection, bench)
+def slowest(kinds: Callable[[int], list[list[str]]]) -> Begin:
+    """The slowest kind of all: the median latency of some pages of it."""
+
+    @contextmanager
+    def begin(bench: Bench) -> Iterator[Measure]:
+        with Connection(bench.listing().url) as connection:
+            yield partial(_slowest, connection, kinds(bench.scale.flows), bench.scale.seconds)
+
+    return begin
+
+
+def bare_slowest(kinds: Callable[[int], list[list[str]]]) -> Side:
+    """The bare route is asked the same."""
+
+    @contextmanager
+    def begin(bench: Bench) -> Iterator[Measure]:
+        with bench.floor("page") as service, Connection(service.url) as connection:
+            yield partial(_slowest, connection, kinds(bench.scale.flows), bench.scale.seconds)
+
+    return Side("FastAPI route, 4 checked parameters, ten dicts by orjson", begin)
+
+
+def _slowest(connection: Connection, kinds: list[list[str]], seconds: float) -> float:
+    return max(connection.p50(_requests(paths), seconds / len(kinds)) for paths in kinds)
 
 
 @contextmanager
-def bare_sorting(bench: Bench) -> Iterator[Measure]:
-    with bench.floor("page") as service, Connection(service.url) as connection:
-        yield partial(_slowest, connection, bench)
-
-
-def _slowest(connection: Connection, bench: Bench) -> float:
-    orders = any_sort(bench.scale.flows)
-    return max(connection.p50(_requests(pages), bench.scale.seconds / len(orders)) for pages in orders)
+def asking_whether_it_changed(bench: Bench) -> Iterator[Measure]:
+    """The first page is asked for with the tag that it has."""
+    url = bench.listing().url
+    with urlopen(f"{url}/flows") as answer:
+        request = Request("/flows", tag=answer.headers["ETag"])
+    yield lambda: load(url, [request], 1, bench.scale.seconds).p50
 
 
 @contextmanager
@@ -183,7 +228,7 @@ def after_a_write(bench: Bench) -> Iterator[Measure]:
     with bench.registry(bench.scale.flows) as service, Connection(service.url) as connection:
 
         def measure() -> float:
-            return median(_read_after(connection, next(numbers)) for _ in range(3 * SAMPLES))
+            return median(_read_after(connection, next(numbers)) for _ in range(3 * bench.scale.samples))
 
         yield measure
 
@@ -196,7 +241,7 @@ def _read_after(connection: Connection, number: int) -> float:
 @contextmanager
 def bare_first_page(bench: Bench) -> Iterator[Measure]:
     with bench.floor("page") as service, Connection(service.url) as connection:
-        yield lambda: median(connection.p50([Request("/flows")], 0) for _ in range(3 * SAMPLES))
+        yield lambda: median(connection.p50([Request("/flows")], 0) for _ in range(3 * bench.scale.samples))
 
 
 def sqlite_alone(how: floors.Select, needles: Sequence[str]) -> Side:
@@ -280,11 +325,12 @@ def putting_into_etcd(bench: Bench) -> Iterator[Measure]:
 # -- the mesh ----------------------------------------------------------------------------------------------------------
 
 
-def along_a_chain(holding: int) -> Begin:
-    """A node registers at one end of a chain of registries that hold so many flows, until the other end lists it."""
+def along_a_chain(*, empty: bool) -> Begin:
+    """A node registers at one end of a chain of registries that hold flows or none, until the other end lists it."""
 
     @contextmanager
     def begin(bench: Bench) -> Iterator[Measure]:
+        holding = 0 if empty else bench.scale.carried
         with ExitStack() as stack:
             chain = [stack.enter_context(bench.registry(holding))]
             while len(chain) < bench.scale.chain:
@@ -292,7 +338,7 @@ def along_a_chain(holding: int) -> Begin:
             for service in chain:
                 service.until_lists(holding)
                 service.until_idle()
-            yield partial(_along, chain, count(1))
+            yield partial(_along, chain, count(1), bench.scale.samples)
 
     return begin
 
@@ -303,11 +349,11 @@ def along_relays(bench: Bench) -> Iterator[Measure]:
         chain: list[Service] = []
         while len(chain) < bench.scale.chain:
             chain.insert(0, stack.enter_context(bench.floor("relay", *(service.url for service in chain[:1]))))
-        yield partial(_along, chain, count(1))
+        yield partial(_along, chain, count(1), bench.scale.samples)
 
 
-def _along(chain: Sequence[Service], numbers: Iterator[int]) -> float:
-    return 1000 * median(_passed_on(chain, next(numbers)) for _ in range(SAMPLES))
+def _along(chain: Sequence[Service], numbers: Iterator[int], samples: int) -> float:
+    return 1000 * median(_passed_on(chain, next(numbers)) for _ in range(samples))
 
 
 def _passed_on(chain: Sequence[Service], number: int) -> float:
@@ -435,9 +481,9 @@ def copying(bench: Bench) -> Iterator[Measure]:
 @contextmanager
 def coming_back(bench: Bench) -> Iterator[Measure]:
     """A registry with a peer restarts, and all its nodes register at once: until all are answered and it is idle."""
-    raws = [Request("/register", json.dumps(data.node(number))).raw() for number in range(BACK)]
-    with bench.registry(BACK * data.FLOWS_PER_NODE) as service, bench.registry(0, service.url) as peer:
-        peer.until_lists(BACK * data.FLOWS_PER_NODE)
+    raws = [Request("/register", json.dumps(data.node(number))).raw() for number in range(bench.scale.nodes)]
+    with bench.registry(bench.scale.nodes * data.FLOWS_PER_NODE) as service, bench.registry(0, service.url) as peer:
+        peer.until_lists(bench.scale.nodes * data.FLOWS_PER_NODE)
 
         def measure() -> float:
             service.stop()
@@ -453,7 +499,7 @@ def coming_back(bench: Bench) -> Iterator[Measure]:
 
 @contextmanager
 def bare_coming_back(bench: Bench) -> Iterator[Measure]:
-    raws = [Request("/register", json.dumps(data.node(number))).raw() for number in range(BACK)]
+    raws = [Request("/register", json.dumps(data.node(number))).raw() for number in range(bench.scale.nodes)]
     with bench.floor("register", str(bench.path("registrations")), path="/") as service:
         yield lambda: _timed(lambda: burst(service.url, raws))
 
@@ -583,7 +629,7 @@ def subject(name: str) -> Begin:
 
     @contextmanager
     def begin(bench: Bench) -> Iterator[Measure]:
-        yield lambda: float(bench.subject(name, registries=SIMULATED))
+        yield lambda: float(bench.subject(name, registries=bench.scale.simulated))
 
     return begin
 
@@ -631,11 +677,48 @@ ROWS: tuple[Row, ...] = (
         "last-page", "the last page, p50", MS, bare_page(last_page), kodo(reading(last_page)), at_most(1.5), grows=True
     ),
     Row(
+        "middle-page",
+        "the page in the middle, p50",
+        MS,
+        bare_page(middle_page),
+        kodo(reading(middle_page)),
+        at_most(1.5),
+        grows=True,
+    ),
+    Row(
+        "not-modified",
+        "the first page, asked for with its tag (304), p50",
+        MS,
+        bare_page(first_page),
+        kodo(asking_whether_it_changed),
+        at_most(1.3),
+        grows=True,
+    ),
+    Row("counts", "GET /counts, p50", MS, bare_page(first_page), kodo(reading(counting)), at_most(1.5), grows=True),
+    Row(
+        "html",
+        "any page in HTML, p50",
+        MS,
+        Side("the same page of kodo in JSON", reading(any_page)),
+        kodo(reading(any_page_in_html)),
+        at_most(3, "JSON"),
+        grows=True,
+    ),
+    Row(
         "any-sort",
         "any page in the slowest order, p50",
         MS,
-        Side("FastAPI route, 4 checked parameters, ten dicts by orjson", bare_sorting),
-        kodo(sorting),
+        bare_slowest(any_sort),
+        kodo(slowest(any_sort)),
+        at_most(1.5),
+        grows=True,
+    ),
+    Row(
+        "any-filter",
+        "first page of the slowest filter, each operator, p50",
+        MS,
+        bare_slowest(any_filter),
+        kodo(slowest(any_filter)),
         at_most(1.5),
         grows=True,
     ),
@@ -714,15 +797,15 @@ ROWS: tuple[Row, ...] = (
         "chain of {chain} registries, one registration from end to end, p50",
         MS,
         Side("bare relays, one kept httpx client each", along_relays),
-        kodo(along_a_chain(0)),
+        kodo(along_a_chain(empty=True)),
         at_most(2),
     ),
     Row(
         "chain-10000",
-        "the same with 10,000 flows held",
+        "the same with {carried} flows held",
         MS,
-        Side("kodo's chain, empty", along_a_chain(0)),
-        kodo(along_a_chain(10_000)),
+        Side("kodo's chain, empty", along_a_chain(empty=True)),
+        kodo(along_a_chain(empty=False)),
         at_most(1.2, "empty"),
     ),
     Row(
@@ -754,7 +837,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "come-back",
-        f"{BACK:,} nodes come back at once after a restart, until idle, one peer",
+        "{nodes} nodes come back at once after a restart, until idle, one peer",
         S,
         Side("FastAPI route, parse, index in memory, shared fsyncs", bare_coming_back),
         kodo(coming_back),
@@ -807,7 +890,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "simulator",
-        "simulator: 1,000 registries, random graph of degree 4: one registration, within the bound of messages",
+        "simulator: {simulated} registries, random graph of degree 4: one registration, within the bound of messages",
         S,
         Side("the same flood over sets and JSON", subject("flood")),
         kodo(subject("simulate")),

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any, Self
@@ -30,20 +30,36 @@ class UnmeasuredError(Exception):
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured: `flows` held, `rounds` of each side, `seconds` of load in a round."""
+    """How much is measured: `flows` held, `rounds` of each side, `seconds` of load in a round.
+
+    Rows that take long have fewer `samples` (registrations along a `chain`, one by one, whose registries have so many
+    flows `carried` with them), `nodes` (that come back), `members` of a lab and `simulated` registries in a quick run.
+    """
 
     flows: int = 100_000
     rounds: int = 5
     seconds: float = 1.0
     members: int = 24
     chain: int = 8
+    samples: int = 10
+    nodes: int = 1_000
+    simulated: int = 1_000
+    carried: int = 10_000
 
     def fill(self, text: str) -> str:
         """A text about the work with its numbers in their places."""
-        return text.format(flows=f"{self.flows:,}", members=self.members, chain=self.chain)
+        said = asdict(self)
+        return text.format(**{name: f"{value:,}" for name, value in said.items()})
+
+    def reduced(self) -> str:
+        """What is smaller here than in a full run, in words; nothing if it is one."""
+        full = asdict(Scale())
+        less = [f"{name} {value:,} of {full[name]:,}" for name, value in asdict(self).items() if value < full[name]]
+        return f"reduced: {', '.join(less)}" if less else ""
 
 
-QUICK = Scale(flows=10_000, rounds=3, members=8, chain=4)
+QUICK = Scale(5_000, rounds=3, seconds=0.5, members=8, chain=4, samples=5, nodes=300, simulated=300, carried=2_000)
+"""Every row within three minutes: whether all works, and roughly how well."""
 
 
 class Service:
@@ -95,6 +111,10 @@ class Service:
         assert self._process is not None
         if self._process.poll() is not None or time.perf_counter() > began + PATIENCE:
             raise LoadError(f"{' '.join(self._command[-6:])} did not start: {self._log.read_text()[-800:]}")
+
+    def option(self, name: str) -> str:
+        """What it was started with as this option."""
+        return self._command[self._command.index(name) + 1]
 
     def stop(self) -> None:
         """End it, and wait until it has ended."""
@@ -248,8 +268,9 @@ class Bench:
 
     def python(self, *args: str) -> list[str]:
         """A command that runs Python on this tree."""
-        # The installed kodo may be that of another tree: what stands in PYTHONPATH comes first.
-        return ["env", f"PYTHONPATH={self.tree}", sys.executable, *args]
+        # The installed kodo may be that of another tree: what stands in PYTHONPATH comes first. And its modules are
+        # compiled once, as those of whatever is installed are, not anew at each start.
+        return ["env", "-u", "PYTHONDONTWRITEBYTECODE", f"PYTHONPATH={self.tree}", sys.executable, *args]
 
     # -- what it is measured against -----------------------------------------------------------------------------------
 

@@ -1,0 +1,70 @@
+"""The short way into `kodo serve`, which loads a service and nothing of the command.
+
+The command (`kodo.cli`) takes a tenth of a start to load. So flags about which there is no doubt are read here, and
+anything else, help and mistakes among them, is left to the command, which then comes to `serve` too.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from kodo.errors import KodoError
+from kodo.options import Options, load_options
+
+
+def plain_flags(arguments: Sequence[str]) -> dict[str, Any] | None:
+    """The options that these flags give, each once; None when the command has to tell."""
+    flags = {f"--{name.replace('_', '-')}": name for name in Options.model_fields}
+    given: dict[str, Any] = {}
+    words = iter(arguments)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        name = flags.get(flag) or flags.get(flag.replace("--no-", "--", 1))
+        if name is None or name in given:
+            return None
+        if Options.model_fields[name].annotation is bool:
+            given[name] = flag in flags
+            doubtful = bool(equals)
+        else:
+            given[name] = value = value if equals else next(words, "-")
+            doubtful = value.startswith("-") or flag not in flags
+        if doubtful:
+            return None
+    return given
+
+
+def serve(given: dict[str, Any]) -> None:
+    """Run a service with these options, as `run_service` does, in a process that does nothing else."""
+    options = load_options(**given)
+    from kodo.service import node  # noqa: PLC0415, the service is heavy, and options may be wrong
+
+    with _told_once(options):
+        node.begin(options, lambda _: _collect())
+
+
+def _collect() -> None:
+    """Look for garbage from now on, but not in what is there: it stays, and to look through it holds up the loop."""
+    gc.freeze()
+    gc.enable()
+
+
+@contextmanager
+def _told_once(options: Options) -> Iterator[None]:
+    """Keep the last words of a service out of the log lines on stderr, where the command itself says them."""
+    if options.log is not None:
+        yield
+        return
+    log = logging.getLogger("kodo")
+    log.addFilter(_is_no_last_word)
+    try:
+        yield
+    finally:
+        log.removeFilter(_is_no_last_word)
+
+
+def _is_no_last_word(record: logging.LogRecord) -> bool:
+    return not (record.args and isinstance(record.args, tuple) and isinstance(record.args[0], KodoError))
