@@ -381,7 +381,7 @@ class Catalogue:
                 f"INSERT INTO record ({_STORED}, digest, flows, size) VALUES ({_placeholders(15)})", (*row[:12], *kept)
             )
             if self._relist(key):
-                self._note_moved(key, 0)
+                self._note_moved(key, size or 0)
             return
         gone = bool(row[11])
         same = (fingerprint in (None, old[1]) and not gone) and (url, organization) == old[2:4]
@@ -444,12 +444,13 @@ class Catalogue:
         flows, texts, tags = [], [], []
         folded = (organization or "").casefold()
         for added, flow in enumerate(orjson.loads(stored).values(), self._last + 1):
-            words = flow["tags"] or []
+            name, words = flow["name"], flow["tags"] or []
             author = MISSING_AUTHOR if flow["author"] is None else flow["author"]
             description = MISSING_DESCRIPTION if flow["description"] is None else flow["description"]
-            shown = (flow["url"], flow["name"], author, description)
-            flows.append((added, number, node, *shown, _json(words), " ".join(sorted(words))))
-            texts.append((added, folded, *(text.casefold() for text in (*shown[1:], "\n".join(words)))))
+            told = (added, number, node, flow["url"], name, author, description)
+            flows.append((*told, _json(words), " ".join(sorted(words))))
+            said = (name.casefold(), author.casefold(), description.casefold(), "\n".join(words).casefold())
+            texts.append((added, folded, *said))
             tags += [(word, added) for word in set(words)]
         db.executemany(
             "INSERT INTO flow (id, record, node, url, name, author, description, tags, tag_key)"
@@ -462,7 +463,8 @@ class Catalogue:
         )
         self._last += len(flows)
         db.executemany("INSERT INTO tag VALUES (?, ?)", tags)
-        self._tally(len(flows), (word for word, _ in tags), 1)
+        self._counted["total", ""] += len(flows)
+        self._counted.update([("tag", word) for word, _ in tags])
 
     def _index(self) -> None:
         """Write the trigrams of what was listed lately."""
@@ -486,13 +488,8 @@ class Catalogue:
         db.executemany("DELETE FROM flow_text WHERE id = ?", [(flow,) for flow, _ in flows])
         db.execute("DELETE FROM flow WHERE record = ?", (number,))
         db.execute("UPDATE record SET listed = 0 WHERE id = ?", (number,))
-        self._tally(len(flows), (word for word, _ in tags), -1)
-
-    def _tally(self, flows: int, tags: Iterable[str], sign: int) -> None:
-        """Count what was listed, or is no more; written with the commit, once for each tag."""
-        self._counted["total", ""] += sign * flows
-        for tag in tags:
-            self._counted["tag", tag] += sign
+        self._counted["total", ""] -= len(flows)
+        self._counted.subtract([("tag", word) for word, _ in tags])
 
     def _write_tally(self) -> None:
         counted = [(kind, value, flows) for (kind, value), flows in self._counted.items() if flows]
