@@ -300,8 +300,6 @@ class Catalogue:
         """Make what was written durable."""
         if self._writer.in_transaction:
             self._write_tally()
-            if self._last - self._indexed >= UNINDEXED:
-                self._index()
             self._writer.execute("COMMIT")
 
     def rollback(self) -> None:
@@ -462,6 +460,8 @@ class Catalogue:
             texts,
         )
         self._last += len(flows)
+        if self._last - self._indexed >= UNINDEXED:
+            self._index()
         db.executemany("INSERT INTO tag VALUES (?, ?)", tags)
         self._counted["total", ""] += len(flows)
         self._counted.update([("tag", word) for word, _ in tags])

@@ -336,7 +336,6 @@ def test_a_search_finds_what_is_indexed_and_what_waits(tmp_path: Path, monkeypat
         waited.add(unindexed(catalogue))
     assert waited == set(range(5))
     monkeypatch.setattr("kodo.catalogue.UNINDEXED", 0)
-    write(catalogue)
     write(catalogue, entry(1, [flow("last")], 200))
     assert unindexed(catalogue) == 0
     # Raises when the trigrams are not those of the texts.
