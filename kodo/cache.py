@@ -130,7 +130,7 @@ class Cache:
         for key in save.forgotten:
             self._lazy.pop(key, None)
         if not save.lazy:
-            self.catalogue.write(replace(save, peers=tuple(self._lazy.values())))
+            self.catalogue.write(replace(save, peers=tuple(self._lazy.values())) if self._lazy else save)
             self._lazy.clear()
 
     def commit(self) -> None:

@@ -2,7 +2,7 @@
 
 ```
  part ---- record (one for each origin and node; flows as JSON) ---- of each node the one that is listed:
-                                                                      flow, tag, flow_text (trigrams), tally
+                                                                      flow, tag, flow_text, trigram, tally
 ```
 
 - One connection writes, from one thread at a time; `write` changes, `commit` makes it durable. Reads go through
@@ -10,6 +10,8 @@
 - Times stand in `record`, once: a node that registers the same again writes its row and touches nothing of its flows.
 - `flow` holds what is displayed (an absent author reads `missing author`), `flow_text` the same casefolded, since
   SQLite's own case rules stop at ASCII.
+- Trigrams of texts are written many flows at once, since a commit of few costs almost as much as one of many. A search
+  finds through `trigram` what was written there, and looks at the few flows that are `unindexed` one by one.
 - Which record of a node is listed follows from the records alone (FEDERATION.md, rule 14).
 - A page is found by its ids first, then its rows by these. Beginnings of the whole listing come from an index where
   there is one; else all ids are ranked once, and kept as long as no row of the listing changes: any page is a slice.
@@ -40,7 +42,7 @@ from kodo.errors import BusyError, CacheError, DamagedCacheError
 from kodo.models import MISSING_AUTHOR, MISSING_DESCRIPTION, NOTHING, Key, canonical, flows_json
 from kodo.query import Filter, Order
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 APPLICATION_ID = 0x6B6F646F  # "kodo"
 BRIEF, LONGEST = 0.002, 5.0
 """Seconds that a brief read may take, and any read."""
@@ -50,6 +52,8 @@ PIECE = 100
 """Nodes that are written at once."""
 INDEXED = {"f.name", "f.node", "n.organization", "n.created", "n.modified", "n.heartbeat"}
 """Columns that the listing has an index of; one of each of the others would halve the registrations in a second."""
+UNINDEXED = 500
+"""Flows whose trigrams wait to be written, at most: a search looks at each of them."""
 SHALLOW = 1000
 """Rows that are skipped along an index rather than ranked."""
 RANKINGS = 32 * 2**20
@@ -81,8 +85,15 @@ CREATE INDEX flow_record ON flow (record, url);
 CREATE INDEX flow_node ON flow (node, url);
 CREATE INDEX flow_name ON flow (name, node, url);
 CREATE TABLE tag (tag TEXT NOT NULL, flow INTEGER NOT NULL, PRIMARY KEY (tag, flow)) WITHOUT ROWID;
-CREATE VIRTUAL TABLE flow_text USING fts5(
-  organization, name, author, description, tags, tokenize = 'trigram case_sensitive 1');
+CREATE TABLE flow_text (
+  id INTEGER PRIMARY KEY, organization TEXT NOT NULL, name TEXT NOT NULL, author TEXT NOT NULL,
+  description TEXT NOT NULL, tags TEXT NOT NULL);
+CREATE VIRTUAL TABLE trigram USING fts5(
+  organization, name, author, description, tags, tokenize = 'trigram case_sensitive 1',
+  content = 'flow_text', content_rowid = 'id', columnsize = 0);
+CREATE VIEW unindexed AS
+  SELECT id FROM flow_text WHERE id > (SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'indexed');
+INSERT INTO meta VALUES ('indexed', 0);
 CREATE TABLE tally (kind TEXT NOT NULL, value TEXT NOT NULL, flows INTEGER NOT NULL, PRIMARY KEY (kind, value))
   WITHOUT ROWID;
 INSERT INTO tally VALUES ('total', '', 0);
@@ -143,6 +154,9 @@ class Catalogue:
         self._writer = _connect(path)
         try:
             self._prepare()
+            # Up to which flow the trigrams are written; the id of the last flow that was listed.
+            self._indexed = self._last_indexed()
+            self._last = max(self._indexed, *self._writer.execute("SELECT coalesce(max(id), 0) FROM flow").fetchone())
             self._vias = {part.origin: part.via for part in self.parts()}
             self._faces = {peer.key: _face(peer) for peer in self.peers()}
         except sqlite3.DatabaseError as error:
@@ -294,6 +308,7 @@ class Catalogue:
         self._counted.clear()
         if self._writer.in_transaction:
             self._writer.execute("ROLLBACK")
+            self._indexed = self._last_indexed()
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -364,7 +379,7 @@ class Catalogue:
                 f"INSERT INTO record ({_STORED}, digest, flows, size) VALUES ({_placeholders(15)})", (*row[:12], *kept)
             )
             if self._relist(key):
-                self._note_moved(key, 0)
+                self._note_moved(key, size or 0)
             return
         gone = bool(row[11])
         same = (fingerprint in (None, old[1]) and not gone) and (url, organization) == old[2:4]
@@ -426,13 +441,14 @@ class Catalogue:
         ).fetchone()
         flows, texts, tags = [], [], []
         folded = (organization or "").casefold()
-        for added, flow in enumerate(orjson.loads(stored).values(), self._highest() + 1):
-            words = flow["tags"] or []
+        for added, flow in enumerate(orjson.loads(stored).values(), self._last + 1):
+            name, words = flow["name"], flow["tags"] or []
             author = MISSING_AUTHOR if flow["author"] is None else flow["author"]
             description = MISSING_DESCRIPTION if flow["description"] is None else flow["description"]
-            shown = (flow["url"], flow["name"], author, description)
-            flows.append((added, number, node, *shown, _json(words), " ".join(sorted(words))))
-            texts.append((added, folded, *(text.casefold() for text in (*shown[1:], "\n".join(words)))))
+            told = (added, number, node, flow["url"], name, author, description)
+            flows.append((*told, _json(words), " ".join(sorted(words))))
+            said = (name.casefold(), author.casefold(), description.casefold(), "\n".join(words).casefold())
+            texts.append((added, folded, *said))
             tags += [(word, added) for word in set(words)]
         db.executemany(
             "INSERT INTO flow (id, record, node, url, name, author, description, tags, tag_key)"
@@ -440,32 +456,40 @@ class Catalogue:
             flows,
         )
         db.executemany(
-            "INSERT INTO flow_text (rowid, organization, name, author, description, tags) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO flow_text (id, organization, name, author, description, tags) VALUES (?, ?, ?, ?, ?, ?)",
             texts,
         )
+        self._last += len(flows)
+        if self._last - self._indexed >= UNINDEXED:
+            self._index()
         db.executemany("INSERT INTO tag VALUES (?, ?)", tags)
-        self._tally(len(flows), (word for word, _ in tags), 1)
+        self._counted["total", ""] += len(flows)
+        self._counted.update([("tag", word) for word, _ in tags])
 
-    def _highest(self) -> int:
-        """The highest id of a flow."""
-        highest: int = self._writer.execute("SELECT coalesce(max(id), 0) FROM flow").fetchone()[0]
-        return highest
+    def _index(self) -> None:
+        """Write the trigrams of what was listed lately."""
+        columns = "organization, name, author, description, tags"
+        self._writer.execute(
+            f"INSERT INTO trigram (rowid, {columns}) SELECT id, {columns} FROM flow_text WHERE id > ?", (self._indexed,)
+        )
+        self._indexed = self._last
+        self._writer.execute("UPDATE meta SET value = ? WHERE name = 'indexed'", (self._indexed,))
+
+    def _last_indexed(self) -> int:
+        return int(self._writer.execute("SELECT value FROM meta WHERE name = 'indexed'").fetchone()[0])
 
     def _unlist(self, number: int) -> None:
         db = self._writer
         flows = db.execute("SELECT id, tags FROM flow WHERE record = ?", (number,)).fetchall()
         tags = [(word, flow) for flow, words in flows for word in set(orjson.loads(words))]
         db.executemany("DELETE FROM tag WHERE tag = ? AND flow = ?", tags)
-        db.executemany("DELETE FROM flow_text WHERE rowid = ?", [(flow,) for flow, _ in flows])
+        # The trigrams first, which are those of the texts that stand there.
+        db.executemany("DELETE FROM trigram WHERE rowid = ?", [(flow,) for flow, _ in flows if flow <= self._indexed])
+        db.executemany("DELETE FROM flow_text WHERE id = ?", [(flow,) for flow, _ in flows])
         db.execute("DELETE FROM flow WHERE record = ?", (number,))
         db.execute("UPDATE record SET listed = 0 WHERE id = ?", (number,))
-        self._tally(len(flows), (word for word, _ in tags), -1)
-
-    def _tally(self, flows: int, tags: Iterable[str], sign: int) -> None:
-        """Count what was listed, or is no more; written with the commit, once for each tag."""
-        self._counted["total", ""] += sign * flows
-        for tag in tags:
-            self._counted["tag", tag] += sign
+        self._counted["total", ""] -= len(flows)
+        self._counted.subtract([("tag", word) for word, _ in tags])
 
     def _write_tally(self) -> None:
         counted = [(kind, value, flows) for (kind, value), flows in self._counted.items() if flows]
@@ -807,7 +831,7 @@ def _selection(select: Filter | None, order: Order) -> str:
     if "n." in where + order.sql:
         source, where = f"{source} JOIN record n ON n.id = f.record", f"n.listed AND ({where})"
     if "t." in where:
-        source = f"{source} JOIN flow_text t ON t.rowid = f.id"
+        source = f"{source} JOIN flow_text t ON t.id = f.id"
     return f"{source} WHERE {where} ORDER BY {order.sql}"
 
 

@@ -21,7 +21,7 @@ and what compares a list: `tags` may stand only to the left of `~`, where it rea
   more than 100 symbols at a time and waits with three at the parenthesis in `a AND (b`, but with one in
   `(b) AND a`; therefore the deepest operand comes first.
 
-The SQL is for `FROM flow f JOIN record n ON n.id = f.record JOIN flow_text t ON t.rowid = f.id`, of which it
+The SQL is for `FROM flow f JOIN record n ON n.id = f.record JOIN flow_text t ON t.id = f.id`, of which it
 mentions `t.` only where it reads folded texts. Parameters are `:q0`, `:q1` and so on, and `:registry`, which is
 the caller's to bind. The function `casefold(x)` is Python's.
 
@@ -428,7 +428,8 @@ class _Writer:
             return []
         quoted = needle[:_LONGEST].replace('"', '""')
         phrase = self.bind(f'{{{columns}}} : "{quoted}"')
-        return [f"f.id IN (SELECT rowid FROM flow_text WHERE flow_text MATCH {phrase})"]
+        found = f"SELECT rowid FROM trigram WHERE trigram MATCH {phrase}"
+        return [f"f.id IN ({found} UNION ALL SELECT id FROM unindexed)"]
 
     def value(self, operand: Operand) -> str:
         return self.bind(operand.text) if isinstance(operand, Literal) else _SOURCES[operand.name].value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import orjson
@@ -313,6 +314,38 @@ def test_a_file_is_durable(tmp_path: Path) -> None:
     modes = [catalogue._writer.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")]
     catalogue.close()
     assert modes == ["wal", 2]
+
+
+def test_a_search_finds_what_is_indexed_and_what_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Right after each commit a search finds what is listed and nothing else, through changes and restarts."""
+    monkeypatch.setattr("kodo.catalogue.UNINDEXED", 5)
+    listed: dict[int, str] = {}
+    waited: set[int] = set()
+    chance = Random(1)
+    catalogue = Catalogue(URL, tmp_path / "c.db")
+    for at in range(150):
+        number = chance.randrange(12)
+        listed[number] = chance.choice(["", f"agent{at}", f"robot{at}"])
+        write(catalogue, entry(number, [flow(listed[number])] if listed[number] else [], at))
+        for word in ("agent", "robot"):
+            wanted = sorted(name for name in listed.values() if word in name)
+            assert sorted(names(catalogue, f'name ~ "{word}"')) == sorted(names(catalogue, word)) == wanted
+        if at % 20 == 0:
+            catalogue.close()
+            catalogue = Catalogue(URL, tmp_path / "c.db")
+        waited.add(unindexed(catalogue))
+    assert waited == set(range(5))
+    monkeypatch.setattr("kodo.catalogue.UNINDEXED", 0)
+    write(catalogue, entry(1, [flow("last")], 200))
+    assert unindexed(catalogue) == 0
+    # Raises when the trigrams are not those of the texts.
+    catalogue._writer.execute("INSERT INTO trigram (trigram, rank) VALUES ('integrity-check', 1)")
+    catalogue.close()
+
+
+def unindexed(catalogue: Catalogue) -> int:
+    count: int = catalogue._writer.execute("SELECT count(*) FROM unindexed").fetchone()[0]
+    return count
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:

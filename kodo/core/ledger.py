@@ -161,8 +161,7 @@ class Ledger:
 
     def _enter(self, change: Change, entry: Entry, row: Row | None) -> None:
         before = row.content if row is not None and row.origin == self.key else 0
-        part = self.own.advanced()
-        self._put(change, replace(part, content=part.content ^ before ^ entry.content))
+        self._put(change, self.own.advanced(before ^ entry.content))
         change.entries.append(entry)
         change.written.add(entry.key)
 

@@ -139,9 +139,9 @@ class Part:
         version = Version(max(mark, self.version).seconds + 1, nonce, self.version.seq)
         return replace(self, version=version, floor=version, epochs=())
 
-    def advanced(self) -> Part:
-        """The part after one more change."""
-        return replace(self, version=self.version.at(self.version.seq + 1))
+    def advanced(self, content: int = 0) -> Part:
+        """The part after one more change, which adds this to its content, or takes it away."""
+        return replace(self, version=self.version.at(self.version.seq + 1), content=self.content ^ content)
 
     def raised(self, seq: int) -> Part:
         """The part without its tombstones up to `seq`: whoever has not seen them gets a snapshot (rules 5 and 6)."""

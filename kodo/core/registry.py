@@ -279,7 +279,8 @@ class Registry:
         modified = max(event.at.utc, later(newest, A_MICROSECOND)) if newest else event.at.utc
         if self.leases.status(key) != "unknown":
             self.leases.beat(key, event.at.clock)
-        node = Node(
+        # All of it was checked, as a registration.
+        node = Node.model_construct(
             url=event.node.url,
             organization=event.node.organization,
             flows=flows,
