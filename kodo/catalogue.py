@@ -48,6 +48,8 @@ STEPS = 500
 """Steps of SQLite's machine between looks at the clock."""
 PIECE = 100
 """Nodes that are written at once."""
+MERGED = 4
+"""Segments of the trigrams that are merged into one as they come; SQLite's own default."""
 INDEXED = {"f.name", "f.node", "n.organization", "n.created", "n.modified", "n.heartbeat"}
 """Columns that the listing has an index of; one of each of the others would halve the registrations in a second."""
 SHALLOW = 1000
@@ -83,11 +85,14 @@ CREATE INDEX flow_name ON flow (name, node, url);
 CREATE TABLE tag (tag TEXT NOT NULL, flow INTEGER NOT NULL, PRIMARY KEY (tag, flow)) WITHOUT ROWID;
 CREATE VIRTUAL TABLE flow_text USING fts5(
   organization, name, author, description, tags, tokenize = 'trigram case_sensitive 1');
+INSERT INTO flow_text (flow_text, rank) VALUES ('hashsize', 8388608);
 CREATE TABLE tally (kind TEXT NOT NULL, value TEXT NOT NULL, flows INTEGER NOT NULL, PRIMARY KEY (kind, value))
   WITHOUT ROWID;
 INSERT INTO tally VALUES ('total', '', 0);
 """
 
+_STAGED = "FROM staged s WHERE origin = ? AND peer = ?"
+_KNOWN = "EXISTS (SELECT 1 FROM record r WHERE r.key = s.key)"
 _MAGIC = b"SQLite format 3\0"
 _BODY = "url, organization, flows, created, modified, heartbeat, status"
 _ROW = "origin, key, url, created, modified, seq, flows_seq, digest, organization, heartbeat, status, via, gone"
@@ -327,12 +332,37 @@ class Catalogue:
             self._take_away(*stage)
             # An origin that lost its disk counts from the start again, its floor too.
             self._floors.pop(settle.stage.origin, None)
-        staged = db.execute(
-            f"SELECT {_STORED}, digest, flows, size FROM staged WHERE origin = ? AND peer = ?", stage
-        ).fetchall()
-        for row in staged:
+        # Records of nodes that were known before compete with others, or keep their flows: those go one by one.
+        known = db.execute(f"SELECT {_STORED}, digest, flows, size {_STAGED} AND {_KNOWN}", stage).fetchall()
+        self._add(stage)
+        for row in known:
+            self._go_on()
             self._store(row)
         db.execute("DELETE FROM staged WHERE origin = ?", (settle.stage.origin,))
+
+    def _add(self, stage: tuple[Key, Key]) -> None:
+        """Write and list the staged records of nodes that no part knows, many at once."""
+        db = self._writer
+        (last,) = db.execute("SELECT coalesce(max(id), 0) FROM record").fetchone()
+        db.execute(
+            f"INSERT INTO record ({_STORED}, digest, flows, size, listed)"
+            f" SELECT {_STORED}, coalesce(digest, ''), coalesce(flows, '{{}}'), coalesce(size, 0), NOT gone"
+            f" {_STAGED} AND NOT {_KNOWN} ORDER BY seq",
+            stage,
+        )
+        added = db.execute("SELECT id, key, size FROM record WHERE id > ? AND listed", (last,)).fetchall()
+        # While much is written nothing is merged: that would write the trigrams several times over.
+        self._merge_text(0)
+        for start in range(0, len(added), PIECE):
+            self._go_on()
+            self._list([number for number, _, _ in added[start : start + PIECE]])
+        self._merge_text(MERGED)
+        for _, key, size in added:
+            self.changes.touch(key, *(("flows", "counts") if size else ()))
+
+    def _merge_text(self, segments: int) -> None:
+        """How many segments of the trigrams are merged into one as they come; 0: none (FTS5's `automerge`)."""
+        self._writer.execute("INSERT INTO flow_text (flow_text, rank) VALUES ('automerge', ?)", (segments,))
 
     def _take_away(self, origin: Key, peer: Key) -> None:
         """Leave the remains alone of every record that is on none of the pages kept aside."""
@@ -415,25 +445,30 @@ class Catalogue:
         for number in shown:
             self._unlist(number)
         for number in wanted:
-            self._list(number)
+            self._writer.execute("UPDATE record SET listed = 1 WHERE id = ?", (number,))
+        self._list(wanted)
         return shown != wanted
 
-    def _list(self, number: int) -> None:
+    def _list(self, numbers: Sequence[int]) -> None:
+        """Write what is listed of the flows of these records."""
         db = self._writer
-        db.execute("UPDATE record SET listed = 1 WHERE id = ?", (number,))
-        node, organization, stored = db.execute(
-            "SELECT url, organization, flows FROM record WHERE id = ?", (number,)
-        ).fetchone()
+        stored = db.execute(
+            "SELECT n.id, n.url, n.organization, n.flows FROM json_each(?) i CROSS JOIN record n ON n.id = i.value",
+            (_json(numbers),),
+        )
         flows, texts, tags = [], [], []
-        folded = (organization or "").casefold()
-        for added, flow in enumerate(orjson.loads(stored).values(), self._highest() + 1):
-            words = flow["tags"] or []
-            author = MISSING_AUTHOR if flow["author"] is None else flow["author"]
-            description = MISSING_DESCRIPTION if flow["description"] is None else flow["description"]
-            shown = (flow["url"], flow["name"], author, description)
-            flows.append((added, number, node, *shown, _json(words), " ".join(sorted(words))))
-            texts.append((added, folded, *(text.casefold() for text in (*shown[1:], "\n".join(words)))))
-            tags += [(word, added) for word in set(words)]
+        added = self._highest()
+        for number, node, organization, named in stored:
+            folded = (organization or "").casefold()
+            for flow in orjson.loads(named).values():
+                added += 1
+                words = flow["tags"] or []
+                author = MISSING_AUTHOR if flow["author"] is None else flow["author"]
+                description = MISSING_DESCRIPTION if flow["description"] is None else flow["description"]
+                shown = (flow["url"], flow["name"], author, description)
+                flows.append((added, number, node, *shown, _json(words), " ".join(sorted(words))))
+                texts.append((added, folded, *(text.casefold() for text in (*shown[1:], "\n".join(words)))))
+                tags += [(word, added) for word in set(words)]
         db.executemany(
             "INSERT INTO flow (id, record, node, url, name, author, description, tags, tag_key)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
