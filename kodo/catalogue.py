@@ -79,9 +79,6 @@ CREATE TABLE staged (
 CREATE TABLE flow (
   id INTEGER PRIMARY KEY, record INTEGER NOT NULL, node TEXT NOT NULL, url TEXT NOT NULL, name TEXT NOT NULL,
   author TEXT NOT NULL, description TEXT NOT NULL, tags TEXT NOT NULL, tag_key TEXT NOT NULL);
-CREATE INDEX flow_record ON flow (record, url);
-CREATE INDEX flow_node ON flow (node, url);
-CREATE INDEX flow_name ON flow (name, node, url);
 CREATE TABLE tag (tag TEXT NOT NULL, flow INTEGER NOT NULL, PRIMARY KEY (tag, flow)) WITHOUT ROWID;
 CREATE VIRTUAL TABLE flow_text USING fts5(
   organization, name, author, description, tags, tokenize = 'trigram case_sensitive 1');
@@ -91,6 +88,7 @@ CREATE TABLE tally (kind TEXT NOT NULL, value TEXT NOT NULL, flows INTEGER NOT N
 INSERT INTO tally VALUES ('total', '', 0);
 """
 
+_FLOW_INDEXES = {"flow_record": "(record, url)", "flow_node": "(node, url)", "flow_name": "(name, node, url)"}
 _STAGED = "FROM staged s WHERE origin = ? AND peer = ?"
 _KNOWN = "EXISTS (SELECT 1 FROM record r WHERE r.key = s.key)"
 _MAGIC = b"SQLite format 3\0"
@@ -173,6 +171,7 @@ class Catalogue:
                 f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
                 f"{_SCHEMA} COMMIT;"
             )
+            self._index_flows()
             self._writer.execute("INSERT INTO meta VALUES ('url', ?)", (self.url,))
 
     def _check_form(self) -> None:
@@ -351,14 +350,35 @@ class Catalogue:
             stage,
         )
         added = db.execute("SELECT id, key, size FROM record WHERE id > ? AND listed", (last,)).fetchall()
-        # While much is written nothing is merged: that would write the trigrams several times over.
-        self._merge_text(0)
-        for start in range(0, len(added), PIECE):
-            self._go_on()
-            self._list([number for number, _, _ in added[start : start + PIECE]])
-        self._merge_text(MERGED)
+        with self._much_listed(len(added)):
+            for start in range(0, len(added), PIECE):
+                self._go_on()
+                self._list([number for number, _, _ in added[start : start + PIECE]])
         for _, key, size in added:
             self.changes.touch(key, *(("flows", "counts") if size else ()))
+
+    @contextmanager
+    def _much_listed(self, nodes: int) -> Iterator[None]:
+        """Around the listing of so many nodes: what would be written over and over again is written at its end.
+
+        Should that not come, all of it is rolled back.
+        """
+        if nodes <= PIECE:
+            yield
+            return
+        db = self._writer
+        first = db.execute("SELECT 1 FROM flow LIMIT 1").fetchone() is None
+        for name in _FLOW_INDEXES if first else ():
+            db.execute(f"DROP INDEX {name}")
+        self._merge_text(0)
+        yield
+        self._merge_text(MERGED)
+        if first:
+            self._index_flows()
+
+    def _index_flows(self) -> None:
+        for name, columns in _FLOW_INDEXES.items():
+            self._writer.execute(f"CREATE INDEX {name} ON flow {columns}")
 
     def _merge_text(self, segments: int) -> None:
         """How many segments of the trigrams are merged into one as they come; 0: none (FTS5's `automerge`)."""

@@ -201,6 +201,22 @@ def test_settling_many_is_writing_each(catalogue: Catalogue, tmp_path: Path) -> 
     written.close()
 
 
+def test_settling_many_is_all_or_nothing(catalogue: Catalogue) -> None:
+    """A service that ends while pages settle keeps none of them, and may settle them later."""
+    stage, plan = Stage(PEER, PEER), "SELECT sql FROM sqlite_master ORDER BY name"
+    write(catalogue, staged=tuple((stage, entry(number, [flow("a")], origin=PEER)) for number in range(250)))
+    made = catalogue._writer.execute(plan).fetchall()
+    catalogue.interrupt()
+    with pytest.raises(CacheError):
+        write(catalogue, settled=(Settle(stage, whole=True),))
+    catalogue.rollback()
+    assert names(catalogue) == []
+    catalogue.resume()
+    write(catalogue, settled=(Settle(stage, whole=True),))
+    assert len(names(catalogue, "a")) == 250
+    assert catalogue._writer.execute(plan).fetchall() == made
+
+
 def test_duplicate_tags_count_once(catalogue: Catalogue) -> None:
     """A flow that names a tag twice shows it twice and counts once."""
     write(catalogue, entry(1, [flow("a", tags=["x", "x"])]))
