@@ -50,6 +50,8 @@ STEPS = 500
 """Steps of SQLite's machine between looks at the clock."""
 PIECE = 100
 """Nodes that are written at once."""
+MERGED = 4
+"""Segments of the trigrams that are merged into one as they come; SQLite's own default."""
 INDEXED = {"f.name", "f.node", "n.organization", "n.created", "n.modified", "n.heartbeat"}
 """Columns that the listing has an index of; one of each of the others would halve the registrations in a second."""
 UNINDEXED = 500
@@ -81,9 +83,6 @@ CREATE TABLE staged (
 CREATE TABLE flow (
   id INTEGER PRIMARY KEY, record INTEGER NOT NULL, node TEXT NOT NULL, url TEXT NOT NULL, name TEXT NOT NULL,
   author TEXT NOT NULL, description TEXT NOT NULL, tags TEXT NOT NULL, tag_key TEXT NOT NULL);
-CREATE INDEX flow_record ON flow (record, url);
-CREATE INDEX flow_node ON flow (node, url);
-CREATE INDEX flow_name ON flow (name, node, url);
 CREATE TABLE tag (tag TEXT NOT NULL, flow INTEGER NOT NULL, PRIMARY KEY (tag, flow)) WITHOUT ROWID;
 CREATE TABLE flow_text (
   id INTEGER PRIMARY KEY, organization TEXT NOT NULL, name TEXT NOT NULL, author TEXT NOT NULL,
@@ -94,11 +93,15 @@ CREATE VIRTUAL TABLE trigram USING fts5(
 CREATE VIEW unindexed AS
   SELECT id FROM flow_text WHERE id > (SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'indexed');
 INSERT INTO meta VALUES ('indexed', 0);
+INSERT INTO trigram (trigram, rank) VALUES ('hashsize', 8388608);
 CREATE TABLE tally (kind TEXT NOT NULL, value TEXT NOT NULL, flows INTEGER NOT NULL, PRIMARY KEY (kind, value))
   WITHOUT ROWID;
 INSERT INTO tally VALUES ('total', '', 0);
 """
 
+_FLOW_INDEXES = {"flow_record": "(record, url)", "flow_node": "(node, url)", "flow_name": "(name, node, url)"}
+_STAGED = "FROM staged s WHERE origin = ? AND peer = ?"
+_KNOWN = "EXISTS (SELECT 1 FROM record r WHERE r.key = s.key)"
 _MAGIC = b"SQLite format 3\0"
 _BODY = "url, organization, flows, created, modified, heartbeat, status"
 _ROW = "origin, key, url, created, modified, seq, flows_seq, digest, organization, heartbeat, status, via, gone"
@@ -182,6 +185,7 @@ class Catalogue:
                 f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
                 f"{_SCHEMA} COMMIT;"
             )
+            self._index_flows()
             self._writer.execute("INSERT INTO meta VALUES ('url', ?)", (self.url,))
 
     def _check_form(self) -> None:
@@ -342,12 +346,58 @@ class Catalogue:
             self._take_away(*stage)
             # An origin that lost its disk counts from the start again, its floor too.
             self._floors.pop(settle.stage.origin, None)
-        staged = db.execute(
-            f"SELECT {_STORED}, digest, flows, size FROM staged WHERE origin = ? AND peer = ?", stage
-        ).fetchall()
-        for row in staged:
+        # Records of nodes that were known before compete with others, or keep their flows: those go one by one.
+        known = db.execute(f"SELECT {_STORED}, digest, flows, size {_STAGED} AND {_KNOWN}", stage).fetchall()
+        self._add(stage)
+        for row in known:
+            self._go_on()
             self._store(row)
         db.execute("DELETE FROM staged WHERE origin = ?", (settle.stage.origin,))
+
+    def _add(self, stage: tuple[Key, Key]) -> None:
+        """Write and list the staged records of nodes that no part knows, many at once."""
+        db = self._writer
+        (last,) = db.execute("SELECT coalesce(max(id), 0) FROM record").fetchone()
+        db.execute(
+            f"INSERT INTO record ({_STORED}, digest, flows, size, listed)"
+            f" SELECT {_STORED}, coalesce(digest, ''), coalesce(flows, '{{}}'), coalesce(size, 0), NOT gone"
+            f" {_STAGED} AND NOT {_KNOWN} ORDER BY seq",
+            stage,
+        )
+        added = db.execute("SELECT id, key, size FROM record WHERE id > ? AND listed", (last,)).fetchall()
+        with self._much_listed(len(added)):
+            for start in range(0, len(added), PIECE):
+                self._go_on()
+                self._list([number for number, _, _ in added[start : start + PIECE]])
+        for _, key, size in added:
+            self.changes.touch(key, *(("flows", "counts") if size else ()))
+
+    @contextmanager
+    def _much_listed(self, nodes: int) -> Iterator[None]:
+        """Around the listing of so many nodes: what would be written over and over again is written at its end.
+
+        Should that not come, all of it is rolled back.
+        """
+        if nodes <= PIECE:
+            yield
+            return
+        db = self._writer
+        first = db.execute("SELECT 1 FROM flow LIMIT 1").fetchone() is None
+        for name in _FLOW_INDEXES if first else ():
+            db.execute(f"DROP INDEX {name}")
+        self._merge_text(0)
+        yield
+        self._merge_text(MERGED)
+        if first:
+            self._index_flows()
+
+    def _index_flows(self) -> None:
+        for name, columns in _FLOW_INDEXES.items():
+            self._writer.execute(f"CREATE INDEX {name} ON flow {columns}")
+
+    def _merge_text(self, segments: int) -> None:
+        """How many segments of the trigrams are merged into one as they come; 0: none (FTS5's `automerge`)."""
+        self._writer.execute("INSERT INTO trigram (trigram, rank) VALUES ('automerge', ?)", (segments,))
 
     def _take_away(self, origin: Key, peer: Key) -> None:
         """Leave the remains alone of every record that is on none of the pages kept aside."""
@@ -430,26 +480,30 @@ class Catalogue:
         for number in shown:
             self._unlist(number)
         for number in wanted:
-            self._list(number)
+            self._writer.execute("UPDATE record SET listed = 1 WHERE id = ?", (number,))
+            self._list([number])
         return shown != wanted
 
-    def _list(self, number: int) -> None:
+    def _list(self, numbers: Sequence[int]) -> None:
+        """Write what is listed of the flows of these records."""
         db = self._writer
-        db.execute("UPDATE record SET listed = 1 WHERE id = ?", (number,))
-        node, organization, stored = db.execute(
-            "SELECT url, organization, flows FROM record WHERE id = ?", (number,)
-        ).fetchone()
+        stored = db.execute(
+            "SELECT n.id, n.url, n.organization, n.flows FROM json_each(?) i CROSS JOIN record n ON n.id = i.value",
+            (_json(numbers),),
+        )
         flows, texts, tags = [], [], []
-        folded = (organization or "").casefold()
-        for added, flow in enumerate(orjson.loads(stored).values(), self._last + 1):
-            name, words = flow["name"], flow["tags"] or []
-            author = MISSING_AUTHOR if flow["author"] is None else flow["author"]
-            description = MISSING_DESCRIPTION if flow["description"] is None else flow["description"]
-            told = (added, number, node, flow["url"], name, author, description)
-            flows.append((*told, _json(words), " ".join(sorted(words))))
-            said = (name.casefold(), author.casefold(), description.casefold(), "\n".join(words).casefold())
-            texts.append((added, folded, *said))
-            tags += [(word, added) for word in set(words)]
+        added = self._last
+        for number, node, organization, named in stored:
+            folded = (organization or "").casefold()
+            for flow in orjson.loads(named).values():
+                added += 1
+                words = flow["tags"] or []
+                author = MISSING_AUTHOR if flow["author"] is None else flow["author"]
+                description = MISSING_DESCRIPTION if flow["description"] is None else flow["description"]
+                shown = (flow["url"], flow["name"], author, description)
+                flows.append((added, number, node, *shown, _json(words), " ".join(sorted(words))))
+                texts.append((added, folded, *(text.casefold() for text in (*shown[1:], "\n".join(words)))))
+                tags += [(word, added) for word in set(words)]
         db.executemany(
             "INSERT INTO flow (id, record, node, url, name, author, description, tags, tag_key)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -459,14 +513,14 @@ class Catalogue:
             "INSERT INTO flow_text (id, organization, name, author, description, tags) VALUES (?, ?, ?, ?, ?, ?)",
             texts,
         )
-        self._last += len(flows)
+        self._last = added
         if self._last - self._indexed >= UNINDEXED:
-            self._index()
+            self._index_texts()
         db.executemany("INSERT INTO tag VALUES (?, ?)", tags)
         self._counted["total", ""] += len(flows)
         self._counted.update([("tag", word) for word, _ in tags])
 
-    def _index(self) -> None:
+    def _index_texts(self) -> None:
         """Write the trigrams of what was listed lately."""
         columns = "organization, name, author, description, tags"
         self._writer.execute(

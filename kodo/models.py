@@ -49,6 +49,9 @@ AT_ONCE = 2**16
 BEATS = "Kodo-Beats"
 """The header of a `/register` whose node will beat, if the reply names a `lease`; the body stays what is fixed."""
 
+PACKED = "gzip"
+"""How a large message may be packed: to whom says so in the `Accept-Encoding` of an answer (RFC 9110, 12.5.3)."""
+
 Key = NewType("Key", str)
 """A canonical url: what services and nodes are told apart by."""
 

@@ -177,6 +177,47 @@ def test_pages_and_staging(catalogue: Catalogue) -> None:
     assert names(catalogue) == ["kept", "new"]
 
 
+def test_settling_many_is_writing_each(catalogue: Catalogue, tmp_path: Path) -> None:
+    """Pages that settle come to what their records would, written one by one: new nodes, known ones, and tombstones."""
+    before = [entry(number, [flow("own", tags=["x"])], number, organization="Own") for number in (0, 3)]
+    pages = [entry(number, [flow("a", tags=["x", "y"]), flow(f"b{number}")], 2, origin=PEER) for number in range(250)]
+    pages += [
+        entry(250, None, 2, origin=PEER),
+        entry(251, [], 2, origin=PEER),
+        entry(252, [], 2, origin=PEER, gone=True),
+    ]
+    settled, stage = catalogue, Stage(PEER, PEER)
+    written = Catalogue(URL, tmp_path / "other.db")
+    write(settled, *before, staged=tuple((stage, page) for page in pages))
+    write(settled, settled=(Settle(stage, whole=True),))
+    write(written, *before)
+    write(written, *pages)
+    for shown in (names, lambda of: names(of, "ow"), lambda of: names(of, "b24"), Catalogue.counts):
+        assert shown(settled) == shown(written)
+    keys = [page.key for page in pages]
+    assert settled.rows(keys) == written.rows(keys)
+    assert settled.contents() == written.contents()
+    settled.changes.publish()
+    assert settled.changes.since(0) == {*keys[:252]}
+    written.close()
+
+
+def test_settling_many_is_all_or_nothing(catalogue: Catalogue) -> None:
+    """A service that ends while pages settle keeps none of them, and may settle them later."""
+    stage, plan = Stage(PEER, PEER), "SELECT sql FROM sqlite_master ORDER BY name"
+    write(catalogue, staged=tuple((stage, entry(number, [flow("a")], origin=PEER)) for number in range(250)))
+    made = catalogue._writer.execute(plan).fetchall()
+    catalogue.interrupt()
+    with pytest.raises(CacheError):
+        write(catalogue, settled=(Settle(stage, whole=True),))
+    catalogue.rollback()
+    assert names(catalogue) == []
+    catalogue.resume()
+    write(catalogue, settled=(Settle(stage, whole=True),))
+    assert len(names(catalogue, "a")) == 250
+    assert catalogue._writer.execute(plan).fetchall() == made
+
+
 def test_duplicate_tags_count_once(catalogue: Catalogue) -> None:
     """A flow that names a tag twice shows it twice and counts once."""
     write(catalogue, entry(1, [flow("a", tags=["x", "x"])]))

@@ -191,6 +191,10 @@ class Peer:
             self.failures = 0
             self.not_before = max(clock, self.left_alone)
 
+    def go_on(self, clock: float) -> None:
+        """The next page of what it was told is no other news: it is not gathered with anything."""
+        self.not_before = min(self.not_before, max(clock, self.left_alone))
+
     def pause(self, clock: float, chance: float, *, refused: bool = False, at_least: float = 0.0) -> None:
         """Wait before the next try: growing, with jitter; a first contact at most 1.5 s, unless refused (rule 9).
 

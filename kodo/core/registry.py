@@ -608,6 +608,7 @@ class Registry:
         for origin, part in carried.items():
             if not part.complete and not self._up_to_date(origin, told):
                 peer.pages[origin] = part
+                peer.go_on(clock)
                 continue
             peer.pages.pop(origin, None)
             has = part.to if marks is None else told.get(origin, NOTHING)

@@ -6,6 +6,7 @@ alone decide what a message is. Answers are written by orjson.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from typing import IO, Annotated, Any, Literal, TypeVar
@@ -22,6 +23,7 @@ from kodo.errors import InvalidMessageError, RoleError, TooLargeError
 from kodo.models import (
     AT_ONCE,
     BEATS,
+    PACKED,
     Farewell,
     Flow,
     Heartbeat,
@@ -39,6 +41,8 @@ from kodo.service.tags import headers_of, not_modified, tag_of
 MAX_PAGE = 2**53 - 1
 PIECE = 2**18
 """Bytes that are sent at once."""
+UNPACKING = {"Accept-Encoding": PACKED}
+"""Said in the answers to registries: their next messages may come packed."""
 KEPT = 8 * 2**20
 """Bytes of answers that are kept as long as they are true."""
 
@@ -148,12 +152,14 @@ def add_messages(router: APIRouter, runtime: Runtime, limits: Limits) -> None:
     @router.post("/connect")
     async def post_connect(request: Request) -> Response:
         """A registry connects: it brings its nodes and, with `feed`, gets those of this one, now and as they change."""
-        return JSON(offered(await exchange(request, PeerMessage, limits.peer_body, runtime.connect)))
+        answer = await exchange(request, PeerMessage, limits.peer_body, runtime.connect)
+        return JSON(offered(answer), headers=UNPACKING)
 
     @router.post("/update/node")
     async def post_update(request: Request) -> Response:
         """A registry passes on news of nodes, under its own url."""
-        return JSON(common(await exchange(request, PeerMessage, limits.peer_body, runtime.update)))
+        answer = await exchange(request, PeerMessage, limits.peer_body, runtime.update)
+        return JSON(common(answer), headers=UNPACKING)
 
 
 def add_reading(router: APIRouter, runtime: Runtime, cache: Cache) -> None:
@@ -252,6 +258,8 @@ def _extras(answer: Answer) -> dict[str, Any]:
 
 async def _message(request: Request, model: type[M], limit: int, runtime: Runtime) -> M:
     body = await _body(request, limit)
+    if _coding(request) == PACKED:
+        body = await runtime.aside(partial(_unpacked, body, limit))
     parse = partial(_parse, model, body)
     message = parse() if len(body) <= AT_ONCE else await runtime.aside(parse)
     request.state.message = message  # for the trace
@@ -260,9 +268,8 @@ async def _message(request: Request, model: type[M], limit: int, runtime: Runtim
 
 async def _body(request: Request, limit: int) -> bytes:
     """The body, read only as far as its limit allows."""
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        fault = {"loc": ["header", "content-encoding"], "msg": "expected a body without one", "type": "value_error"}
-        raise InvalidMessageError([fault])
+    if _coding(request) not in ("identity", PACKED):
+        raise _misencoded(f"expected {PACKED}, or a body without one")
     stated = request.headers.get("content-length", "")
     if stated.isdecimal() and int(stated) > limit:
         raise TooLargeError(f"expected a body of at most {limit} bytes")
@@ -272,6 +279,28 @@ async def _body(request: Request, limit: int) -> bytes:
         if len(body) > limit:
             raise TooLargeError(f"expected a body of at most {limit} bytes")
     return bytes(body)
+
+
+def _coding(request: Request) -> str:
+    return request.headers.get("content-encoding", "identity").lower()
+
+
+def _unpacked(body: bytes, limit: int) -> bytes:
+    """What was packed into a body, unpacked only as far as its limit allows."""
+    unpacking = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    try:
+        plain = unpacking.decompress(body, limit + 1)
+    except zlib.error:
+        raise _misencoded(f"expected a whole body in {PACKED}") from None
+    if len(plain) > limit:
+        raise TooLargeError(f"expected a body of at most {limit} bytes")
+    if not unpacking.eof or unpacking.unused_data:
+        raise _misencoded(f"expected a whole body in {PACKED}")
+    return plain
+
+
+def _misencoded(expected: str) -> InvalidMessageError:
+    return InvalidMessageError([{"loc": ["header", "content-encoding"], "msg": expected, "type": "value_error"}])
 
 
 def _parse(model: type[M], body: bytes) -> M:

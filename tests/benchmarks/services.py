@@ -80,14 +80,14 @@ class Service:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def start(self, whole: Callable[[Any], bool] = bool) -> float:
-        """Start it; the seconds until the first answer of which `whole` is true."""
+    def start(self, whole: Callable[[Any], bool] = bool, pause: float = 0.002) -> float:
+        """Start it; the seconds until the first answer of which `whole` is true, asked for with pauses."""
         with self._log.open("ab") as log:
             began = time.perf_counter()
             self._process = subprocess.Popen(self._command, cwd=self._log.parent, stdout=log, stderr=log)
         self._connect(began)
         try:
-            self.until(lambda: self._answers(whole), f"{self.url} to answer")
+            self.until(lambda: self._answers(whole), f"{self.url} to answer", pause)
         except (OSError, LoadError) as error:
             raise LoadError(f"{error}; the log: {self._log.read_text()[-800:]}") from error
         return time.perf_counter() - began

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
+from kodo.core.peers import GATHERING
 from kodo.core.registry import Profile
 from kodo.models import Key
 from kodo.sim import Message
@@ -232,6 +233,19 @@ def test_a_peer_that_does_not_take_is_not_asked_in_a_hurry() -> None:
     world.run(120)
     assert world.news <= 4
     world.settle()
+
+
+def test_pages_wait_for_nothing() -> None:
+    """What follows soon after other news is gathered with more; the next page of the same news leaves at once."""
+    world = World(page=600)
+    world.faults.latency = (0.001, 0.001)
+    first, second = world.add("r0"), world.add("r1", ["r0"])
+    world.run(1)
+    for at in range(40):
+        world.register(first, f"n{at:02}", ["x"])
+    world.run(5 * GATHERING)
+    assert len(world.listing(second)) == 40
+    assert sum(message.kind == "/update/node" for message in world.messages) > 10
 
 
 def test_two_neighbours_page_the_same_part_without_harm() -> None:
