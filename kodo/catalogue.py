@@ -93,7 +93,6 @@ CREATE VIRTUAL TABLE trigram USING fts5(
 CREATE VIEW unindexed AS
   SELECT id FROM flow_text WHERE id > (SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'indexed');
 INSERT INTO meta VALUES ('indexed', 0);
-INSERT INTO trigram (trigram, rank) VALUES ('hashsize', 8388608);
 CREATE TABLE tally (kind TEXT NOT NULL, value TEXT NOT NULL, flows INTEGER NOT NULL, PRIMARY KEY (kind, value))
   WITHOUT ROWID;
 INSERT INTO tally VALUES ('total', '', 0);
