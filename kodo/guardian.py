@@ -359,7 +359,8 @@ class Guardian:
         member.heard += piece
         *lines, member.heard = member.heard.split(b"\n")
         for line in lines:
-            self._pass_on(pid, member, json.loads(line))
+            with suppress(ValueError, KeyError, TypeError):  # a loader can write what it likes
+                self._pass_on(pid, member, json.loads(line))
 
     def _pass_on(self, pid: int, member: Member, report: dict[str, Any]) -> None:
         if "url" in report:

@@ -197,6 +197,13 @@ def test_a_member_that_does_not_start_is_reported_with_its_code(guardian: Spoken
     assert "reload: expected false in a lab" in guardian.log("three")
 
 
+def test_what_a_loader_writes_on_the_pipe_of_its_member_is_no_report(guardian: Spoken) -> None:
+    """Whatever it is, the guardian and the member go on."""
+    written = b'no report\n{}\n[1]\n7\n"url"\n'
+    guardian.start("one", loader=lambda: [f"{os.write(3, written)}"])
+    assert guardian.hear()["started"] == "one"
+
+
 def test_a_paused_member_goes_on_when_it_is_continued(guardian: Spoken) -> None:
     """STOP and CONT reach the member."""
     guardian.start("one")

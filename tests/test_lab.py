@@ -900,3 +900,16 @@ def test_a_loader_may_bring_much_along(lab: MeshLab) -> None:
     much = os.urandom(2**24)
     node = lab.add_node(loader=lambda: [str(len(much))])
     assert [row["name"] for row in node.flows().rows] == ["16777216"]
+
+
+def test_a_start_that_meets_the_end_of_its_lab_says_so() -> None:
+    """Whoever waits for a member when the guardian ends is told at once that the lab has ended."""
+    with MeshLab() as lab:
+
+        def ending() -> list[str]:
+            os.kill(os.getppid(), signal.SIGKILL)
+            threading.Event().wait()
+            return []
+
+        with pytest.raises(LabError, match="the lab has ended; start a new one"):
+            lab.add_node(loader=ending)

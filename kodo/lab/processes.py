@@ -188,6 +188,8 @@ class Processes:
     def wait_for_start(self, life: Life, timeout: float) -> None:
         """Wait until a member is about to answer, has ended, was refused, or the time is over."""
         self._wait(lambda: life.url is not None or life.over, timeout)
+        if self._gone and not life.over:
+            raise self._over()
 
     def link(self, tables: Mapping[str, Table], timeout: float) -> None:
         """Let these policies hold for the outgoing messages of these members, and wait until they do.
@@ -303,7 +305,10 @@ class Processes:
                 self._input.write(json.dumps(order).encode() + b"\n")
                 self._input.flush()
         except (OSError, ValueError) as error:  # ValueError: the pipe was closed by `end`
-            raise LabError(f"the lab has ended{self._guardians_words()}; start a new one") from error
+            raise self._over() from error
+
+    def _over(self) -> LabError:
+        return LabError(f"the lab has ended{self._guardians_words()}; start a new one")
 
     def _guardians_words(self) -> str:
         with suppress(OSError):
