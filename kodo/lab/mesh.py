@@ -33,7 +33,7 @@ from kodo.lab.keeping import Kept, find_kept, kept_labs
 from kodo.lab.logs import Logs
 from kodo.lab.member import Member, flow_source
 from kodo.lab.naming import Names, numbered, tally
-from kodo.lab.plan import changes_of, plan_of_graph, plan_of_members
+from kodo.lab.plan import changes_of, plan_of_graph, plan_of_members, unknown_options
 from kodo.lab.processes import Processes, kept_setup
 from kodo.lab.recording import Recording
 from kodo.lab.settling import Settled, Trail, expected_by, settle
@@ -183,7 +183,7 @@ class MeshLab:
         Raises `PlanError`, which names the line and the field at fault, and starts nothing then. What is `simulated` in
         it is left out: a lab starts what there is now, all at once.
         """
-        return cls._planned(read_plan(path), timeout, options)
+        return cls._planned(read_plan(path, unknown_options), timeout, options)
 
     @classmethod
     def _planned(cls, plan: Plan, timeout: float | None, options: dict[str, Any]) -> Self:
