@@ -222,6 +222,8 @@ class Guardian:
         if not piece:
             self._let_go()
         self._orders += piece
+        if b"\n" not in piece:  # a loader may bring many megabytes along, to be looked through once
+            return
         *lines, self._orders = self._orders.split(b"\n")
         for line in lines:
             self._obey(json.loads(line))
@@ -357,7 +359,8 @@ class Guardian:
         member.heard += piece
         *lines, member.heard = member.heard.split(b"\n")
         for line in lines:
-            self._pass_on(pid, member, json.loads(line))
+            with suppress(ValueError, KeyError, TypeError):  # a loader can write what it likes
+                self._pass_on(pid, member, json.loads(line))
 
     def _pass_on(self, pid: int, member: Member, report: dict[str, Any]) -> None:
         if "url" in report:
@@ -457,6 +460,7 @@ def _fork(order: dict[str, Any], pipes: tuple[int, int]) -> int:
     guardian = os.getpid()
     pid = os.fork()
     if pid == 0:
+        _close_all_but(pipes)
         become_member(order, pipes, guardian)
     return pid
 
@@ -466,11 +470,19 @@ def _spawn(order: dict[str, Any], pipes: tuple[int, int]) -> int:
     with tempfile.TemporaryFile() as told:
         told.write(json.dumps(order).encode())
         told.seek(0)
-        for pipe in pipes:
-            os.set_inheritable(pipe, True)
-        program = [sys.executable, "-m", "kodo.guardian", "--member", str(os.getpid()), *map(str, pipes)]
-        stdin = (os.POSIX_SPAWN_DUP2, told.fileno(), 0)
-        return os.posix_spawn(sys.executable, program, os.environ, file_actions=[stdin])
+        program = [sys.executable, "-m", "kodo.guardian", "--member", str(os.getpid())]
+        # The pipes get their places before anything that starts with the interpreter may take these.
+        places = zip((told.fileno(), *pipes), (0, REPORT, ORDERS), strict=True)
+        actions = [(os.POSIX_SPAWN_DUP2, source, place) for source, place in places]
+        return os.posix_spawn(sys.executable, program, os.environ, file_actions=actions)
+
+
+def _close_all_but(pipes: tuple[int, int]) -> None:
+    """In a fork: close what is the guardian's. An interpreter of its own has got nothing of that."""
+    for entry in list(Path("/dev/fd").iterdir()):
+        if int(entry.name) > 2 and int(entry.name) not in pipes:
+            with suppress(OSError):  # that of the listing itself
+                os.close(int(entry.name))
 
 
 # -- in the member -----------------------------------------------------------------------------------------
@@ -497,7 +509,7 @@ def become_member(order: dict[str, Any], pipes: tuple[int, int], guardian: int) 
 
 
 def _leave(order: dict[str, Any], pipes: tuple[int, int], guardian: int) -> None:
-    """Let go of all that is the guardian's: its signals, its session, its pipes but the two that are for this one."""
+    """Let go of all that is the guardian's: its signals, its session, its streams."""
     signal.set_wakeup_fd(-1)
     for handled in (signal.SIGCHLD, *ENDING):
         signal.signal(handled, signal.SIG_DFL)
@@ -510,10 +522,9 @@ def _leave(order: dict[str, Any], pipes: tuple[int, int], guardian: int) -> None
     null = os.open(os.devnull, os.O_RDONLY)
     for source, number in ((null, 0), (log, 1), (log, 2), (told, REPORT), (heard, ORDERS)):
         os.dup2(source, number, inheritable=number < REPORT)
-    for entry in list(Path("/dev/fd").iterdir()):
-        if int(entry.name) > ORDERS:
-            with suppress(OSError):  # that of the listing itself
-                os.close(int(entry.name))
+    for spare in {null, log, told, heard, *pipes}:
+        if spare > ORDERS:
+            os.close(spare)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
@@ -605,6 +616,7 @@ def main(parent: int | None, door: int | None, leftovers: Sequence[str]) -> None
     """Guard the lab whose own process is `parent`, the one that started this, or one that is kept, at its `door`."""
     forks = can_fork()
     if door is not None:
+        os.set_inheritable(door, False)
         if os.fork():
             os._exit(0)  # who started this is told that it is on its way, and has no child to reap
         os.setsid()
@@ -622,8 +634,8 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["--door", number, *paths]:
             main(None, int(number), paths)
-        case ["--member", guardian, told, heard]:
-            become_member(json.load(sys.stdin), (int(told), int(heard)), int(guardian))
+        case ["--member", guardian]:
+            become_member(json.load(sys.stdin), (REPORT, ORDERS), int(guardian))
         case [number, *paths]:
             main(int(number), None, paths)
         case _:

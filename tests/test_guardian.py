@@ -37,6 +37,10 @@ PARENT = """
 """
 WAIT = "sys.stdin.read()"
 THREAD = "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()"
+HOLDER = (
+    "import socket, threading; pair = socket.socketpair();"
+    "threading.Thread(target=pair[0].recv, args=(1,), daemon=True).start()"
+)
 FORKLESS = "import os; del os.fork"
 
 
@@ -193,6 +197,13 @@ def test_a_member_that_does_not_start_is_reported_with_its_code(guardian: Spoken
     assert "reload: expected false in a lab" in guardian.log("three")
 
 
+def test_what_a_loader_writes_on_the_pipe_of_its_member_is_no_report(guardian: Spoken) -> None:
+    """Whatever it is, the guardian and the member go on."""
+    written = b'no report\n{}\n[1]\n7\n"url"\n'
+    guardian.start("one", loader=lambda: [f"{os.write(3, written)}"])
+    assert guardian.hear()["started"] == "one"
+
+
 def test_a_paused_member_goes_on_when_it_is_continued(guardian: Spoken) -> None:
     """STOP and CONT reach the member."""
     guardian.start("one")
@@ -339,6 +350,25 @@ def test_a_guardian_that_cannot_fork_takes_its_members_with_it_too(spawning: Spo
     spawning.tell(signal="STOP", name="one")
     spawning.tell(end=True)
     gone([spawning.process.pid, *pids])
+
+
+def test_an_interpreter_of_its_own_keeps_what_it_opened(tmp_path: Path) -> None:
+    """What a monitor opens as a member's interpreter starts stays open, and is no place for the guardian's pipes."""
+    spoken = Spoken(tmp_path, HOLDER)
+
+    def loader() -> list[str]:
+        pair = sys.modules["sitecustomize"].pair
+        pair[0].send(b"x")
+        return [pair[1].recv(1).decode()]
+
+    spoken.start("one", loader=loader)
+    report = spoken.hear()
+    assert httpx.get(report["url"] + "/flows", trust_env=False).json()["items"][0]["name"] == "x"
+    held = held_by(report["pid"])
+    mine = {name for number, name in held_by(spoken.process.pid).items() if number not in "012"}
+    assert not {name for number, name in held.items() if number not in "34" and name in mine and "pipe:" in name}
+    spoken.tell(end=True)
+    spoken.close()
 
 
 def test_where_no_lab_can_be_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -852,3 +852,64 @@ def test_a_mesh_with_a_provider_settles(lab: MeshLab) -> None:
         [row["name"] for row in one.flows().rows] == [row["name"] for row in two.flows().rows] == ["reader", "sample"]
     )
     assert [row["name"] for row in provider.flows().rows] == ["sample"]
+
+
+@pytest.mark.parametrize("wrong", ["5", -1, float("nan"), float("inf"), [], True])
+def test_a_timeout_that_is_no_time_is_refused(lab: MeshLab, wrong: Any) -> None:
+    """Such a wait would never end, or end in the middle; nothing is started, paused or ended for it."""
+    registry = lab.add_registry()
+    waits: list[Callable[..., Any]] = [lab.settle, lab.add_node, registry.pause, registry.restart, registry.kill]
+    for wait in (*waits, registry.start, MeshLab):
+        with pytest.raises(LabError, match="timeout: expected seconds, 0 or more, not"):
+            wait(timeout=wrong)
+    assert (repr(registry), len(lab)) == ("<Registry registry1: running>", 1)
+
+
+def test_a_member_goes_on_when_its_new_loader_cannot_travel(lab: MeshLab) -> None:
+    """A loader that cannot be taken to another process is refused before the member is ended for it."""
+    node, lock = lab.add_node(flows=["test"]), threading.Lock()
+    pid = node.pid
+    with pytest.raises(LabError, match="expected a loader that can travel to another process"):
+        node.restart(loader=lambda: lock)
+    assert node.pid == pid
+
+
+def test_a_folder_or_a_record_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    """The error names what was asked for, and nothing is left running."""
+    before = threading.active_count()
+    (tmp_path / "file").touch()
+    with pytest.raises(LabError, match=r"folder: expected one that can be written to, but \S+/file/lab: not a dir"):
+        MeshLab(folder=tmp_path / "file/lab")
+    with pytest.raises(LabError, match="expected a file to record into"):
+        MeshLab(folder=tmp_path, record=tmp_path / "nowhere/record.jsonl")
+    until(lambda: threading.active_count() <= before, "the guardian to have hung up")
+
+
+def test_what_steers_a_terminal_is_spelled_out(lab: MeshLab) -> None:
+    """Nobody's name colours, moves or reverses what stands around it."""
+    registry = lab.add_registry()
+    lab.add_node(connect=registry, flows=[{"name": "\x1b[31mred", "tags": ["\u202etag"]}])
+    lab.settle()
+    for shown in (repr(lab.flows()), repr(lab.counts("tags"))):
+        assert shown.replace("\n", "").isprintable()
+    assert r"\x1b[31mred" in repr(lab.flows())
+
+
+def test_a_loader_may_bring_much_along(lab: MeshLab) -> None:
+    """What a loader carries is looked through once, so that sixteen megabytes are no work."""
+    much = os.urandom(2**24)
+    node = lab.add_node(loader=lambda: [str(len(much))])
+    assert [row["name"] for row in node.flows().rows] == ["16777216"]
+
+
+def test_a_start_that_meets_the_end_of_its_lab_says_so() -> None:
+    """Whoever waits for a member when the guardian ends is told at once that the lab has ended."""
+    with MeshLab() as lab:
+
+        def ending() -> list[str]:
+            os.kill(os.getppid(), signal.SIGKILL)
+            threading.Event().wait()
+            return []
+
+        with pytest.raises(LabError, match="the lab has ended; start a new one"):
+            lab.add_node(loader=ending)

@@ -78,6 +78,9 @@ class Engine(Protocol):
         """The options that the lab finds for a member; what is given beats them. Called once for a name."""
         ...
 
+    def check(self, name: str, setup: Setup) -> None:
+        """Raise `LabError` for a setup that no member can be given: before the one that runs is ended for it."""
+
     def launch(self, name: str, setup: Setup, links: Table) -> Life:
         """Have a member started, and wait for nothing."""
         ...

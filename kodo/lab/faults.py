@@ -13,6 +13,7 @@ it, and waits until it does. What the lab itself asks passes by all of this.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -99,6 +100,7 @@ class Faults:
         self._clock = clock
         self._apply = apply
         self._note = note
+        self._ending = threading.Lock()
 
     @property
     def active(self) -> list[Fault]:
@@ -128,8 +130,10 @@ class Faults:
         try:
             self._apply({caller for caller, _ in effects})
         except BaseException:
+            # It is one that never was, but for members that were told of it already.
+            self.all.remove(fault)
             with suppress(LabError):
-                self._end(fault)
+                self._apply({caller for caller, _ in effects})
             raise
         self._note("fault", fault)
         return fault
@@ -143,12 +147,14 @@ class Faults:
         self._end(*self.active)
 
     def _end(self, *faults: Fault) -> None:
-        for fault in faults:
-            fault.ended = self._clock()
+        with self._ending:  # two threads may heal the same, such as a block at its end and a button
+            ended = [fault for fault in faults if fault.active]
+            for fault in ended:
+                fault.ended = self._clock()
         # With the lab its faults are over as well.
         with suppress(LabError):
-            self._apply({caller for fault in faults for caller, _ in fault.effects})
-        for fault in faults:
+            self._apply({caller for fault in ended for caller, _ in fault.effects})
+        for fault in ended:
             self._note("healed", fault)
 
     def effects(self) -> dict[Way, Effect]:
@@ -186,6 +192,11 @@ def checked_number(name: str, value: Any, most: float, expected: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
         raise LabError(f"{name}: expected {expected}, not {value!r}")
     return float(value)
+
+
+def checked_timeout(timeout: Any) -> float:
+    """A time that anything may be waited for. Raises `LabError` for anything else."""
+    return checked_number("timeout", timeout, 1e9, "seconds, 0 or more")
 
 
 def checked_sides(sides: list[list[str]]) -> None:

@@ -15,7 +15,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from kodo.lab.engine import Asking
-from kodo.lab.naming import Names, numbered
+from kodo.lab.naming import Names, numbered, one_line
 from kodo.misread import explanation
 from kodo.models import MISSING_AUTHOR, MISSING_DESCRIPTION
 from kodo.query import parse_order
@@ -162,8 +162,7 @@ def _rank(value: Any) -> tuple[bool, str]:
 def _text(value: Any) -> str:
     if value in _EMPTY:
         return ""
-    # On one line, whatever is in it.
-    return " ".join((", ".join(value) if isinstance(value, list) else str(value)).split())
+    return one_line(", ".join(value) if isinstance(value, list) else str(value))
 
 
 def _limit(widths: Sequence[int]) -> int:

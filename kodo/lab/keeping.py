@@ -1,13 +1,14 @@
 """Labs that are kept: `MeshLab(keep=True)` outlives its process, and `MeshLab.attach` takes it again.
 
 ```
- FOLDER/lab.json        what the lab is meant to be: members and how they are set up, faults; its guardian's process
+ FOLDER/lab.state       what the lab is meant to be: members and how they are set up, faults; its guardian's process
  FOLDER/door            the socket at which its guardian is spoken to
  LABS/NAME -> FOLDER    by which it is found; a path that is short enough for a socket, wherever the folder is
 ```
 
 - The file is replaced before anything of it is done, so that whatever becomes of the lab's process, it names all that
   may run. What really runs the guardian tells (`kodo.guardian`).
+- Members' files end in `.json` and `.log`, the lab's own do not: a member may have any name.
 - A guardian is known by its number and by when it started: a number that belongs to another process by now is nobody's.
 - Files are the user's alone, and those of another user are refused: what they say would be run. What a function of a
   notebook offers stands there as it was pickled, and is opened in the member alone.
@@ -38,7 +39,7 @@ from kodo.errors import LabError
 from kodo.lab.engine import Setup
 from kodo.lab.naming import tally
 
-STATE, DOOR = "lab.json", "door"
+STATE, DOOR = "lab.state", "door"
 LONGEST = 40
 """Characters of the name of a lab that is kept: it stands in the path of a socket, which takes some hundred."""
 PAUSE = 0.02

@@ -138,7 +138,7 @@ class Member:
         self._stand("CONT", timeout)
 
     def _stand(self, word: Literal["STOP", "CONT"], timeout: float | None) -> None:
-        pause, limit = word == "STOP", self.lab.timeout if timeout is None else timeout
+        pause, limit = word == "STOP", self.lab.patience(timeout)
         if not self.running:
             raise LabError(f"expected {self.name} to run, but it is {self.state}; use {self.name}.restart() first")
         if pause == self.paused:
@@ -171,6 +171,7 @@ class Member:
         if fixed := {"url", "name"} & changes.keys():
             raise LabError(f"{self.name}: a restart keeps its {fixed.pop()}; add another member instead")
         setup = self.lab.changed_setup(self.setup, changes)
+        self.lab.engine.check(self.name, setup)
         self.terminate(timeout)
         self.await_start(self.launch(setup), timeout)
 
@@ -179,6 +180,7 @@ class Member:
 
         Raises `LabError` when it does not come to that.
         """
+        self.lab.patience(timeout)
         if not self.running:
             self.await_start(self.launch(self.setup), timeout)
 
@@ -191,7 +193,7 @@ class Member:
 
     def await_start(self, life: Life, timeout: float | None = None) -> None:
         """Wait until the process that `launch` had started is about to answer. Raises `LabError` as `start` does."""
-        limit = self.lab.timeout if timeout is None else timeout
+        limit = self.lab.patience(timeout)
         try:
             self.lab.engine.wait_for_start(life, limit)
         except BaseException:
@@ -214,7 +216,7 @@ class Member:
         return f"\nthe log of {self.name} ends with\n{said}" if said else f"\nthe log of {self.name} is empty"
 
     def _end_by(self, word: str, timeout: float | None) -> None:
-        limit = self.lab.timeout if timeout is None else timeout
+        limit = self.lab.patience(timeout)
         self._remember()
         self.lab.engine.signal(self.name, "KILL" if word == "KILL" else "TERM")
         # A paused process does not notice that it is told to end.

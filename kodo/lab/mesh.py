@@ -27,13 +27,13 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from kodo.errors import LabError, UnavailableError
 from kodo.lab.beliefs import Beliefs, Offer, Truth, beliefs_of, offer_of
 from kodo.lab.engine import Engine, Setup, Table
-from kodo.lab.faults import Effect, Fault, Faults, checked_number, checked_sides, ways
+from kodo.lab.faults import Effect, Fault, Faults, checked_number, checked_sides, checked_timeout, ways
 from kodo.lab.flows import FlowTable, Row, all_flows, united
 from kodo.lab.keeping import Kept, find_kept, kept_labs
 from kodo.lab.logs import Logs
 from kodo.lab.member import Member, flow_source
 from kodo.lab.naming import Names, numbered, tally
-from kodo.lab.plan import changes_of, plan_of_graph, plan_of_members
+from kodo.lab.plan import changes_of, plan_of_graph, plan_of_members, unknown_options
 from kodo.lab.processes import Processes, kept_setup
 from kodo.lab.recording import Recording
 from kodo.lab.settling import Settled, Trail, expected_by, settle
@@ -88,7 +88,7 @@ class MeshLab:
         until `terminate`, and is found by its name: `MeshLab.attach(name)`. With `engine="simulated"` members are
         no processes, time is virtual and passes in `settle` and `run` alone, and `seed` decides all chance.
         """
-        self.timeout = timeout
+        self.timeout = checked_timeout(timeout)
         self._members: dict[str, Member] = {}
         self._positions: dict[str, complex] = {}
         self._settled = 0.0
@@ -108,7 +108,11 @@ class MeshLab:
         if keep:
             self.save()
         if record is not None:
-            self.record(record)
+            try:
+                self.record(record)
+            except BaseException:
+                self.terminate()
+                raise
 
     @classmethod
     def attach(cls, name: str | os.PathLike[str] | None = None, timeout: float | None = None) -> MeshLab:
@@ -123,7 +127,7 @@ class MeshLab:
         here = HERE.get(kept.folder)
         if here is not None and not here.ended:
             return here
-        patience = kept.timeout if timeout is None else timeout
+        patience = kept.timeout if timeout is None else checked_timeout(timeout)
         lab = cls(kept.name, timeout=patience, engine=Processes.attach(kept))
         lab._resume(kept)
         return lab
@@ -179,7 +183,7 @@ class MeshLab:
         Raises `PlanError`, which names the line and the field at fault, and starts nothing then. What is `simulated` in
         it is left out: a lab starts what there is now, all at once.
         """
-        return cls._planned(read_plan(path), timeout, options)
+        return cls._planned(read_plan(path, unknown_options), timeout, options)
 
     @classmethod
     def _planned(cls, plan: Plan, timeout: float | None, options: dict[str, Any]) -> Self:
@@ -271,6 +275,7 @@ class MeshLab:
 
     def _started(self, members: list[Member], timeout: float | None) -> list[Member]:
         """Start members side by side; when one does not start, none of them is left."""
+        self.patience(timeout)
         self._members |= {member.name: member for member in members}
         try:
             self.save()
@@ -290,7 +295,7 @@ class MeshLab:
     def _new_name(self, kind: str, name: str | None) -> str:
         if name is None:
             return next(free for number in count(1) if (free := f"{kind}{number}") not in self._members)
-        if name in self._members:
+        if isinstance(name, str) and name in self._members:
             raise LabError(f"expected a new name, but this lab has a member {name!r}; use lab[{name!r}].restart()")
         if not isinstance(name, str) or not name.strip() or not name.isprintable() or "/" in name:
             raise LabError("expected a name of printable characters without a slash, such as 'registry1'")
@@ -308,10 +313,7 @@ class MeshLab:
         return Setup(options, kept)
 
     def _urls(self, targets: Targets) -> list[str]:
-        if targets is None:
-            return []
-        several = [targets] if isinstance(targets, Member | str) else targets
-        return [self._url(target) for target in several]
+        return [self._url(target) for target in _several(targets)]
 
     def _url(self, target: Target) -> str:
         if isinstance(target, str) and "://" in target:
@@ -323,7 +325,7 @@ class MeshLab:
 
     def __getitem__(self, name: str) -> Member:
         """The member of this name. Raises `LabError` when there is none."""
-        if name in self._members:
+        if isinstance(name, str) and name in self._members:
             return self._members[name]
         near = get_close_matches(str(name), self._members, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(self._members) or 'none yet; add one'}"
@@ -456,9 +458,13 @@ class MeshLab:
         """
         self._check_alive()
         trail = Trail(self.engine, self._settled)
-        settled = settle(list(self), self.timeout if timeout is None else timeout, trail)
+        settled = settle(list(self), self.patience(timeout), trail)
         self._settled = self.history.clock.moment()
         return settled
+
+    def patience(self, timeout: float | None) -> float:
+        """How long something is waited for that was given this `timeout`. Raises `LabError` for what is no time."""
+        return self.timeout if timeout is None else checked_timeout(timeout)
 
     def run(self, seconds: float) -> None:
         """Let so many seconds pass: virtual ones of a simulated lab, in which nothing happens otherwise; or wait."""
@@ -587,11 +593,11 @@ class MeshLab:
 
     def _members_of(self, targets: Targets) -> list[str]:
         """The names of members of this lab."""
-        several = [targets] if isinstance(targets, Member | str) else list(targets or ())
+        several = [target if isinstance(target, Member) else self[target] for target in _several(targets)]
         for target in several:
-            if isinstance(target, Member) and target not in self:
+            if target not in self:
                 raise LabError(f"expected members of this lab, but {target.name} is one of another")
-        return [self[target].name if isinstance(target, str) else target.name for target in several]
+        return [target.name for target in several]
 
     def table_of(self, name: str) -> Table:
         """The policies that hold for the messages of a member."""
@@ -706,6 +712,14 @@ def check_plain(options: Mapping[str, Any]) -> None:
         except (TypeError, ValueError) as error:
             expected = "a number, a text or a list of these"
             raise LabError(f"{name}: expected {expected}, not a {type(value).__name__}") from error
+
+
+def _several(targets: Targets) -> list[Target]:
+    if targets is None or isinstance(targets, Member | str):
+        return [] if targets is None else [targets]
+    if not isinstance(targets, Iterable):
+        raise LabError(f"expected members, their names, or a list of these, not {targets!r}")
+    return list(targets)
 
 
 def _few(names: list[str]) -> str:

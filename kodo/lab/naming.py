@@ -28,6 +28,13 @@ def tally(kinds: Iterable[str]) -> str:
     return ", ".join(present) or "no members"
 
 
+def one_line(text: str) -> str:
+    """A text on one line, as it is seen: what would steer a terminal, or turn a text around, is spelled out."""
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in " ".join(text.split())
+    )
+
+
 def numbered(number: int, one: str, more: str | None = None) -> str:
     """A number with its noun: `1 flow`, `2 flows`."""
     return f"{number} {one if number == 1 else more or one + 's'}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,8 @@ from pydantic import BaseModel, ValidationError
 
 from kodo.errors import LabError, PlanError
 from kodo.lab.naming import Names
-from kodo.plan import FOUND, Plan, PlannedFlow, PlannedMember, checked_plan
+from kodo.lab.processes import OPTIONS
+from kodo.plan import FOUND, Fault, Plan, PlannedFlow, PlannedMember, checked_plan
 
 if TYPE_CHECKING:
     from kodo.lab.member import Member
@@ -23,8 +25,20 @@ def changes_of(member: PlannedMember) -> dict[str, Any]:
     return {**member.options, "connect": member.targets, **source}
 
 
+def unknown_options(plan: Plan) -> Iterator[Fault]:
+    """The options in a plan that no member has."""
+    for name, member in plan.members.items():
+        for option in member.options:
+            if option not in OPTIONS:
+                near = get_close_matches(option, OPTIONS - FOUND, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"but one of {', '.join(sorted(OPTIONS - FOUND))}"
+                yield ("members", name, "options", option), f"expected no such option; {hint}"
+
+
 def plan_of_graph(graph: Any) -> Plan:
     """The plan of a networkx graph: a member for each node, a connection for each edge."""
+    if not hasattr(graph, "edges"):
+        raise LabError(f"expected a networkx graph, such as networkx.cycle_graph(6), not a {type(graph).__name__}")
     names = {node: str(node) for node in graph.nodes}
     if len(set(names.values())) < len(names):
         raise LabError("expected nodes of the graph with different names; two of them read the same as text")

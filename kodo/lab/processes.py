@@ -33,7 +33,7 @@ from urllib.parse import quote
 import cloudpickle  # type: ignore[import-untyped]
 
 from kodo.client import Client
-from kodo.errors import LabError
+from kodo.errors import LabError, reason_of
 from kodo.lab import keeping
 from kodo.lab.engine import Life, Setup, Table, Word
 from kodo.lab.history import PATIENCE, History
@@ -62,7 +62,7 @@ OPTIONS = frozenset(
     )
 )
 """The options of `kodo.options`, whose room is the service's."""
-GUARDIAN_LOG = "guardian.log"
+GUARDIAN_LOG = "guardian.words"
 
 PAUSE = 0.05
 """Seconds between two looks at a mesh of which nobody can know when it is at rest."""
@@ -161,6 +161,10 @@ class Processes:
         url = f"http://127.0.0.1:{self._ports.take()}"
         return {"url": url, "cache": self.folder / f"{name}.json", "trace": True}
 
+    def check(self, name: str, setup: Setup) -> None:
+        """Raise `LabError` for a loader that cannot travel."""
+        _pickled(name, setup.loader)
+
     def launch(self, name: str, setup: Setup, links: Table) -> Life:
         """Have a member started, and wait for nothing."""
         order = self._order(name, setup, links)
@@ -184,6 +188,8 @@ class Processes:
     def wait_for_start(self, life: Life, timeout: float) -> None:
         """Wait until a member is about to answer, has ended, was refused, or the time is over."""
         self._wait(lambda: life.url is not None or life.over, timeout)
+        if self._gone and not life.over:
+            raise self._over()
 
     def link(self, tables: Mapping[str, Table], timeout: float) -> None:
         """Let these policies hold for the outgoing messages of these members, and wait until they do.
@@ -299,7 +305,10 @@ class Processes:
                 self._input.write(json.dumps(order).encode() + b"\n")
                 self._input.flush()
         except (OSError, ValueError) as error:  # ValueError: the pipe was closed by `end`
-            raise LabError(f"the lab has ended{self._guardians_words()}; start a new one") from error
+            raise self._over() from error
+
+    def _over(self) -> LabError:
+        return LabError(f"the lab has ended{self._guardians_words()}; start a new one")
 
     def _guardians_words(self) -> str:
         with suppress(OSError):
@@ -383,8 +392,13 @@ class Ports:
 
 
 def _made_folder(folder: Path | str | None) -> Path:
-    made = Path(tempfile.mkdtemp(prefix="kodo-lab-")) if folder is None else Path(folder).absolute()
-    made.mkdir(parents=True, exist_ok=True)
+    try:
+        made = Path(tempfile.mkdtemp(prefix="kodo-lab-")) if folder is None else Path(folder).absolute()
+        made.mkdir(parents=True, exist_ok=True)
+        (made / GUARDIAN_LOG).touch()
+    except OSError as error:
+        place = tempfile.gettempdir() if folder is None else folder
+        raise LabError(f"folder: expected one that can be written to, but {place}: {reason_of(error)}") from error
     return made
 
 

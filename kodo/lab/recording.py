@@ -13,7 +13,8 @@
 
 One thread reads the members' traces a few times a second, and asks those that something was told to for what they list.
 It holds no lab, so that one that nobody uses any more can be collected. Every line is written out at once, so that a
-record is whole but for its last line, whatever becomes of the process.
+record is whole but for its last line, whatever becomes of the process. When the disk is full the record is broken off,
+and says so (`failed`); the lab goes on.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from kodo.client import Client
-from kodo.errors import KodoError
+from kodo.errors import KodoError, LabError, reason_of
 from kodo.lab.flows import all_flows
 from kodo.lab.history import Entry
 from kodo.lab.processes import recorded
@@ -51,7 +52,11 @@ class Recording:
     def __init__(self, lab: MeshLab, path: Path) -> None:
         """Begin: what the lab has by now is written at once."""
         self.path = path
-        self._file: TextIO = path.open("w", encoding="utf-8")
+        self.failed: str | None = None
+        try:
+            self._file: TextIO = path.open("w", encoding="utf-8")
+        except OSError as error:
+            raise _unwritten(path, reason_of(error)) from error
         self._lab = weakref.ref(lab)
         self._lock = threading.Lock()
         self._changed: set[str] = set()
@@ -59,6 +64,8 @@ class Recording:
         self._over = threading.Event()
         self._looks = 0
         self._write({"kodo": "recording", "version": VERSION, "name": lab.name, "at": time.monotonic(), "utc": now()})
+        if self.failed is not None:
+            raise _unwritten(path, self.failed)
         self._unfollow = lab.history.follow(self._take)
         for member in lab:
             self._introduce(member)
@@ -72,7 +79,8 @@ class Recording:
         self._thread.start()
 
     def __repr__(self) -> str:
-        return f"<Recording to {self.path.name}: {'ended' if self._over.is_set() else 'running'}>"
+        state = "ended" if self._over.is_set() else "running"
+        return f"<Recording to {self.path.name}: {state if self.failed is None else f'broken off, {self.failed}'}>"
 
     def stop(self) -> None:
         """Write what has happened by now, and close the file. Doing so again does nothing."""
@@ -111,8 +119,17 @@ class Recording:
         line = json.dumps(entry, separators=(",", ":"))
         with self._lock:
             if not self._file.closed:
-                self._file.write(line + "\n")
-                self._file.flush()
+                self._append(line)
+
+    def _append(self, line: str) -> None:
+        try:
+            self._file.write(line + "\n")
+            self._file.flush()
+        except OSError as error:
+            # What is told comes from the verbs of the lab, and from what it hears of its members: they go on.
+            self.failed = reason_of(error)
+            with suppress(OSError):
+                self._file.close()
 
     def _look(self) -> None:
         lab = self._lab()
@@ -145,6 +162,10 @@ class Recording:
         before = self._known.get((what, name))
         self._known[what, name] = value
         return bool(before != value)
+
+
+def _unwritten(path: Path, reason: str) -> LabError:
+    return LabError(f"expected a file to record into, but {path}: {reason}; choose another one")
 
 
 def _event(what: str, member: Member) -> Entry:

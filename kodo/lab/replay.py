@@ -6,9 +6,10 @@ A record that was cut off in the middle of a line is good up to there; lines tha
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from kodo.lab.history import Event, Note, merged
 from kodo.lab.naming import Names, numbered, tally
 from kodo.lab.timeline import Choice, Story, Timeline, timeline_of
 from kodo.lab.topology import Seen, Topology, graph_of, place
+from kodo.models import COLUMNS
 
 if TYPE_CHECKING:
     from kodo.lab.mesh import MeshLab
@@ -46,6 +48,8 @@ class Record:
     def take(self, entry: dict[str, Any]) -> None:
         """Take a line. Raises `KeyError`, `TypeError` or `ValueError` for one that is none."""
         at = float(entry["at"])
+        if not isfinite(at):
+            raise ValueError("a moment that is none")
         match entry:
             case {"member": str(name), "kind": str(kind), "url": str(url)}:
                 self.members[name] = kind, url
@@ -59,10 +63,11 @@ class Record:
                     effects = {(caller, callee): Effect(*rest) for caller, callee, *rest in entry["effects"]}
                     self.effects.append((at, what, who, effects))
             case {"message": {"id": str(), "direction": "sent" | "received", "by": str(), "start": float()} as note}:
-                merged([note], Names({}))
+                [message] = merged([note], Names({}))
+                _ = message.nodes + message.bytes, message.news, message.arrived, float(note["end"] or 0)
                 self.notes.append(note)
             case {"listing": str(name), "rows": list(rows)}:
-                self.listings.append((at, name, [dict(row) for row in rows]))
+                self.listings.append((at, name, list(map(_row, rows))))
             case {"map": str(name), "view": dict(view)}:
                 self.views.append((at, name, view))
             case {"end": True}:
@@ -70,6 +75,16 @@ class Record:
             case _:
                 raise ValueError("a line of another kind")
         self.until = max(self.until, at)
+
+
+def _row(told: Mapping[str, Any]) -> Row:
+    """A row of a listing. Raises `KeyError`, `TypeError` or `ValueError` for what is none."""
+    row = {column: told[column] for column in COLUMNS}
+    _ = Names({})[row["node"]], Names({})[row["registry"]]
+    texts = {column: value for column, value in row.items() if column != "tags" and value is not None}
+    if not all(isinstance(value, str) for value in [row["name"], row["url"], *texts.values(), *(row["tags"] or ())]):
+        raise TypeError("a row of a listing holds texts")
+    return row
 
 
 def read_record(path: Path | str) -> Record:
@@ -91,7 +106,7 @@ def read_record(path: Path | str) -> Record:
     for line in lines[1:]:
         try:
             record.take(json.loads(line))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
             record.damaged += 1
     return record
 

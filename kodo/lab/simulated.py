@@ -92,6 +92,9 @@ class Simulated:
         """A url that is no other's."""
         return {"url": url_of(name, self._taken)}
 
+    def check(self, name: str, setup: Setup) -> None:
+        """Whatever a setup holds stays in this process."""
+
     def launch(self, name: str, setup: Setup, links: Table) -> Life:
         """Start a member, or start it again, now."""
         life = self._lives[name] = Life()

@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from kodo.lab.flows import CELL, MOST
+from kodo.lab.naming import one_line
 
 Cells = tuple[Sequence[str], Sequence[Mapping[str, Any]]]
 """The columns of a table, and its rows."""
@@ -35,8 +36,7 @@ def plain_table(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, 
     used = _used(columns, rows)
     if not rows:
         return title
-    # On one line, whatever is in it.
-    lines = [list(map(_heading, used)), *([" ".join(text.split()) for text in line] for line in _lines(used, rows))]
+    lines = [list(map(_heading, used)), *(list(map(one_line, line)) for line in _lines(used, rows))]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     pads = [str.rjust if _is_number(name, rows) else str.ljust for name in used]
     padded = ([pad(text, width) for pad, text, width in zip(pads, line, widths, strict=True)] for line in lines)

@@ -16,8 +16,9 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from math import log10
 from typing import TYPE_CHECKING, Any
 
@@ -207,8 +208,10 @@ def _faults(events: Iterable[Event]) -> list[Span]:
         if event.what == "fault":
             spans.append(Span(event.at, None, event.who, event.who.startswith(("cut ", "partition "))))
         elif event.what == "healed":
-            number = next(n for n, span in enumerate(spans) if span.label == event.who and span.end is None)
-            spans[number] = Span(spans[number].begin, event.at, event.who, spans[number].cut)
+            found = (n for n, span in enumerate(spans) if span.label == event.who and span.end is None)
+            # Of a damaged record the line may be lost that said that it began.
+            for number in islice(found, 1):
+                spans[number] = replace(spans[number], end=event.at)
     return spans
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from kodo.lab import MeshLab
+from kodo.lab.processes import GUARDIAN_LOG
 
 
 @pytest.fixture(scope="module")
@@ -30,5 +31,5 @@ def lab(shared: MeshLab) -> Iterator[MeshLab]:
     shared.history._places.clear()
     shared.history.events.clear()
     for file in shared.folder.iterdir():
-        if file.suffix != ".log" or not file.name.startswith("guardian"):
+        if file.name != GUARDIAN_LOG:
             file.unlink()

@@ -6,6 +6,7 @@ import base64
 import os
 import re
 import signal
+import threading
 import time
 from collections.abc import Callable
 from itertools import combinations
@@ -364,3 +365,49 @@ def test_labels_of_faults_cover_nothing_in_a_clique_of_24() -> None:
     for one_box, other_box in combinations(boxes, 2):
         assert not one_box.overlaps(other_box)
     assert box_of("registry1", "registry").half > 0
+
+
+def test_a_fault_that_could_not_be_told_never_was(lab: MeshLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted while its members are told, a fault is gone with all its traces, and the timeline can be drawn."""
+    first, second, _ = pair(lab)
+    link = lab.engine.link
+
+    def interrupted(*told: Any) -> None:
+        monkeypatch.setattr(lab.engine, "link", link)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lab.engine, "link", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        lab.cut(first, second)
+    assert (len(lab.faults), lab.table_of(first.name), lab.timeline().faults) == (0, {}, [])
+    lab.settle()
+
+
+def test_a_fault_that_two_heal_is_healed_once(lab: MeshLab) -> None:
+    """What a button and the end of a block heal at once is over, once."""
+    first, second, _ = pair(lab)
+    fault = lab.cut(first, second)
+    both = threading.Barrier(2)
+
+    def heal() -> None:
+        both.wait(10)
+        lab.faults._end(fault)
+
+    threads = [threading.Thread(target=heal) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [event.what for event in lab.history.events if event.who == fault.label] == ["fault", "healed"]
+
+
+@pytest.mark.parametrize("wrong", [5, [5], [None]])
+def test_sides_that_are_no_members_are_refused(lab: MeshLab, wrong: Any) -> None:
+    """Whatever stands for a member and is none gets an error that says so."""
+    registry = lab.add_registry()
+    for verb in (lab.cut, lab.partition):
+        with pytest.raises(LabError, match="expected"):
+            verb(registry, wrong)
+    with pytest.raises(LabError, match="expected"):
+        lab.add_registry(connect=wrong)
+    assert (len(lab), len(lab.faults)) == (1, 0)

@@ -231,3 +231,14 @@ def test_an_empty_file_and_numbers_as_names_are_plans(tmp_path: Path) -> None:
     assert {name: member.targets for name, member in plan.members.items()} == {"0": [], "1": ["0"]}
     write_plan(plan, tmp_path / "again.yaml")
     assert read_plan(tmp_path / "again.yaml") == plan
+
+
+def test_an_option_that_is_none_is_named_with_its_line(tmp_path: Path) -> None:
+    """The line, the field, and what was probably meant; nothing is started."""
+    path = tmp_path / "mesh.yaml"
+    path.write_text("members:\n  one:\n    options:\n      leese: 1\n")
+    said = r"line 4, members\.one\.options\.leese: expected no such option; did you mean 'lease'"
+    with pytest.raises(PlanError, match=said):
+        MeshLab.from_file(path)
+    with pytest.raises(LabError, match="expected a networkx graph"):
+        MeshLab.from_graph({"one": ["two"]})

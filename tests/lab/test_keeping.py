@@ -155,7 +155,7 @@ def test_a_lab_whose_process_died_while_a_member_started_is_whole(begin: Begin) 
     """The member is known, whatever became of it, and can be restarted and ended."""
     slow = "lab.add_node('slow', connect=r1, loader=lambda: time.sleep(1) or ['late'])\n"
     parent, _ = begin(TELL + slow)
-    state = labs_folder() / "demo" / "lab.json"
+    state = labs_folder() / "demo" / "lab.state"
     until(lambda: "slow" in state.read_text(), "the member to be written down")
     killed(parent)
     with MeshLab.attach() as lab:
@@ -233,12 +233,12 @@ def test_a_given_folder_keeps_its_logs_and_nothing_else(tmp_path: Path) -> None:
         MeshLab("other", keep=True, folder=folder)
     lab.terminate()
     assert {path.name for path in folder.iterdir()} == {
-        "guardian.log",
+        "guardian.words",
         "registry1.json",
         "registry1.json.lock",
         "registry1.log",
     }
-    with pytest.raises(LabError, match=r"lab.json is not there: it was terminated, or never kept"):
+    with pytest.raises(LabError, match=r"lab.state is not there: it was terminated, or never kept"):
         MeshLab.attach(folder)
 
 
@@ -268,7 +268,7 @@ def test_a_number_that_belongs_to_another_process_by_now_is_left_alone() -> None
     """A process is known by its number and by when it started."""
     with subprocess.Popen(["sleep", "60"]) as other:
         lab = MeshLab("lost", keep=True)
-        state = lab.folder / "lab.json"
+        state = lab.folder / "lab.state"
         kept = json.loads(state.read_text())
         assert kept["started"] == start_of(kept["pid"])
         lab.detach()
@@ -285,7 +285,7 @@ def test_what_others_could_have_written_is_refused() -> None:
     """It would be run. A file of another form is refused as well; nothing happens to the lab."""
     lab = MeshLab("mine", keep=True)
     folder = lab.folder
-    state = folder / "lab.json"
+    state = folder / "lab.state"
     assert state.stat().st_mode & 0o777 == 0o600
     good = state.read_text()
     lab.detach()
@@ -330,3 +330,17 @@ def test_a_name_that_cannot_be_a_file_is_refused(name: str) -> None:
     """Nothing was started."""
     with pytest.raises(LabError, match="expected a short name of printable characters without a slash"):
         MeshLab(name, keep=True)
+
+
+def test_a_member_may_have_any_name() -> None:
+    """Files of members and those of the lab itself never meet, whatever a member is called."""
+    with MeshLab("demo", keep=True) as lab:
+        for name in ("lab", "door", "guardian", "lab.state"):
+            node = {"url": "http://127.0.0.1:1", "flows": [{"name": name, "url": "/x"}]}
+            lab.add_registry(name).post("/register", node)
+        assert repr(MeshLab.kept()) == "[<Kept lab demo: 4 registries>]"
+        assert "registry startup" in lab["guardian"].logs()
+        lab.detach()
+        with MeshLab.attach("demo") as again:
+            again["lab"].restart()
+            assert [row["name"] for row in again["lab"].flows().rows] == ["lab"]

@@ -6,6 +6,7 @@ import gc
 import json
 import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -145,3 +146,41 @@ def test_recording_begins_and_ends_at_any_time(tmp_path: Path) -> None:
     until(lambda: gc.collect() >= 0 and gone() is None, "the lab to be collected")
     until(lambda: "ended" in repr(other), "the recording to end")
     until(lambda: '{"end":true' in (tmp_path / "other.jsonl").read_text(), "its last line")
+
+
+def test_a_disk_that_is_full_breaks_off_the_record_and_not_the_lab(lab: MeshLab, tmp_path: Path) -> None:
+    """A file that cannot be written is refused; one that can be no longer is said to be broken off, and all goes on."""
+    with pytest.raises(LabError, match="/dev/full: no space left on device; choose another"):
+        lab.record("/dev/full")
+    with pytest.raises(LabError, match=r"nowhere/record\.jsonl: no such file or directory"):
+        lab.record(tmp_path / "nowhere/record.jsonl")
+    recording = lab.record(tmp_path / "record.jsonl")
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        recording._file.close()
+        recording._file = full
+        registry = lab.add_registry()
+        registry.kill()
+    assert registry.state == "killed"
+    assert repr(recording) == "<Recording to record.jsonl: broken off, no space left on device>"
+    recording.stop()
+
+
+def test_lines_that_say_impossible_things_are_left_out(tmp_path: Path) -> None:
+    """A fault that never began, rows without a node, a moment that is none: the rest of the record is shown."""
+    url, utc = "http://127.0.0.1:1", "2026-01-01T00:00:00.000000Z"
+    note = {"id": "a", "direction": "sent", "by": "registry1", "start": 1.0, "end": 2.0, "peer": url}
+    note |= {"route": "/connect", "nodes": None, "bytes": 1, "outcome": "200", "began": utc}
+    entries: list[dict[str, Any]] = [
+        {"kodo": "recording", "version": 1, "name": None, "at": 0.0},
+        {"member": "registry1", "kind": "registry", "url": url, "at": 0.0},
+        {"event": "started", "who": "registry1", "utc": utc, "at": 0.0},
+        {"event": "healed", "who": "cut a <-> b", "utc": utc, "at": 1.0},
+        {"listing": "registry1", "rows": [{"name": "test"}], "at": 1.0},
+        {"message": note, "at": 1.0},
+        {"end": True, "at": float("inf")},
+    ]
+    (tmp_path / "record.jsonl").write_text("\n".join(map(json.dumps, entries)))
+    replay = MeshLab.replay(tmp_path / "record.jsonl")
+    assert repr(replay) == "<Replay 1 registry; 3 damaged lines left out>"
+    moment = replay.at(replay.seconds)
+    assert (len(moment.timeline()), repr(moment.flows())) == (0, "no flows")
