@@ -26,7 +26,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -192,13 +193,23 @@ class Catalogue:
         form = [self._writer.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
         if form != [APPLICATION_ID, SCHEMA_VERSION]:
             raise DamagedCacheError(f"expected a catalogue of kodo in {self.path}, of version {SCHEMA_VERSION}")
-        faults = [row[0] for row in self._writer.execute("PRAGMA quick_check(1)")]
-        if faults != ["ok"]:
-            raise DamagedCacheError(f"expected an intact catalogue in {self.path}, but {faults[0]}")
+        with ThreadPoolExecutor(1) as beside:
+            fault = beside.submit(_fault_of, self.path)
+            self._check_content()
+        if fault.result() != "ok":
+            raise DamagedCacheError(f"expected an intact catalogue in {self.path}, but {fault.result()}")
+
+    def _check_content(self) -> None:
+        """Refuse what is another service's, or was damaged inside a row, where SQLite's own check does not look."""
         owner = self._writer.execute("SELECT value FROM meta WHERE name = 'url'").fetchone()
         if owner is None or canonical(owner[0]) != self.key:
             raise DamagedCacheError(f"expected the cache of {self.url} in {self.path}, but it is another service's")
-        self._check_content()
+        try:
+            self.parts(), self.peers()
+        except ValueError as error:
+            raise DamagedCacheError(f"expected an intact catalogue in {self.path}, but a row is damaged") from error
+        if self._writer.execute("SELECT 1 FROM record WHERE NOT json_valid(flows) LIMIT 1").fetchone():
+            raise DamagedCacheError(f"expected an intact catalogue in {self.path}, but a row is damaged")
 
     def interrupt(self) -> None:
         """End the reads that are under way, and the writing of records, with an error each."""
@@ -216,15 +227,6 @@ class Catalogue:
             for db in (*self._readers, self._writer):
                 db.close()
             self._readers.clear()
-
-    def _check_content(self) -> None:
-        """Refuse what was damaged inside a row, where SQLite's own check does not look."""
-        try:
-            self.parts(), self.peers()
-        except ValueError as error:
-            raise DamagedCacheError(f"expected an intact catalogue in {self.path}, but a row is damaged") from error
-        if self._writer.execute("SELECT 1 FROM record WHERE NOT json_valid(flows) LIMIT 1").fetchone():
-            raise DamagedCacheError(f"expected an intact catalogue in {self.path}, but a row is damaged")
 
     # -- writing -------------------------------------------------------------------------------------------
 
@@ -927,6 +929,12 @@ def _connect(path: Path | None, *, create: bool = True) -> sqlite3.Connection:
     db = sqlite3.connect(where, uri=True, isolation_level=None, check_same_thread=False, timeout=10)
     db.create_function("casefold", 1, lambda text: None if text is None else str(text).casefold(), deterministic=True)
     return db
+
+
+def _fault_of(path: Path | None) -> str:
+    """What is wrong with a file, its indexes included, or `ok`. SQLite reads all of it, and lets others go on."""
+    with closing(_connect(path, create=False)) as db:
+        return str(db.execute("PRAGMA integrity_check(1)").fetchone()[0])
 
 
 def _is_damage(error: sqlite3.Error) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import queue
@@ -19,6 +20,10 @@ import pytest
 from kodo.options import load_options
 from kodo.service.node import Running, run
 from tests.waiting import until
+
+for _name in ("kodo", "uvicorn"):
+    # As a service has it in the process that it runs in: pytest listens to these loggers then, from the first test on.
+    logging.getLogger(_name).propagate = False
 
 Start = Callable[..., "Served"]
 
