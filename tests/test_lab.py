@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from itertools import combinations
 from pathlib import Path
@@ -23,6 +24,7 @@ import pytest
 from kodo.client import Client
 from kodo.errors import InvalidMessageError, LabError, UnavailableError
 from kodo.lab import MeshLab
+from kodo.lab.bars import Bars
 from kodo.lab.flows import FlowTable, united
 from kodo.lab.naming import Names
 from kodo.lab.processes import OPTIONS
@@ -707,6 +709,11 @@ def test_a_picture_holds_whatever_a_name_is() -> None:
         'a_b__(["a_b"])',
         'end_(["end"])\n',
     ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Bars("节点", {"节点一": 1.0, "ज्ञान": 2.0}).png.startswith(b"\x89PNG")
+        graph.add_node("节点", kind="node", answers=True, paused=False)
+        assert Topology(graph, place(graph, {})).png.startswith(b"\x89PNG")
     empty = Topology(nx.DiGraph(), {})
     assert empty.png.startswith(b"\x89PNG")
     assert repr(empty) == "<Topology: no members, 0 links>"

@@ -8,15 +8,19 @@
 
 from __future__ import annotations
 
+import warnings
 from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, fontManager
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.textpath import TextPath
@@ -32,6 +36,8 @@ SCREEN = 100
 INK, QUIET, PALE, CARD, FRAME = "#26323d", "#8d99a5", "#c9d0d6", "#ffffff", "#dfe4e8"
 BROKEN, SLOW = "#b5503c", "#c98a1b"
 FORMS = (".png", ".svg", ".pdf")
+SCRIPTS = {"Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Noto Sans Devanagari", "Noto Sans Arabic"}
+"""Fonts that know what matplotlib's own does not, where they are installed."""
 
 
 class Picture:
@@ -47,7 +53,8 @@ class Picture:
 
     @cached_property
     def _figure(self) -> Figure:
-        return self.draw()
+        with _any_script():
+            return self.draw()
 
     @cached_property
     def png(self) -> bytes:
@@ -78,8 +85,18 @@ class Picture:
 
     def _drawn(self, form: str) -> bytes:
         drawn = BytesIO()
-        self._figure.savefig(drawn, format=form, dpi=DPI)
+        with _any_script():
+            self._figure.savefig(drawn, format=form, dpi=DPI)
         return drawn.getvalue()
+
+
+@contextmanager
+def _any_script() -> Iterator[None]:
+    """Write names of any script, in the fonts that are there; what none of them has is an empty box, and no warning."""
+    family = ["sans-serif", *sorted(SCRIPTS & set(fontManager.get_font_names()))]
+    with rc_context({"font.family": family}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
+        yield
 
 
 def card(width: float, height: float) -> tuple[Figure, Any]:

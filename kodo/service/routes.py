@@ -290,8 +290,8 @@ def _unpacked(body: bytes, limit: int) -> bytes:
     unpacking = zlib.decompressobj(16 + zlib.MAX_WBITS)
     try:
         plain = unpacking.decompress(body, limit + 1)
-    except zlib.error:
-        raise _misencoded(f"expected a whole body in {PACKED}") from None
+    except zlib.error as error:
+        raise _misencoded(f"expected a whole body in {PACKED}") from error
     if len(plain) > limit:
         raise TooLargeError(f"expected a body of at most {limit} bytes")
     if not unpacking.eof or unpacking.unused_data:
