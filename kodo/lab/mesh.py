@@ -33,7 +33,7 @@ from kodo.lab.keeping import Kept, find_kept, kept_labs
 from kodo.lab.logs import Logs
 from kodo.lab.member import Member, flow_source
 from kodo.lab.naming import Names, numbered, tally
-from kodo.lab.plan import changes_of, plan_of_graph, plan_of_members, unknown_options
+from kodo.lab.plan import changes_of, functions_of_graph, plan_of_graph, plan_of_members, unknown_options
 from kodo.lab.processes import Processes, kept_setup
 from kodo.lab.recording import Recording
 from kodo.lab.settling import Settled, Trail, expected_by, settle
@@ -170,11 +170,11 @@ class MeshLab:
     def from_graph(cls, graph: Any, timeout: float | None = None, **options: Any) -> Self:
         """A lab with a member for each node of a networkx graph, named like it, and a connection for each edge.
 
-        Attributes of a node: `kind` (registry, the default, provider or node), `flows` and `loader`. The node of an
-        edge calls the registry; of two registries the later calls the earlier or, in a directed graph, as the edge
-        goes. All start side by side. `options` are those of `MeshLab`.
+        Attributes of a node: `kind` (registry, the default, provider or node), and `flows` or `loader`, as `add_node`
+        takes them. The node of an edge calls the registry; of two registries the later calls the earlier or, in a
+        directed graph, as the edge goes. All start side by side. `options` are those of `MeshLab`.
         """
-        return cls._planned(plan_of_graph(graph), timeout, options)
+        return cls._planned(plan_of_graph(graph), timeout, options, functions_of_graph(graph))
 
     @classmethod
     def from_file(cls, path: Path | str, timeout: float | None = None, **options: Any) -> Self:
@@ -186,7 +186,10 @@ class MeshLab:
         return cls._planned(read_plan(path, unknown_options), timeout, options)
 
     @classmethod
-    def _planned(cls, plan: Plan, timeout: float | None, options: dict[str, Any]) -> Self:
+    def _planned(
+        cls, plan: Plan, timeout: float | None, options: dict[str, Any], functions: Mapping[str, Any] | None = None
+    ) -> Self:
+        """The lab of a plan, in which `functions` are the loaders of some."""
         lab = cls(**{"name": plan.name, **options})
         try:
             members = plan.members.items()
@@ -194,6 +197,8 @@ class MeshLab:
             lab._members = {member.name: member for member in prepared}
             for member, planned in zip(prepared, plan.members.values(), strict=True):
                 changes = changes_of(planned)
+                if functions and member.name in functions:
+                    changes["loader"] = functions[member.name]
                 member.setup = lab.changed_setup(member.setup, {**ROLES[member.kind], **changes})
             lab._started(prepared, timeout)
         except BaseException:

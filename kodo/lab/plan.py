@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,12 +49,27 @@ def plan_of_graph(graph: Any) -> Plan:
         caller, called = _direction(one, other, members, later=places[one] > places[other] or graph.is_directed())
         if called not in connect[caller]:
             connect[caller].append(called)
-    taken = ("kind", "flows", "loader")
-    given = {name: {key: data[key] for key in taken if data.get(key) is not None} for name, data in members.items()}
     try:
-        return checked_plan({"members": {name: {**given[name], "connect": connect[name]} for name in members}})
+        return checked_plan(
+            {"members": {name: {**_given(members[name]), "connect": connect[name]} for name in members}}
+        )
     except PlanError as error:
         raise LabError(f"the graph is no lab:\n{error}") from error
+
+
+def functions_of_graph(graph: Any) -> dict[str, Callable[..., Any]]:
+    """The loaders in a graph that are functions, by the names of their nodes: a plan has only their names."""
+    return {str(node): data["loader"] for node, data in graph.nodes(data=True) if callable(data.get("loader"))}
+
+
+def _given(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What the attributes of a graph's node say of a member; one flow may stand for itself."""
+    given = {key: data[key] for key in ("kind", "flows", "loader") if data.get(key) is not None}
+    if isinstance(given.get("flows"), str | Mapping):
+        given["flows"] = [given["flows"]]
+    if callable(given.get("loader")):
+        given["loader"] = getattr(given["loader"], "__name__", "a function")
+    return given
 
 
 def _direction(one: str, other: str, members: Mapping[str, Mapping[str, Any]], *, later: bool) -> tuple[str, str]:

@@ -242,3 +242,16 @@ def test_an_option_that_is_none_is_named_with_its_line(tmp_path: Path) -> None:
         MeshLab.from_file(path)
     with pytest.raises(LabError, match="expected a networkx graph"):
         MeshLab.from_graph({"one": ["two"]})
+
+
+def test_a_graph_takes_flows_and_loaders_as_add_node_does() -> None:
+    """A function, one name; a registry has none."""
+    graph = nx.Graph([("r", "a"), ("r", "b")])
+    graph.add_node("a", kind="node", loader=lambda: ["from a function"])
+    graph.add_node("b", kind="node", flows="alone")
+    with MeshLab.from_graph(graph) as lab:
+        lab.settle()
+        assert [row["name"] for row in lab.flows().rows] == ["alone", "from a function"]
+    graph.add_node("r", loader=list)
+    with pytest.raises(LabError, match="expected none, for it is no node"):
+        MeshLab.from_graph(graph)
