@@ -92,7 +92,7 @@ CREATE VIRTUAL TABLE trigram USING fts5(
   organization, name, author, description, tags, tokenize = 'trigram case_sensitive 1',
   content = 'flow_text', content_rowid = 'id', columnsize = 0);
 CREATE VIEW unindexed AS
-  SELECT id FROM flow_text WHERE id > (SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'indexed');
+  SELECT * FROM flow_text WHERE id > (SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'indexed');
 INSERT INTO meta VALUES ('indexed', 0);
 CREATE TABLE tally (kind TEXT NOT NULL, value TEXT NOT NULL, flows INTEGER NOT NULL, PRIMARY KEY (kind, value))
   WITHOUT ROWID;

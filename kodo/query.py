@@ -32,7 +32,7 @@ Python. The tests compare the two readings.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, assert_never
 
@@ -347,6 +347,8 @@ _SEARCHED = ("organization", "name", "author", "description", "tags")
 _SHORTEST, _LONGEST = 3, 32
 """Characters of a needle in the trigram index: it finds none shorter, and is slow and large beyond measure for long
 ones (a phrase of 1,000 characters takes seconds). Longer needles ask for their beginning; `instr` asks for the rest."""
+_VAGUE = set("\ufffd\ufffe\uffff")
+"""Characters that SQLite takes for one when it reads UTF-8 into trigrams."""
 
 
 class _Piece(NamedTuple):
@@ -410,26 +412,33 @@ class _Writer:
 
     def contains(self, left: Operand, right: Operand) -> list[str]:
         """The tests that the left text has the right one in it."""
-        literally = f"instr({self.folded(left)}, {self.folded(right)}) > 0"
         if isinstance(left, Column) and left.name in _SEARCHED and isinstance(right, Literal):
-            return [*self.indexed(left.name, right.text.casefold()), literally]
+            return self.found([left.name], right.text.casefold())
+        literally = f"instr({self.folded(left)}, {self.folded(right)}) > 0"
         return [literally]
 
     def search(self, text: str) -> _Piece:
         """The test that any of the searched columns has the text in it."""
-        folded = text.casefold()
-        needle = self.bind(folded)
-        literally = _join(" OR ", [_Piece(f"instr(t.{column}, {needle}) > 0") for column in _SEARCHED])
-        return _join(" AND ", [literally, *map(_Piece, self.indexed(" ".join(_SEARCHED), folded))])
+        return _join(" AND ", [_Piece(test) for test in self.found(_SEARCHED, text.casefold())])
 
-    def indexed(self, columns: str, needle: str) -> list[str]:
-        """The test by the trigram index, where it can help: it knows no NUL and nothing short."""
-        if len(needle) < _SHORTEST or "\0" in needle:
-            return []
-        quoted = needle[:_LONGEST].replace('"', '""')
-        phrase = self.bind(f'{{{columns}}} : "{quoted}"')
-        found = f"SELECT rowid FROM trigram WHERE trigram MATCH {phrase}"
-        return [f"f.id IN ({found} UNION ALL SELECT id FROM unindexed)"]
+    def found(self, columns: Sequence[str], folded: str) -> list[str]:
+        """The tests that any of these columns has a text in it, by the trigrams where they help: not for NUL or short.
+
+        What they find is exact, a phrase of trigrams being a text without a gap, but for long and for vague needles.
+        """
+        needle = self.bind(folded)
+        literally = [f"instr(t.{column}, {needle}) > 0" for column in columns]
+        whole = f"({' OR '.join(literally)})" if len(literally) > 1 else literally[0]
+        if len(folded) < _SHORTEST or "\0" in folded:
+            return [whole]
+        quoted = folded[:_LONGEST].replace('"', '""')
+        phrase = self.bind(f'{{{" ".join(columns)}}} : "{quoted}"')
+        indexed = f"SELECT rowid FROM trigram WHERE trigram MATCH {phrase}"
+        waiting = f"SELECT id FROM unindexed WHERE {whole.replace('t.', '')}"
+        return [
+            f"f.id IN ({indexed} UNION ALL {waiting})",
+            *([whole] if len(folded) > _LONGEST or _VAGUE & set(folded) else []),
+        ]
 
     def value(self, operand: Operand) -> str:
         return self.bind(operand.text) if isinstance(operand, Literal) else _SOURCES[operand.name].value
