@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
-from itertools import groupby
 from math import ceil
 from pathlib import Path
 from statistics import median
@@ -120,23 +119,25 @@ def console(file: Any = None) -> Console:
 
 
 def plot(curves: Iterable[Curve], path: Path) -> None:
-    """Draw what rows cost at several numbers of flows: kodo as lines, floors dotted, a panel for each unit."""
-    by_unit = [(unit, list(group)) for unit, group in groupby(sorted(curves, key=_unit), _unit)]
-    with drawing(path, len(by_unit), "kodo (lines) and floors (dotted), by the number of flows held") as panels:
-        for panel, (unit, group) in zip(panels, by_unit, strict=True):
-            _draw(panel, unit, group)
+    """Draw what rows cost at several numbers of flows, a panel for each: kodo as a line, its floor dotted."""
+    drawn = list(curves)
+    title = "kodo (lines) and floors (dotted), by the number of flows held"
+    with drawing(path, len(drawn), title, columns=min(4, len(drawn))) as panels:
+        for panel, curve in zip(panels, drawn, strict=True):
+            _draw(panel, *curve)
 
 
 @contextmanager
-def drawing(path: Path, number: int, title: str) -> Iterator[list[Any]]:
-    """So many panels to draw on, two in a line, which are written into the file in the end."""
+def drawing(path: Path, number: int, title: str, columns: int = 2) -> Iterator[list[Any]]:
+    """So many panels to draw on, in so many columns, which are written into the file in the end."""
     import matplotlib as mpl  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415, few draw
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
-    lines = ceil(number / 2)
-    sheet, panels = plt.subplots(lines, 2, figsize=(11, 4.2 * lines), layout="constrained", squeeze=False)
+    lines, width = ceil(number / columns), max(3.2, 11 / columns)
+    size = (width * columns, 0.76 * width * lines)
+    sheet, panels = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False)
     yield list(panels.flat[:number])
     for empty in panels.flat[number:]:
         empty.set_visible(False)
@@ -145,27 +146,22 @@ def drawing(path: Path, number: int, title: str) -> Iterator[list[Any]]:
     plt.close(sheet)
 
 
-def _draw(panel: Any, unit: str, group: Iterable[Curve]) -> None:
+def _draw(panel: Any, row: Row, points: Iterable[tuple[int, Outcome]]) -> None:
     """One panel: from zero, or by powers of ten where what is drawn differs by more than that."""
-    drawn: list[float] = []
-    for row, points in group:
-        measured = [(flows, outcome) for flows, outcome in points if outcome.reason is None]
-        sizes = [flows for flows, _ in measured]
-        ours, floors = ([median(getattr(one, side)) for _, one in measured] for side in ("kodo", "floor"))
-        (line,) = panel.plot(sizes, ours, "o-", label=row.name, lw=1.4, ms=4)
-        panel.plot(sizes, floors, ":", color=line.get_color(), lw=1.2)
-        drawn += [*ours, *floors]
-    panel.set(title=unit, xscale="log", xlabel="flows")
+    measured = [(flows, outcome) for flows, outcome in points if outcome.reason is None]
+    sizes = [flows for flows, _ in measured]
+    ours, floors = ([median(getattr(one, side)) for _, one in measured] for side in ("kodo", "floor"))
+    (line,) = panel.plot(sizes, ours, "o-", lw=1.4, ms=4)
+    panel.plot(sizes, floors, ":", color=line.get_color(), lw=1.4)
+    panel.set(xscale="log", xticks=sizes)
+    panel.set_title(f"{row.name}, {row.unit}", fontsize=10)
+    panel.minorticks_off()
+    drawn = [*ours, *floors]
     if drawn and max(drawn) > 10 * min(drawn):
         panel.set_yscale("log")
         panel.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     else:
-        panel.set_ylim(bottom=0)
+        panel.set_ylim(0, 1.08 * max(drawn, default=1))
     panel.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     panel.grid(alpha=0.25)
     panel.spines[["top", "right"]].set_visible(False)
-    panel.legend(frameon=False, fontsize=8)
-
-
-def _unit(curve: Curve) -> str:
-    return curve[0].unit

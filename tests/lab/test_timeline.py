@@ -288,7 +288,7 @@ def test_beliefs_tell_known_missing_stale_and_ghost(lab: MeshLab) -> None:
     with lab.cut(first, second):
         node.restart(flows=["new"])
         late = lab.add_node("late", connect=first, flows=["y"])
-        until(lambda: len(first.flows()) == 3, "the first to know")
+        until(lambda: {row["name"] for row in first.flows().rows} == {"new", "x", "y"}, "the first to know")
         gone.kill()
         found = lab.beliefs()
         assert repr(found).splitlines() == [
