@@ -93,5 +93,7 @@ class CountTable:
         silent = sum(answer is None for answer in self.answers.values())
         if silent == len(self.answers):
             return "no registry is there to be asked"
-        said = f"{numbered(len(self.answers), 'registry', 'registries')} {'' if self.agree else 'do not '}agree"
+        answered = len(self.answers) - silent
+        agree = numbered(answered, "registry agrees", "registries agree")
+        said = agree if self.agree else f"{answered} registries do not agree"
         return said + (f", {silent} without an answer" if silent else "")
