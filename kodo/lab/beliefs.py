@@ -15,7 +15,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from kodo.lab.flows import CELL, Row
-from kodo.lab.naming import numbered
+from kodo.lab.naming import NO_ANSWER, numbered
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -24,7 +24,7 @@ MANY = 20
 """Registries that have a column each; of more it is counted how many say what."""
 CONTENT = ("url", "name", "organization", "author", "description", "tags")
 COLOURS = {"known": "34,139,84", "missing": "200,60,50", "stale": "201,138,27", "ghost": "130,90,150"}
-APART, SILENT = "-", "no answer"
+APART, SILENT = "-", NO_ANSWER
 """What stands where nothing is expected, and where nobody can be asked."""
 
 Offer = list[tuple[Any, ...]]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from kodo.client import Counts
 from kodo.errors import LabError
-from kodo.lab.naming import Names, numbered
+from kodo.lab.naming import NO_ANSWER, NOBODY, Names, numbered
 from kodo.lab.tables import Cells, html_table, plain_table
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class CountTable:
     def _of(self, name: str) -> dict[str, Any]:
         answer = self.answers[name]
         if answer is None:
-            return {"registry": name, "state": "no answer"}
+            return {"registry": name, "state": NO_ANSWER}
         found = {"nodes": answer["node"], "organizations": answer["organization"], "tags": answer["tags"]}
         return {"registry": name, "flows": answer["total"]} | {word: len(each) for word, each in found.items()}
 
@@ -92,7 +92,7 @@ class CountTable:
     def _said(self) -> str:
         silent = sum(answer is None for answer in self.answers.values())
         if silent == len(self.answers):
-            return "no registry is there to be asked"
+            return NOBODY
         answered = len(self.answers) - silent
         agree = numbered(answered, "registry agrees", "registries agree")
         said = agree if self.agree else f"{answered} registries do not agree"

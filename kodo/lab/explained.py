@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from kodo.errors import LabError
 from kodo.lab.flows import Row
-from kodo.lab.naming import Names, numbered
+from kodo.lab.naming import NO_ANSWER, Names, numbered
 from kodo.lab.tables import Cells, html_table, plain_table
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 Answers = Mapping[str, dict[str, Any] | None]
 """What registries answered, by their names; None where there was no answer."""
 
-NO_ANSWER = "no answer"
 MANY = 20
 """Registries that have rows of their own; of more it is counted how many say the same, or shown who is behind."""
 RECORD = ("origin", "state", "status", "flow", "on_behalf_of", "told_by")

@@ -32,7 +32,7 @@ from kodo.lab.flows import FlowTable, Row, all_flows, united
 from kodo.lab.keeping import Kept, find_kept, kept_labs
 from kodo.lab.logs import Logs
 from kodo.lab.member import Member, flow_source
-from kodo.lab.naming import Names, numbered, tally
+from kodo.lab.naming import NOBODY, Names, numbered, tally
 from kodo.lab.plan import changes_of, functions_of_graph, plan_of_graph, plan_of_members, unknown_options
 from kodo.lab.processes import Processes, kept_setup
 from kodo.lab.recording import Recording
@@ -364,7 +364,7 @@ class MeshLab:
                 listings[member.name] = all_flows(client, q, by)
         table = FlowTable(united(listings), self.names, q=q, by=by, times=times)
         if not registries:
-            table.notes.append("no registry is there to be asked")
+            table.notes.append(NOBODY)
         return table
 
     def counts(self, by: What | None = None) -> CountTable:

@@ -9,6 +9,8 @@ from kodo.models import Key, canonical
 
 PLURALS = {"registry": "registries", "provider": "providers", "node": "nodes"}
 """The kinds of member, in the order in which they are counted."""
+NO_ANSWER, NOBODY = "no answer", "no registry is there to be asked"
+"""What stands for a member that cannot be asked, and for all that is listed when no registry can."""
 
 
 class Names:
