@@ -276,11 +276,11 @@ class Catalogue:
 
     def _remove(self, number: int, key: Key) -> None:
         was_listed, size = self._writer.execute("SELECT listed, size FROM record WHERE id = ?", (number,)).fetchone()
-        if was_listed:
-            self._note_moved(key, size)
         self._unlist(number)
         self._writer.execute("DELETE FROM record WHERE id = ?", (number,))
-        self._relist(key)
+        # A tombstone may have hidden what another part says.
+        if self._relist(key) or was_listed:
+            self._note_moved(key, size)
 
     def _note_mesh(self, save: Save) -> None:
         """Whether the map shows another mesh than before: a peer, or through whom an origin is known."""

@@ -100,6 +100,22 @@ def test_a_node_that_left_is_gone_whoever_lists_it(catalogue: Catalogue) -> None
     assert names(catalogue) == ["again"]
 
 
+@pytest.mark.parametrize("forgets", ["floor", "drop"])
+def test_what_a_forgotten_tombstone_hid_counts_as_a_change(catalogue: Catalogue, forgets: str) -> None:
+    """When a part's tombstone goes and another part's record shows again, whoever follows the changes is told."""
+    write(catalogue, entry(1, [flow("shown")], 1), entry(1, None, 2, origin=PEER, gone=True))
+    with catalogue.writing():
+        pass
+    assert names(catalogue) == []
+    before = catalogue.changes.count("nodes"), catalogue.changes.count("flows")
+    floor = Version(1, "ab", 3)
+    with catalogue.writing():
+        write(catalogue, **({"dropped": (PEER,)} if forgets == "drop" else {"parts": (Part(PEER, floor, floor),)}))
+    assert names(catalogue) == ["shown"]
+    assert (catalogue.changes.count("nodes"), catalogue.changes.count("flows")) == (before[0] + 1, before[1] + 1)
+    assert catalogue.changes.since(before[0]) == {canonical("http://n0001:1")}
+
+
 def test_a_floor_forgets_tombstones(catalogue: Catalogue) -> None:
     """A part that is saved with a higher floor loses its tombstones up to it, and nothing else."""
     write(catalogue, entry(1, [flow("a")], 1), entry(2, None, 2, gone=True), entry(3, None, 3, gone=True))
