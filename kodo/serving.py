@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,19 +37,22 @@ def plain_flags(arguments: Sequence[str]) -> dict[str, Any] | None:
     return given
 
 
-def serve(given: dict[str, Any]) -> None:
-    """Run a service with these options, as `run_service` does, in a process that does nothing else."""
+def serve(given: dict[str, Any], ready: Callable[[], object] = lambda: None) -> None:
+    """Run a service with these options, as `run_service` does, in a process that does nothing else.
+
+    `ready` is called on its event loop, when it answers.
+    """
     options = load_options(**given)
     from kodo.service import node  # noqa: PLC0415, the service is heavy, and options may be wrong
 
+    def begun(_: object) -> None:
+        # Garbage is looked for from now on, but not in what is there: it stays, and looking through it holds the loop.
+        gc.freeze()
+        gc.enable()
+        ready()
+
     with _told_once(options):
-        node.begin(options, lambda _: _collect())
-
-
-def _collect() -> None:
-    """Look for garbage from now on, but not in what is there: it stays, and to look through it holds up the loop."""
-    gc.freeze()
-    gc.enable()
+        node.begin(options, begun)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import random
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -580,7 +581,7 @@ def loading_while_asked(bench: Bench) -> Iterator[Measure]:
             with bench.watched(report, source.url) as service:
                 service.until(lambda: _ask_on(service, bench) == flows, "all flows to be listed", 0)
                 _ask_on(service, bench)
-            return float(report.read_text())
+                return service.told(signal.SIGUSR1, report)
 
         yield measure
 
@@ -591,7 +592,7 @@ def bare_while_asked(bench: Bench) -> Iterator[Measure]:
         report = bench.path("held")
         with bench.floor("held", str(report)) as service:
             _ask_on(service, bench)
-        return float(report.read_text())
+            return service.told(signal.SIGUSR1, report)
 
     yield measure
 

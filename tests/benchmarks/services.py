@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -158,6 +159,13 @@ class Service:
         """Wait until so many flows are listed."""
         self.until(lambda: self.get("/flows?pp=1")["total"] == flows, f"{self.url} to list {flows} flows", 0.02)
 
+    def told(self, number: signal.Signals, report: Path) -> float:
+        """The figure that it writes to a file when it gets this signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+        self.until(lambda: report.exists() and report.read_text(), f"{report} to be written")
+        return float(report.read_text())
+
     def memory(self, name: str = "VmRSS") -> float:
         """The MiB that are resident now or, as `VmHWM`, were at most."""
         assert self._process is not None
@@ -260,7 +268,7 @@ class Bench:
         return told[round_number]
 
     def watched(self, report: Path, connect: str) -> Service:
-        """A registry whose event loop is watched; `report` says, when it has ended, how long it was held."""
+        """A registry whose event loop is watched; `report` says, when it is told to, how long it was held."""
         url = f"http://127.0.0.1:{free_port()}"
         given = {"url": url, "connect": connect, "node": False, "cache": str(self.path("cache.db"))}
         command = self.python("-m", "tests.benchmarks.subjects", "held", json.dumps({"report": str(report), **given}))

@@ -44,16 +44,11 @@ def _moment(seq: int) -> str:
 
 
 def held(report: str, **options: Any) -> None:
-    """Run a service whose event loop is watched, until a signal; the longest that it was held is the report, in ms."""
-    import asyncio  # noqa: PLC0415
-
-    from kodo.options import load_options  # noqa: PLC0415
-    from kodo.service.node import run  # noqa: PLC0415
+    """Run a service as `kodo serve` does, and watch its event loop; see `floors.watch`."""
+    from kodo.serving import serve  # noqa: PLC0415
     from tests.benchmarks.floors import watch  # noqa: PLC0415
 
-    watched: list[Callable[[], float]] = []
-    run(load_options(**options), lambda _: watched.append(watch(asyncio.get_running_loop())))
-    Path(report).write_text(str(watched[0]()))
+    serve(options, lambda: watch(report))
 
 
 def lab(members: int) -> dict[str, float]:
