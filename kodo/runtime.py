@@ -5,7 +5,8 @@
 ```
 
 Events that come together are stepped one after the other and share one commit; nothing of them is answered or sent
-before it. All of that happens on one worker thread, so that the event loop is never held by the disk. What the
+before it. All of that happens on one worker thread, so that the event loop is never held by the disk; the thread goes
+on with what has come meanwhile by itself, and does not wait until the loop has written its answers. What the
 runtime needs of the outside it names here, as `Store`, `Reader` and `Carrier`; the service passes them in.
 
 A commit that fails answers 503 to all that it covered and ends the service (`failure`), since what runs in memory is
@@ -18,7 +19,9 @@ import asyncio
 import logging
 import random
 import secrets
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -139,28 +142,33 @@ class Runtime:
         self._carrier = carrier
         self._tickets = count(1)
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
-        self._queue: asyncio.Queue[_Item] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[_Item] = deque()
+        # Of the worker and the loop: who of them sees to it that what is queued is taken up.
+        self._turn = threading.Lock()
+        self._working = self._ending = False
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="kodo-writer")
         # What people ask has threads of its own, so that their hardest questions hold up no message.
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="kodo-reader")
         self._helpers = ThreadPoolExecutor(READERS, thread_name_prefix="kodo-helper")
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._loop: asyncio.Task[None] | None = None
 
     # -- the face ------------------------------------------------------------------------------------------
 
     async def start(self, own: Node | None) -> None:
         """Make the new epoch durable and begin; `own` is this service as a node, if it is one."""
         start = partial(ev.Start, own=own, unix=int(time.time()), nonce=secrets.token_hex(8))
-        await self._take([_Item(start)])
-        self._loop = asyncio.create_task(self._run())
+        self._queue.append(_Item(start))
+        self._follow(await self._loop.run_in_executor(self._worker, self._process))
 
     async def stop(self) -> None:
         """End: sends first, then what is queued is given up, and the store is closed."""
+        with self._turn:
+            self._ending = True
         if self._timer is not None:
             self._timer.cancel()
-        tasks = [*self._tasks, *([self._loop] if self._loop else [])]
+        tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -210,7 +218,7 @@ class Runtime:
 
         That is on the writer's thread, as all that touches the core: it changes in place, so no other may read it.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._worker, partial(self._look, look))
+        return await self._loop.run_in_executor(self._worker, partial(self._look, look))
 
     def _look(self, look: Callable[[Registry, float], T]) -> T:
         with self.store.catalogue.writing():
@@ -218,17 +226,17 @@ class Runtime:
 
     async def read_aside(self, read: Callable[..., T]) -> T:
         """Read from the catalogue on a thread: what is known to take longer than the event loop can be held."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, read)
+        return await self._loop.run_in_executor(self._readers, read)
 
     async def aside(self, work: Callable[..., T]) -> T:
         """Do something that would hold the event loop on a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._helpers, work)
+        return await self._loop.run_in_executor(self._helpers, work)
 
     async def _briefly(self, read: Callable[..., T], threads: ThreadPoolExecutor) -> T:
         try:
             return read(brief=True)
         except BusyError:
-            return await asyncio.get_running_loop().run_in_executor(threads, read)
+            return await self._loop.run_in_executor(threads, read)
 
     # -- the loop ------------------------------------------------------------------------------------------
 
@@ -238,47 +246,52 @@ class Runtime:
         ticket = next(self._tickets)
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting[ticket] = answer
-        self._queue.put_nowait(_Item(partial(event, ticket=ticket), ticket))
+        self._put(_Item(partial(event, ticket=ticket), ticket))
         try:
             return await answer
         finally:
             self._waiting.pop(ticket, None)
 
     def _tell(self, event: Callable[[ev.Instant], ev.Event]) -> None:
-        self._queue.put_nowait(_Item(event))
+        self._put(_Item(event))
 
-    async def _run(self) -> None:
+    def _put(self, item: _Item) -> None:
+        with self._turn:
+            self._queue.append(item)
+            idle = not (self._working or self._ending)
+            self._working = self._working or idle
+        if idle:
+            self._worker.submit(self._work)
+
+    def _work(self) -> None:
+        """On the worker thread: do what is queued. A look that waits (`inspect`) comes before what came meanwhile."""
         try:
-            while True:
-                batch = [await self._queue.get()]
-                while len(batch) < BATCH and not self._queue.empty():
-                    batch.append(self._queue.get_nowait())
-                await self._take(batch)
+            steps = self._process()
         except Exception as error:  # noqa: BLE001, a bug in the core ends the service like a broken disk
-            self._give_up(error)
-
-    async def _take(self, batch: list[_Item]) -> None:
-        while batch:
-            steps = await asyncio.get_running_loop().run_in_executor(self._worker, self._process, batch)
-            batch = batch[len(steps) :]
-            self._follow(steps)
+            self._loop.call_soon_threadsafe(self._give_up, error)
+            return
+        self._loop.call_soon_threadsafe(self._follow, steps)
+        with self._turn:
+            self._working = bool(self._queue) and not self._ending
+            if self._working:
+                self._worker.submit(self._work)
 
     def _follow(self, steps: list[_Step]) -> None:
         """Back on the loop, after the commit: answer, send, wait."""
-        for step in steps:
+        for step in steps if not self._ending else ():
             if step.error is not None:
                 self._settle(step.ticket, step.error)
             for instruction in step.instructions:
                 self._carry_out(instruction)
 
-    def _process(self, batch: list[_Item]) -> list[_Step]:
+    def _process(self) -> list[_Step]:
         """On the worker thread: step the first events, write what is to be saved, and make it durable together."""
         end = time.monotonic() + BATCH_TIME
         steps: list[_Step] = []
         with self.store.catalogue.writing():
             try:
-                while len(steps) < len(batch) and (not steps or time.monotonic() < end):
-                    steps.append(self._step(batch[len(steps)]))
+                while self._queue and len(steps) < BATCH and (not steps or time.monotonic() < end):
+                    steps.append(self._step(self._queue.popleft()))
                 if any(isinstance(done, Save) and not done.lazy for step in steps for done in step.instructions):
                     self.store.commit()
             except BaseException:
@@ -316,6 +329,8 @@ class Runtime:
 
     def _give_up(self, error: Exception) -> None:
         """What is in memory can no longer be made durable, or a rule was broken: answer nothing more, and end."""
+        if self._ending:
+            return
         log.critical("the service ends: %s", error, exc_info=not isinstance(error, KodoError))
         self.failure.set_result(error)
         for ticket in list(self._waiting):
@@ -357,7 +372,7 @@ class Runtime:
         if self._timer is not None:
             self._timer.cancel()
         delay = max(0.0, at - time.monotonic())
-        self._timer = asyncio.get_running_loop().call_later(delay, self._tell, ev.Tick)
+        self._timer = self._loop.call_later(delay, self._tell, ev.Tick)
 
     async def _offer(self, reply: Reply, offer: Parcel) -> None:
         carried: Mapping[Key, Carried] = {}
