@@ -59,6 +59,8 @@ UNINDEXED = 500
 """Flows whose trigrams wait to be written, at most: a search looks at each of them."""
 SHALLOW = 1000
 """Rows that are skipped along an index rather than ranked."""
+LOGGED = 8000
+"""Pages in SQLite's log (32 MiB) before they go to their places: once for each, however many commits changed it."""
 RANKINGS = 32 * 2**20
 """Bytes of rankings that are kept: some twenty of 100,000 flows, or two of a million."""
 
@@ -180,6 +182,7 @@ class Catalogue:
         if self.path is not None:
             self._writer.execute("PRAGMA journal_mode = WAL")
             self._writer.execute("PRAGMA synchronous = FULL")
+            self._writer.execute(f"PRAGMA wal_autocheckpoint = {LOGGED}")
         if fresh:
             self._writer.executescript(
                 f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
