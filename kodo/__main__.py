@@ -31,13 +31,16 @@ def _command() -> None:
 def _serve(arguments: list[str]) -> None:
     gc.disable()  # until the service has begun: what it loads stays, and is looked through in vain again and again
     try:
-        from kodo.serving import plain_flags, serve  # noqa: PLC0415, only from here on no garbage is looked for
+        from kodo.checkup import begin_early  # noqa: PLC0415, only from here on no garbage is looked for
+
+        checkup = begin_early(arguments)
+        from kodo.serving import plain_flags, serve  # noqa: PLC0415, the cache is being read meanwhile
 
         given = plain_flags(arguments)
         if given is None:
             _command()
         else:
-            serve(given)
+            serve(given, checkup=checkup)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except (KodoError, OSError) as error:

@@ -30,7 +30,8 @@ import orjson
 from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError
 
-from kodo.catalogue import Catalogue, is_catalogue
+from kodo.catalogue import Catalogue
+from kodo.checkup import Checkup, is_catalogue
 from kodo.core.instructions import Entry, Save
 from kodo.core.parts import Part
 from kodo.core.peers import PeerState
@@ -71,8 +72,13 @@ class Cache:
     `write` collects changes, `commit` makes them durable; both from one thread at a time, inside `catalogue.writing()`.
     """
 
-    def __init__(self, owner: Owner, path: Path | None = None, *, reset: bool = False) -> None:
-        """Open the durable state at `path`, or none. Raises `InUseError`, or `CacheError` when it cannot be opened."""
+    def __init__(
+        self, owner: Owner, path: Path | None = None, *, reset: bool = False, checkup: Checkup | None = None
+    ) -> None:
+        """Open the durable state at `path`, or none; `checkup` is that of this path, if one has been begun.
+
+        Raises `InUseError`, or `CacheError` when it cannot be opened.
+        """
         self.owner = owner
         self.path = path = path.resolve() if path is not None else None
         self._lazy: dict[Key, PeerState] = {}
@@ -81,7 +87,7 @@ class Cache:
         self._file: tuple[int, int] | None = None
         try:
             self._lock = _lock(path) if path is not None else None
-            self.catalogue = self._open(reset=reset)
+            self.catalogue = self._open(checkup, reset=reset)
             self._file = _identity(self.catalogue.path)
         except (OSError, sqlite3.Error) as error:
             self._unlock()
@@ -92,7 +98,7 @@ class Cache:
             self._unlock()
             raise
 
-    def _open(self, *, reset: bool) -> Catalogue:
+    def _open(self, checkup: Checkup | None, *, reset: bool) -> Catalogue:
         path = self.path
         if path is None:
             return Catalogue(self.owner.url)
@@ -102,17 +108,18 @@ class Cache:
             raise CacheError(f"expected a file as the cache, but {path} is none; choose another path")
         if reset and present:
             _remove(path)
+            checkup = None
         opened = self._open_json if path.suffix == ".json" else self._open_database
         try:
-            return opened(path)
+            return opened(path, checkup)
         except DamagedCacheError as error:
             log.error("set aside cache %s as %s: %s", path, _set_aside(path), error)
-            return opened(path)
+            return opened(path, None)
 
-    def _open_database(self, path: Path) -> Catalogue:
-        return Catalogue(self.owner.url, path)
+    def _open_database(self, path: Path, checkup: Checkup | None) -> Catalogue:
+        return Catalogue(self.owner.url, path, checkup)
 
-    def _open_json(self, path: Path) -> Catalogue:
+    def _open_json(self, path: Path, _: Checkup | None) -> Catalogue:
         catalogue = Catalogue(self.owner.url)
         if path.exists():
             try:

@@ -26,8 +26,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,15 +35,15 @@ import orjson
 from pydantic import TypeAdapter
 
 from kodo.changes import Changes, Kept
+from kodo.checkup import APPLICATION_ID, MAGIC, Checkup
 from kodo.core.instructions import Entry, Parcel, Range, Save, Settle
-from kodo.core.parts import Carried, Part, Row, listed, remains
+from kodo.core.parts import Carried, Part, Row, fingerprint, listed, remains
 from kodo.core.peers import PeerState
 from kodo.errors import BusyError, CacheError, DamagedCacheError
 from kodo.models import MISSING_AUTHOR, MISSING_DESCRIPTION, NOTHING, Key, canonical, flows_json
 from kodo.query import Filter, Order
 
-SCHEMA_VERSION = 2
-APPLICATION_ID = 0x6B6F646F  # "kodo"
+SCHEMA_VERSION = 3
 BRIEF, LONGEST = 0.002, 5.0
 """Seconds that a brief read may take, and any read."""
 STEPS = 500
@@ -71,8 +70,8 @@ CREATE TABLE peer (key TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE record (
   id INTEGER PRIMARY KEY, origin TEXT NOT NULL, key TEXT NOT NULL, url TEXT NOT NULL, organization TEXT,
   created TEXT, modified TEXT, heartbeat TEXT, status TEXT NOT NULL,
-  seq INTEGER NOT NULL, flows_seq INTEGER NOT NULL, digest TEXT NOT NULL, flows TEXT NOT NULL, size INTEGER NOT NULL,
-  via TEXT, gone INTEGER NOT NULL, listed INTEGER NOT NULL DEFAULT 0, UNIQUE (key, origin));
+  seq INTEGER NOT NULL, flows_seq INTEGER NOT NULL, digest TEXT NOT NULL, size INTEGER NOT NULL,
+  via TEXT, gone INTEGER NOT NULL, listed INTEGER NOT NULL DEFAULT 0, flows TEXT NOT NULL, UNIQUE (key, origin));
 CREATE INDEX record_seq ON record (origin, seq);
 CREATE INDEX record_organization ON record (organization, url) WHERE listed;
 CREATE INDEX record_created ON record (created, url) WHERE listed;
@@ -81,8 +80,8 @@ CREATE INDEX record_heartbeat ON record (heartbeat, url) WHERE listed;
 CREATE TABLE staged (
   peer TEXT NOT NULL, origin TEXT NOT NULL, key TEXT NOT NULL, url TEXT NOT NULL, organization TEXT,
   created TEXT, modified TEXT, heartbeat TEXT, status TEXT NOT NULL,
-  seq INTEGER NOT NULL, flows_seq INTEGER NOT NULL, digest TEXT, flows TEXT, size INTEGER,
-  via TEXT, gone INTEGER NOT NULL, PRIMARY KEY (origin, peer, key)) WITHOUT ROWID;
+  seq INTEGER NOT NULL, flows_seq INTEGER NOT NULL, digest TEXT, size INTEGER,
+  via TEXT, gone INTEGER NOT NULL, flows TEXT, PRIMARY KEY (origin, peer, key)) WITHOUT ROWID;
 CREATE TABLE flow (
   id INTEGER PRIMARY KEY, record INTEGER NOT NULL, node TEXT NOT NULL, url TEXT NOT NULL, name TEXT NOT NULL,
   author TEXT NOT NULL, description TEXT NOT NULL, tags TEXT NOT NULL, tag_key TEXT NOT NULL);
@@ -104,9 +103,10 @@ INSERT INTO tally VALUES ('total', '', 0);
 _FLOW_INDEXES = {"flow_record": "(record, url)", "flow_node": "(node, url)", "flow_name": "(name, node, url)"}
 _STAGED = "FROM staged s WHERE origin = ? AND peer = ?"
 _KNOWN = "EXISTS (SELECT 1 FROM record r WHERE r.key = s.key)"
-_MAGIC = b"SQLite format 3\0"
 _BODY = "url, organization, flows, created, modified, heartbeat, status"
 _ROW = "origin, key, url, created, modified, seq, flows_seq, digest, organization, heartbeat, status, via, gone"
+_CONTENT = "key, seq, url, organization, created, modified, heartbeat, status, digest"
+"""What `Row.content` stands for, in its order."""
 _STORED = "origin, key, url, organization, created, modified, heartbeat, status, seq, flows_seq, via, gone"
 _FROM, _WIDTH = 10**12, 14
 """Ids in a ranking are counted from here, so that each takes so many characters, with the comma behind it."""
@@ -135,11 +135,13 @@ class Content:
 class Catalogue:
     """The listing of the service `url`, in the SQLite file `path`, or in memory.
 
+    `checkup` is that of the file, if one has been begun.
+
     Raises `DamagedCacheError` when the file is no intact catalogue of this service, `sqlite3.Error` when it cannot be
     opened for another reason.
     """
 
-    def __init__(self, url: str, path: Path | None = None) -> None:
+    def __init__(self, url: str, path: Path | None = None, checkup: Checkup | None = None) -> None:
         self.url = url
         self.key = canonical(url)
         self.path = path
@@ -150,15 +152,17 @@ class Catalogue:
         self._lock = threading.RLock()
         self._local = threading.local()
         self._ending = False
+        # What the records of each part come to, if that was counted and nothing was written since.
+        self._contents: dict[Key, int] | None = None
         # Up to where tombstones were cleaned up, since this started.
         self._floors: dict[Key, int] = {}
         self._readers: list[sqlite3.Connection] = []
-        if path is not None and path.exists() and _beginning(path) != _MAGIC:
+        if path is not None and path.exists() and _beginning(path) != MAGIC:
             # SQLite would take a short or empty file for a new database, and overwrite it.
             raise DamagedCacheError(f"expected a catalogue of kodo in {path}, but it is no database")
         self._writer = _connect(path)
         try:
-            self._prepare()
+            self._prepare(checkup)
             # Up to which flow the trigrams are written; the id of the last flow that was listed.
             self._indexed = self._last_indexed()
             self._last = max(self._indexed, *self._writer.execute("SELECT coalesce(max(id), 0) FROM flow").fetchone())
@@ -173,10 +177,10 @@ class Catalogue:
             self.close()
             raise
 
-    def _prepare(self) -> None:
+    def _prepare(self, checkup: Checkup | None) -> None:
         fresh = not self._writer.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if not fresh:
-            self._check_form()
+            self._check_form(checkup)
             # Pages go on in the life that began them alone.
             self._writer.execute("DELETE FROM staged")
         if self.path is not None:
@@ -191,16 +195,16 @@ class Catalogue:
             self._index_flows()
             self._writer.execute("INSERT INTO meta VALUES ('url', ?)", (self.url,))
 
-    def _check_form(self) -> None:
+    def _check_form(self, checkup: Checkup | None) -> None:
         """Refuse, before anything is changed, what is not an intact catalogue of this service."""
         form = [self._writer.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
         if form != [APPLICATION_ID, SCHEMA_VERSION]:
             raise DamagedCacheError(f"expected a catalogue of kodo in {self.path}, of version {SCHEMA_VERSION}")
-        with ThreadPoolExecutor(1) as beside:
-            fault = beside.submit(_fault_of, self.path)
-            self._check_content()
-        if fault.result() != "ok":
-            raise DamagedCacheError(f"expected an intact catalogue in {self.path}, but {fault.result()}")
+        assert self.path is not None
+        fault = (checkup or Checkup(self.path)).fault
+        self._check_content()
+        if fault() is not None:
+            raise DamagedCacheError(f"expected an intact catalogue in {self.path}, but {fault()}")
 
     def _check_content(self) -> None:
         """Refuse what is another service's, or was damaged inside a row, where SQLite's own check does not look."""
@@ -209,10 +213,9 @@ class Catalogue:
             raise DamagedCacheError(f"expected the cache of {self.url} in {self.path}, but it is another service's")
         try:
             self.parts(), self.peers()
+            self._contents = self.contents()
         except ValueError as error:
             raise DamagedCacheError(f"expected an intact catalogue in {self.path}, but a row is damaged") from error
-        if self._writer.execute("SELECT 1 FROM record WHERE NOT json_valid(flows) LIMIT 1").fetchone():
-            raise DamagedCacheError(f"expected an intact catalogue in {self.path}, but a row is damaged")
 
     def interrupt(self) -> None:
         """End the reads that are under way, and the writing of records, with an error each."""
@@ -236,6 +239,7 @@ class Catalogue:
     def write(self, save: Save) -> None:
         """Make the changes of a Save, durable with the next `commit`."""
         db = self._writer
+        self._contents = None
         if not db.in_transaction:
             db.execute("BEGIN IMMEDIATE")
         for stage in save.unstage:
@@ -561,11 +565,12 @@ class Catalogue:
     # -- what the core asks for ----------------------------------------------------------------------------
 
     def contents(self) -> dict[Key, int]:
-        """What the records of each part come to, counted anew."""
+        """What the records of each part come to, counted anew if anything was written."""
+        if self._contents is not None:
+            return self._contents
         contents: dict[Key, int] = {}
-        for columns in self._writer.execute(f"SELECT {_ROW} FROM record WHERE NOT gone"):
-            row = _row(columns)
-            contents[row.origin] = contents.get(row.origin, 0) ^ row.content
+        for origin, *said in self._writer.execute(f"SELECT origin, {_CONTENT} FROM record WHERE NOT gone"):
+            contents[origin] = contents.get(origin, 0) ^ fingerprint(*said)
         return contents
 
     def parts(self) -> list[Part]:
@@ -917,14 +922,9 @@ def _members(db: sqlite3.Connection, ids: Sequence[int]) -> Iterator[bytes]:
         yield b"," * bool(start) + orjson.dumps(piece)[1:-1]
 
 
-def is_catalogue(beginning: bytes) -> bool:
-    """Whether a file that begins like this is a catalogue of kodo (its header: https://sqlite.org/fileformat2.html)."""
-    return beginning.startswith(_MAGIC) and beginning[68:72] == APPLICATION_ID.to_bytes(4, "big")
-
-
 def _beginning(path: Path) -> bytes:
     with path.open("rb") as file:
-        return file.read(len(_MAGIC))
+        return file.read(len(MAGIC))
 
 
 def _connect(path: Path | None, *, create: bool = True) -> sqlite3.Connection:
@@ -932,12 +932,6 @@ def _connect(path: Path | None, *, create: bool = True) -> sqlite3.Connection:
     db = sqlite3.connect(where, uri=True, isolation_level=None, check_same_thread=False, timeout=10)
     db.create_function("casefold", 1, lambda text: None if text is None else str(text).casefold(), deterministic=True)
     return db
-
-
-def _fault_of(path: Path | None) -> str:
-    """What is wrong with a file, its indexes included, or `ok`. SQLite reads all of it, and lets others go on."""
-    with closing(_connect(path, create=False)) as db:
-        return str(db.execute("PRAGMA integrity_check(1)").fetchone()[0])
 
 
 def _is_damage(error: sqlite3.Error) -> bool:

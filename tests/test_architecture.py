@@ -30,20 +30,30 @@ LAB = WIRE | {
     "kodo.sim",
 }
 SERVICE = CORE | {
-    *("kodo", "kodo.cache", "kodo.catalogue", "kodo.changes", "kodo.loader", "kodo.options", "kodo.query"),
-    *("kodo.runtime", "kodo.trace", "kodo.transport", "kodo.service"),
+    *(
+        "kodo",
+        "kodo.cache",
+        "kodo.catalogue",
+        "kodo.changes",
+        "kodo.checkup",
+        "kodo.loader",
+        "kodo.options",
+        "kodo.query",
+    ),
+    *("kodo.query", "kodo.runtime", "kodo.trace", "kodo.transport", "kodo.service"),
 }
 MAY_IMPORT: dict[str, set[str]] = {
     "kodo": set(),
-    "kodo.__main__": {"kodo.cli", "kodo.errors", "kodo.serving"},
+    "kodo.__main__": {"kodo.checkup", "kodo.cli", "kodo.errors", "kodo.serving"},
     "kodo.errors": set(),
     "kodo.models": set(),
     "kodo.core": CORE,
     "kodo.query": WIRE,
     "kodo.misread": WIRE | {"kodo.query"},
     "kodo.changes": WIRE,
-    "kodo.catalogue": CORE | {"kodo.changes", "kodo.query"},
-    "kodo.cache": CORE | {"kodo.catalogue"},
+    "kodo.checkup": set(),
+    "kodo.catalogue": CORE | {"kodo.changes", "kodo.checkup", "kodo.query"},
+    "kodo.cache": CORE | {"kodo.catalogue", "kodo.checkup"},
     "kodo.loader": WIRE,
     "kodo.options": WIRE | {"kodo.loader"},
     "kodo.plan": WIRE,
@@ -56,7 +66,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kodo.service": SERVICE,
     "kodo.sim": CORE | {"kodo.loader", "kodo.plan", "kodo.query"},
     "kodo.lab": LAB,
-    "kodo.serving": {"kodo.errors", "kodo.options", "kodo.service"},
+    "kodo.serving": {"kodo.checkup", "kodo.errors", "kodo.options", "kodo.service"},
     "kodo.cli": SERVICE | LAB | {"kodo.serving"},
 }
 LATE = {
@@ -74,7 +84,7 @@ OUTSIDE: dict[str, set[str]] = {
     "networkx": {"kodo.lab"},
     "matplotlib": {"kodo.lab"},
     "numpy": {"kodo.lab"},
-    "sqlite3": {"kodo.catalogue", "kodo.cache"},
+    "sqlite3": {"kodo.cache", "kodo.catalogue", "kodo.checkup"},
     "typer": {"kodo.cli"},
     "rich": {"kodo.cli"},
 }

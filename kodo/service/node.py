@@ -25,6 +25,7 @@ from typing import Any
 import uvicorn
 
 from kodo.cache import Cache, Owner
+from kodo.checkup import Checkup
 from kodo.core.registry import Profile, Registry, Timing
 from kodo.errors import InUseError, KodoError
 from kodo.loader import load_flows
@@ -66,24 +67,26 @@ def run_service(**kwargs: Any) -> None:
     begin(load_options(**kwargs))
 
 
-def begin(options: Options, ready: Ready | None = None) -> None:
+def begin(options: Options, ready: Ready | None = None, checkup: Checkup | None = None) -> None:
     """Run a service with checked options, in this process or, with `reload`, in others; see `run`."""
     if options.reload:
         _run_reloading(options)
     else:
-        run(options, ready)
+        run(options, ready, checkup=checkup)
 
 
-def run(options: Options, ready: Ready | None = None, links: Links | None = None) -> None:
+def run(
+    options: Options, ready: Ready | None = None, links: Links | None = None, checkup: Checkup | None = None
+) -> None:
     """Run a service with checked options until a signal, or until what `ready` is told ends it.
 
-    `links` are policies on its outgoing messages, for a lab.
+    `links` are policies on its outgoing messages, for a lab; `checkup` is that of its cache, if one has been begun.
     """
     listener = bind(options)
     try:
         options = with_port(options, listener.getsockname()[1])
         with _logging(options):
-            _run_on(listener, options, ready, links)
+            _run_on(listener, options, _Given(ready, links, checkup))
     finally:
         listener.close()
 
@@ -105,7 +108,7 @@ def bind(options: Options) -> socket.socket:
     return listener
 
 
-def _run_on(listener: socket.socket, options: Options, ready: Ready | None, links: Links | None) -> None:
+def _run_on(listener: socket.socket, options: Options, given: _Given) -> None:
     log.info("%s startup", options.kind)
     own = _own_node(options)
     config = uvicorn.Config(
@@ -119,7 +122,7 @@ def _run_on(listener: socket.socket, options: Options, ready: Ready | None, link
         server_header=False,
     )
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(_serve(listener, config, own, options, _Lab(ready, links)))
+        runner.run(_serve(listener, config, own, options, given))
 
 
 def _own_node(options: Options) -> Node | None:
@@ -130,23 +133,25 @@ def _own_node(options: Options) -> Node | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Lab:
-    """What whoever started the service in this process wants of it."""
+class _Given:
+    """What whoever starts a service in this process brings along; see `run`."""
 
     ready: Ready | None
     links: Links | None
+    checkup: Checkup | None
 
 
 async def _serve(
-    listener: socket.socket, config: uvicorn.Config, own: Node | None, options: Options, lab: _Lab
+    listener: socket.socket, config: uvicorn.Config, own: Node | None, options: Options, given: _Given
 ) -> None:
     cache = Cache(
         Owner(options.url, options.organization, options.feed),
         options.cache_path if options.registry else None,
         reset=options.reset,
+        checkup=given.checkup,
     )
     trace = Trace() if options.trace else None
-    runtime = _assembled(options, cache, Transport(lab.links, trace))
+    runtime = _assembled(options, cache, Transport(given.links, trace))
     last_word = threading.Timer(LAST_WORD, os._exit, [1])
     last_word.daemon = True
     try:
@@ -154,7 +159,7 @@ async def _serve(
         limits = Limits(body=options.body_limit, peer_body=options.peer_body_limit)
         streams = Streams()
         config.app = create_app(runtime, cache, limits, streams, trace)
-        server = _Server(config, options, lab.ready, last_word, streams)
+        server = _Server(config, options, given.ready, last_word, streams)
         runtime.failure.add_done_callback(lambda _: server.end())
         await server.serve(sockets=[listener])
     finally:
