@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -237,7 +237,16 @@ def map_(url: Url = HOME, as_json: AsJson = False) -> None:
     if as_json:
         _answer(url, lambda client: client.map(), lambda _: (), as_json)
     else:
-        _answer(url, lambda client: (client.map(), client.status()), lambda seen: _mesh(*seen), as_json)
+        _answer(url, lambda client: (client.map(), client.status(), _away(client)), lambda seen: _mesh(*seen), as_json)
+
+
+def _away(client: Client) -> set[str]:
+    """The canonical urls of the peers that do not answer just now; a service of another make does not tell."""
+    try:
+        peers = client.get("/convergence")["peers"]
+    except RejectedError:
+        return set()
+    return {canonical(url) for url, peer in peers.items() if peer["state"] == "away"}
 
 
 def _answer(url: str, ask: Callable[[Client], T], draw: Callable[[T], Iterable[RenderableType]], as_json: bool) -> None:
@@ -367,13 +376,13 @@ def _add_counted(table: Table, kind: str, by_name: Mapping[str, int], total: int
     table.add_section()
 
 
-def _mesh(seen: View, status: Status) -> Iterator[RenderableType]:
+def _mesh(seen: View, status: Status, away: Collection[str]) -> Iterator[RenderableType]:
     """A service's view of the mesh as a tree, and a line with its numbers."""
     tree = Tree(_service(_kind(status), seen), guide_style=QUIET)
     for node in seen["nodes"].values():
         tree.add(_node(node))
     nodes = list(seen["nodes"].values())
-    for peer, state in _peers(seen):
+    for peer, state in _peers(seen, away):
         branch = tree.add(Text.assemble(_service("provider" if peer["feed"] is False else "registry", peer), state))
         for node in peer["nodes"].values():
             branch.add(_node(node))
@@ -384,14 +393,21 @@ def _mesh(seen: View, status: Status) -> Iterator[RenderableType]:
     yield Text(f"{_plural(len(nodes), 'node')} with {_plural(offered, 'flow')}", style=QUIET)
 
 
-def _peers(seen: View) -> Iterator[tuple[Mapping[str, Any], Text]]:
+def _peers(seen: View, away: Collection[str]) -> Iterator[tuple[Mapping[str, Any], Text]]:
     """The peers of a service with the state of their connection: those it connects with, then those that came."""
     known = {canonical(url): peer for url, peer in seen["providers"].items()}
     for url, since in seen["connection"].items():
         peer = known.pop(canonical(url), {"url": url, "organization": None, "feed": None, "nodes": {}})
-        yield peer, Text(", connected", style=GOOD) if since else Text(", not connected", style=POOR)
+        stands = _stands(url, "connected", away)
+        yield peer, stands if since else Text(", not connected", style=POOR)
     for peer in known.values():
-        yield peer, Text(", connected from there", style=GOOD)
+        yield peer, _stands(peer["url"], "connected from there", away)
+
+
+def _stands(url: str, how: str, away: Collection[str]) -> Text:
+    if canonical(url) in away:
+        return Text(f", {how}, but away just now", style=POOR)
+    return Text(f", {how}", style=GOOD)
 
 
 def _kind(status: Status) -> str:
@@ -490,6 +506,9 @@ def _progress(told: Mapping[str, Any]) -> Iterator[RenderableType]:
     )
     yield Text()
     owed = sum(bool(peer["behind"]) for peer in peers)
+    away = sum(peer["state"] == "away" for peer in peers)
+    if away:
+        yield Text(f"{away} of {_plural(len(peers), 'peer')} away", style=POOR)
     if told["frozen"]:
         yield Text("most peers are silent, so no node is shown offline for now", style=POOR)
     if owed:
@@ -639,7 +658,7 @@ def _tell(mesh: MeshLab, picture: Path, keep: bool) -> None:
     _say("", "Whoever asks one of them finds the flows of both organizations:", "")
     _show(_laid_out(map(_fields, harbour.get("/flows")["items"]), BRIEF))
     _say("", "The mesh, as the harbour's registry sees it:", "")
-    _show(*_mesh(harbour.map(), harbour.status()))
+    _show(*_mesh(harbour.map(), harbour.status(), away=()))
     with _busy("drawing the mesh"):
         mesh.topology().save(picture)
     _say("", f"The picture of the mesh is {picture}.", "")

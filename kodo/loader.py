@@ -18,6 +18,7 @@ import importlib
 import inspect
 import operator
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -218,7 +219,9 @@ def _called(function: Callable[..., object]) -> object:
     except LoaderError:
         raise  # from add_flow: it already names the flow and the field
     except Exception as error:
-        raise LoaderError(f"loader {_name_of(function)}: it raised {_said(error)}; correct it there") from error
+        raise LoaderError(
+            f"loader {_name_of(function)}: it raised {_said(error)}{_place_of(error)}; correct it there"
+        ) from error
 
 
 def _takes_loader(function: Callable[..., object]) -> bool:
@@ -287,6 +290,13 @@ def _parsed(path: Path) -> object:
 
 def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
+
+
+def _place_of(error: BaseException) -> str:
+    """Where a loader raised this, as far as it got into its own code."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    own = [frame for frame in frames if not frame.filename.startswith((sys.prefix, sys.base_prefix, "<"))]
+    return f", in {own[-1].filename}, line {own[-1].lineno}" if own else ""
 
 
 def _name_of(source: object) -> str:

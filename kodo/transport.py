@@ -125,7 +125,7 @@ class Transport:
                 raise UnavailableError(f"no answer within {send.deadline:g} s") from error
             noted.outcome = outcome_of(response.status_code)
         self._learn(send, response)
-        _check(response)
+        _check(response, send)
         return _read(answer) if len(answer) <= AT_ONCE else await asyncio.to_thread(_read, answer)
 
     def _packs_for(self, send: Send) -> bool:
@@ -205,10 +205,12 @@ def outcome_of(status: int) -> str:
     return str(status) if status == 200 else f"refused {status}"
 
 
-def _check(response: httpx.Response) -> None:
+def _check(response: httpx.Response, send: Send) -> None:
     status = response.status_code
     if status >= 500 or status == 429:
         raise UnavailableError(f"answered {status}", _retry_after(response.headers.get("retry-after", "")))
+    if status == 404 and send.route in {"/register", "/connect"}:
+        raise RejectedError("expected a registry there, but what answers is none; see to `connect`", status)
     if status != 200:
         raise RejectedError(f"expected the answer 200, got {status}", status)
 

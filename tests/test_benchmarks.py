@@ -15,7 +15,7 @@ import pytest
 from kodo import query
 from kodo.models import Registration
 from tests.benchmarks import data, load, report, soak
-from tests.benchmarks.__main__ import chosen
+from tests.benchmarks.__main__ import chosen, main
 from tests.benchmarks.load import NUMBER, Request
 from tests.benchmarks.pair import change
 from tests.benchmarks.row import Begin, Measure, Outcome, Row, Side, Target, absolute, at_least, at_most, measure, plus
@@ -183,7 +183,7 @@ def test_the_table(bench: Bench) -> None:
     assert lines[3] == (
         r"| `a-row` | some work at 1,000 flows | ms | | | | 1.3 x floor | not measured: no [bold]reason\|[/bold] |"
     )
-    assert lines[4] == "0 of 2 targets met; missed: a-row (1.5 x what is allowed)"
+    assert lines[4] == "0 of 2 targets met; missed: a-row (1.54 x what is allowed)"
 
 
 def test_the_json_has_every_round(bench: Bench) -> None:
@@ -241,7 +241,18 @@ def test_the_curve_of_a_soak() -> None:
     assert lines[2:10][-1] == "| 800 | 80 | 10 | 58.0 | 20.0 |"
     assert soak.drift(samples, "memory") == pytest.approx(57.5 / 53.5 - 1)
     assert lines[-1].endswith("the file by +0.0%; memory was 58.0 MiB at most.")
+    assert "Too few samples" in soak.curve(samples[:5])
     assert soak.curve([]) == "nothing was measured"
+
+
+@pytest.mark.parametrize("words", [["--json", "nowhere/x.json"], ["soak", "--registrations", "0"]])
+def test_what_cannot_come_to_anything_is_refused_before_it_is_measured(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder that is not there, and nothing to be done, are errors at once."""
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "expected" in capsys.readouterr().err
 
 
 # -- the clients -------------------------------------------------------------------------------------------

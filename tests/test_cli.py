@@ -431,6 +431,20 @@ def test_a_connection_that_does_not_stand_is_shown(run: Run, serve: Start) -> No
     assert f"registry {away}, not connected\n" in run("map", serve(connect=away).url).stdout
 
 
+@pytest.mark.parametrize("connects", ["asked", "other"])
+def test_a_peer_that_does_not_answer_any_more_is_shown_as_away(run: Run, serve: Start, connects: str) -> None:
+    """A registry that ended is away in the map and the convergence of its peer, whoever of them had connected."""
+    gone = serve()
+    asked = serve(connect=gone.url, beacon=0.1) if connects == "asked" else serve(beacon=0.1)
+    if connects == "other":
+        gone.post("/connect", {"url": asked.url, "feed": True, "nodes": {}})
+        asked.post("/connect", {"url": gone.url, "feed": True, "nodes": {}, "marks": {}})
+    until(lambda: ", connected" in run("map", asked.url).stdout, "the peers to be connected")
+    gone.end()
+    until(lambda: ", but away just now" in run("map", asked.url).stdout, "the peer to be missed")
+    until(lambda: "1 of 1 peer away" in run("convergence", asked.url).stdout, "the peer to be missed")
+
+
 def test_who_does_not_answer_is_told_in_a_line(run: Run) -> None:
     """A service that is not there, and a url that is none, are a line on stderr and an exit code."""
     done = run("flows", f"http://127.0.0.1:{free_port()}")

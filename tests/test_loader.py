@@ -275,6 +275,7 @@ def test_callable_that_raises() -> None:
     error = refusal(broken)
     assert "broken" in str(error)
     assert "KeyError: 'gone'" in str(error)
+    assert f"in {__file__}, line {broken.__code__.co_firstlineno + 1}" in str(error)
     assert isinstance(error.__cause__, KeyError)
 
 

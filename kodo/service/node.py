@@ -111,6 +111,8 @@ def bind(options: Options) -> socket.socket:
 def _run_on(listener: socket.socket, options: Options, given: _Given) -> None:
     log.info("%s startup", options.kind)
     own = _own_node(options)
+    for doubt in doubts(options, own):
+        log.warning("%s", doubt)
     config = uvicorn.Config(
         app=_nothing,
         log_config=None,
@@ -130,6 +132,20 @@ def _own_node(options: Options) -> Node | None:
     if not options.node:
         return None
     return Node(url=options.url, organization=options.organization, flows=load_flows(options.loader))
+
+
+def doubts(options: Options, own: Node | None) -> Iterator[str]:
+    """What can be, but is hardly meant."""
+    if options.host in {"0.0.0.0", "::"}:
+        yield f"others are told {options.url}, where they cannot reach this; name a host in `url` that they know"
+    if options.url.lower().startswith("https:"):
+        yield f"nobody reaches this by {options.url}, since it speaks plain HTTP; name a `url` with http"
+    if options.registry:
+        return
+    if not options.connect:
+        yield "its flows are listed nowhere, since it connects with no registry; name one in `connect`"
+    if own is not None and not own.flows:
+        yield "it offers no flows; see to its `loader`"
 
 
 @dataclass(frozen=True, slots=True)

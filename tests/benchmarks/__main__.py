@@ -62,6 +62,9 @@ def main(arguments: Sequence[str]) -> int:
     scale = replace(scale, flows=given.flows or scale.flows, rounds=given.rounds or scale.rounds)
     console = report.console()
     try:
+        for path in (given.json, given.plot):
+            if path is not None and not path.resolve().parent.is_dir():
+                raise ValueError(f"expected a file in a folder that is there, not {path}")
         if pairing and len(given.rows) < 2:
             raise ValueError("expected two commits after pair, such as: pair main . 'register*'")
         rows = chosen(given.rows[2:] if pairing else given.rows)

@@ -106,7 +106,7 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     """How many targets are met, and the names of those that are missed, farthest first."""
     missed = sorted((one for one in outcomes if one.verdict == "missed"), key=lambda one: -one.strain)
     met = sum(one.verdict == "met" for one in outcomes)
-    names = ", ".join(f"{one.row.name} ({one.strain:.1f} x what is allowed)" for one in missed)
+    names = ", ".join(f"{one.row.name} ({one.strain:.2f} x what is allowed)" for one in missed)
     return f"{met} of {len(outcomes)} targets met" + (f"; missed: {names}" if missed else "")
 
 

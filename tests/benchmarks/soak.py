@@ -26,6 +26,8 @@ from tests.benchmarks.services import ROOT, Bench, Scale, Service
 
 SHOWN = 20
 """Lines of the printed curve."""
+TELLING = 8
+"""Samples below which nothing is said of how it goes on: the first quarter only fills the registry."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the curve there")
     given = parser.parse_args(arguments)
+    if min(given.registrations, given.nodes, given.clients) < 1:
+        parser.error("expected at least one registration, node and client")
     where = report.circumstances(ROOT, Scale(flows=given.nodes * data.FLOWS_PER_NODE))
     samples: list[Sample] = []
     complete = True
@@ -55,7 +59,8 @@ def main(arguments: Sequence[str]) -> int:
         try:
             for sample in soak(bench, given.registrations, given.nodes, given.clients, given.every):
                 samples.append(sample)
-                _tell(f"{sample.registrations:,} registrations, {sample.memory:.1f} MiB", end="\r")
+                end = "\r" if sys.stderr.isatty() else "\n"
+                _tell(f"{sample.registrations:,} registrations, {sample.memory:.1f} MiB", end)
         except (KeyboardInterrupt, LoadError, OSError) as error:
             complete = False
             _tell(f"\nended early: {type(error).__name__} {error}")
@@ -153,6 +158,9 @@ def curve(samples: Sequence[Sample]) -> str:
         )
         before = one
     most = max(one.memory for one in samples)
+    if len(samples) < TELLING:
+        lines += ["", f"Too few samples to tell whether that is flat; memory was {most:.1f} MiB at most."]
+        return "\n".join(lines)
     moved = f"memory moved by {drift(samples, 'memory'):+.1%} and the file by {drift(samples, 'file'):+.1%}"
     lines += ["", f"From the second quarter to the last, {moved}; memory was {most:.1f} MiB at most."]
     return "\n".join(lines)

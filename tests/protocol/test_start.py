@@ -17,8 +17,10 @@ from typing import Any
 import pytest
 
 from kodo.errors import OptionError
-from kodo.loader import Loader
+from kodo.loader import Loader, load_flows
+from kodo.models import Node
 from kodo.options import load_options
+from kodo.service.node import doubts
 from tests.conftest import Process, Start, free_port
 from tests.protocol.helpers import LOG_LINE, ROOT, Ended, connected, flow_urls, log_of, logged, record
 from tests.protocol.loaders import filled, listed, one
@@ -266,6 +268,30 @@ def test_log_lines_name_the_role(
     said = [each.getMessage() for each in caplog.records if each.name == "kodo"]
     assert f"{role} startup" in said
     assert said[-1] == "shutdown now"
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "doubt"),
+    [
+        ({"registry": False, "loader": ["a"]}, "listed nowhere"),
+        ({"registry": False, "connect": "http://127.0.0.1:9"}, "offers no flows"),
+        ({"url": "http://0.0.0.0:0"}, "cannot reach this"),
+        ({"url": "https://127.0.0.1:0"}, "plain HTTP"),
+    ],
+    ids=["nowhere", "nothing", "unspecified", "https"],
+)
+def test_what_is_hardly_meant_is_a_warning(kwargs: dict[str, Any], doubt: str) -> None:
+    """Options that can be, but will disappoint, are told by their doubts."""
+    options = load_options(**{"url": "http://127.0.0.1:3366", **kwargs})
+    own = Node(url=options.url, flows=load_flows(options.loader)) if options.node else None
+    (told,) = doubts(options, own)
+    assert doubt in told
+
+
+def test_doubts_are_warnings_in_the_log(serve: Start, caplog: pytest.LogCaptureFixture) -> None:
+    """A node that nobody will list says so in its log, and starts."""
+    serve(registry=False, loader=one)
+    assert "WARNING" in [each.levelname for each in caplog.records if "listed nowhere" in each.getMessage()]
 
 
 def test_log_lines_go_to_stderr(tmp_path: Path) -> None:
