@@ -33,14 +33,14 @@ def _serve(arguments: list[str]) -> None:
     try:
         from kodo.checkup import begin_early  # noqa: PLC0415, only from here on no garbage is looked for
 
-        checkup = begin_early(arguments)
+        begin_early(arguments)
         from kodo.serving import plain_flags, serve  # noqa: PLC0415, the cache is being read meanwhile
 
         given = plain_flags(arguments)
         if given is None:
             _command()
         else:
-            serve(given, checkup=checkup)
+            serve(given)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except (KodoError, OSError) as error:

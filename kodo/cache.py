@@ -31,7 +31,7 @@ from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError
 
 from kodo.catalogue import Catalogue
-from kodo.checkup import Checkup, is_catalogue
+from kodo.checkup import beginning_of, is_catalogue
 from kodo.core.instructions import Entry, Save
 from kodo.core.parts import Part
 from kodo.core.peers import PeerState
@@ -72,13 +72,8 @@ class Cache:
     `write` collects changes, `commit` makes them durable; both from one thread at a time, inside `catalogue.writing()`.
     """
 
-    def __init__(
-        self, owner: Owner, path: Path | None = None, *, reset: bool = False, checkup: Checkup | None = None
-    ) -> None:
-        """Open the durable state at `path`, or none; `checkup` is that of this path, if one has been begun.
-
-        Raises `InUseError`, or `CacheError` when it cannot be opened.
-        """
+    def __init__(self, owner: Owner, path: Path | None = None, *, reset: bool = False) -> None:
+        """Open the durable state at `path`, or none. Raises `InUseError`, or `CacheError` when it cannot be opened."""
         self.owner = owner
         self.path = path = path.resolve() if path is not None else None
         self._lazy: dict[Key, PeerState] = {}
@@ -87,7 +82,7 @@ class Cache:
         self._file: tuple[int, int] | None = None
         try:
             self._lock = _lock(path) if path is not None else None
-            self.catalogue = self._open(checkup, reset=reset)
+            self.catalogue = self._open(reset=reset)
             self._file = _identity(self.catalogue.path)
         except (OSError, sqlite3.Error) as error:
             self._unlock()
@@ -98,7 +93,7 @@ class Cache:
             self._unlock()
             raise
 
-    def _open(self, checkup: Checkup | None, *, reset: bool) -> Catalogue:
+    def _open(self, *, reset: bool) -> Catalogue:
         path = self.path
         if path is None:
             return Catalogue(self.owner.url)
@@ -108,18 +103,17 @@ class Cache:
             raise CacheError(f"expected a file as the cache, but {path} is none; choose another path")
         if reset and present:
             _remove(path)
-            checkup = None
         opened = self._open_json if path.suffix == ".json" else self._open_database
         try:
-            return opened(path, checkup)
+            return opened(path)
         except DamagedCacheError as error:
             log.error("set aside cache %s as %s: %s", path, _set_aside(path), error)
-            return opened(path, None)
+            return opened(path)
 
-    def _open_database(self, path: Path, checkup: Checkup | None) -> Catalogue:
-        return Catalogue(self.owner.url, path, checkup)
+    def _open_database(self, path: Path) -> Catalogue:
+        return Catalogue(self.owner.url, path)
 
-    def _open_json(self, path: Path, _: Checkup | None) -> Catalogue:
+    def _open_json(self, path: Path) -> Catalogue:
         catalogue = Catalogue(self.owner.url)
         if path.exists():
             try:
@@ -215,13 +209,16 @@ def _identity(path: Path | None) -> tuple[int, int] | None:
 
 def _remove(path: Path) -> None:
     """Remove a cache that is to be replaced; a file that is no cache of kodo was named by mistake, and is kept."""
-    with path.open("rb") as file:
-        beginning = file.read(4096)
-    ours = b'"url"' in beginning if path.suffix == ".json" else is_catalogue(beginning)
+    ours = _is_document(path) if path.suffix == ".json" else is_catalogue(beginning_of(path))
     if not ours:
         log.warning("%s is no cache of kodo; kept as %s", path, _set_aside(path))
     for file_name in _files(path):
         file_name.unlink(missing_ok=True)
+
+
+def _is_document(path: Path) -> bool:
+    with path.open("rb") as file:
+        return b'"url"' in file.read(4096)
 
 
 def _set_aside(path: Path) -> Path:

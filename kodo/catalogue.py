@@ -35,7 +35,7 @@ import orjson
 from pydantic import TypeAdapter
 
 from kodo.changes import Changes, Kept
-from kodo.checkup import APPLICATION_ID, MAGIC, Checkup
+from kodo.checkup import APPLICATION_ID, Checkup, checkup_of
 from kodo.core.instructions import Entry, Parcel, Range, Save, Settle
 from kodo.core.parts import Carried, Part, Row, fingerprint, listed, remains
 from kodo.core.peers import PeerState
@@ -135,13 +135,11 @@ class Content:
 class Catalogue:
     """The listing of the service `url`, in the SQLite file `path`, or in memory.
 
-    `checkup` is that of the file, if one has been begun.
-
     Raises `DamagedCacheError` when the file is no intact catalogue of this service, `sqlite3.Error` when it cannot be
     opened for another reason.
     """
 
-    def __init__(self, url: str, path: Path | None = None, checkup: Checkup | None = None) -> None:
+    def __init__(self, url: str, path: Path | None = None) -> None:
         self.url = url
         self.key = canonical(url)
         self.path = path
@@ -157,8 +155,8 @@ class Catalogue:
         # Up to where tombstones were cleaned up, since this started.
         self._floors: dict[Key, int] = {}
         self._readers: list[sqlite3.Connection] = []
-        if path is not None and path.exists() and _beginning(path) != MAGIC:
-            # SQLite would take a short or empty file for a new database, and overwrite it.
+        checkup = None
+        if path is not None and path.exists() and (checkup := checkup_of(path)) is None:
             raise DamagedCacheError(f"expected a catalogue of kodo in {path}, but it is no database")
         self._writer = _connect(path)
         try:
@@ -180,6 +178,7 @@ class Catalogue:
     def _prepare(self, checkup: Checkup | None) -> None:
         fresh = not self._writer.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if not fresh:
+            assert checkup is not None
             self._check_form(checkup)
             # Pages go on in the life that began them alone.
             self._writer.execute("DELETE FROM staged")
@@ -195,27 +194,26 @@ class Catalogue:
             self._index_flows()
             self._writer.execute("INSERT INTO meta VALUES ('url', ?)", (self.url,))
 
-    def _check_form(self, checkup: Checkup | None) -> None:
+    def _check_form(self, checkup: Checkup) -> None:
         """Refuse, before anything is changed, what is not an intact catalogue of this service."""
         form = [self._writer.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
         if form != [APPLICATION_ID, SCHEMA_VERSION]:
             raise DamagedCacheError(f"expected a catalogue of kodo in {self.path}, of version {SCHEMA_VERSION}")
-        assert self.path is not None
-        fault = (checkup or Checkup(self.path)).fault
         self._check_content()
-        if fault() is not None:
-            raise DamagedCacheError(f"expected an intact catalogue in {self.path}, but {fault()}")
+        if (fault := checkup.fault()) is not None:
+            raise DamagedCacheError(f"expected an intact catalogue in {self.path}, but {fault}")
 
     def _check_content(self) -> None:
-        """Refuse what is another service's, or was damaged inside a row, where SQLite's own check does not look."""
+        """Refuse what is another service's, or cannot be read as parts and peers."""
         owner = self._writer.execute("SELECT value FROM meta WHERE name = 'url'").fetchone()
         if owner is None or canonical(owner[0]) != self.key:
             raise DamagedCacheError(f"expected the cache of {self.url} in {self.path}, but it is another service's")
         try:
             self.parts(), self.peers()
-            self._contents = self.contents()
         except ValueError as error:
             raise DamagedCacheError(f"expected an intact catalogue in {self.path}, but a row is damaged") from error
+        # Who opens it asks for this next; counted here it costs no time, since the checkup is still under way.
+        self._contents = self.contents()
 
     def interrupt(self) -> None:
         """End the reads that are under way, and the writing of records, with an error each."""
@@ -920,11 +918,6 @@ def _members(db: sqlite3.Connection, ids: Sequence[int]) -> Iterator[bytes]:
     for start in range(0, len(ids), PIECE):
         piece = dict(_bodies(db, ids[start : start + PIECE]))
         yield b"," * bool(start) + orjson.dumps(piece)[1:-1]
-
-
-def _beginning(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(len(MAGIC))
 
 
 def _connect(path: Path | None, *, create: bool = True) -> sqlite3.Connection:

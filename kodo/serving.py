@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from kodo.checkup import Checkup, begin_checkup
 from kodo.errors import KodoError
 from kodo.options import Options, load_options
 
@@ -38,14 +37,12 @@ def plain_flags(arguments: Sequence[str]) -> dict[str, Any] | None:
     return given
 
 
-def serve(given: dict[str, Any], ready: Callable[[], object] = lambda: None, checkup: Checkup | None = None) -> None:
+def serve(given: dict[str, Any], ready: Callable[[], object] = lambda: None) -> None:
     """Run a service with these options, as `run_service` does, in a process that does nothing else.
 
-    `ready` is called on its event loop, when it answers; `checkup` may be that of its cache.
+    `ready` is called on its event loop, when it answers.
     """
     options = load_options(**given)
-    if checkup is None or checkup.path != options.cache_path:
-        checkup = begin_checkup(options.cache_path)
     from kodo.service import node  # noqa: PLC0415, the service is heavy, and options may be wrong
 
     def begun(_: object) -> None:
@@ -55,7 +52,7 @@ def serve(given: dict[str, Any], ready: Callable[[], object] = lambda: None, che
         ready()
 
     with _told_once(options):
-        node.begin(options, begun, checkup)
+        node.begin(options, begun)
 
 
 @contextmanager

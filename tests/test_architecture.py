@@ -30,16 +30,7 @@ LAB = WIRE | {
     "kodo.sim",
 }
 SERVICE = CORE | {
-    *(
-        "kodo",
-        "kodo.cache",
-        "kodo.catalogue",
-        "kodo.changes",
-        "kodo.checkup",
-        "kodo.loader",
-        "kodo.options",
-        "kodo.query",
-    ),
+    *("kodo", "kodo.cache", "kodo.catalogue", "kodo.changes", "kodo.checkup", "kodo.loader", "kodo.options"),
     *("kodo.query", "kodo.runtime", "kodo.trace", "kodo.transport", "kodo.service"),
 }
 MAY_IMPORT: dict[str, set[str]] = {
@@ -66,7 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kodo.service": SERVICE,
     "kodo.sim": CORE | {"kodo.loader", "kodo.plan", "kodo.query"},
     "kodo.lab": LAB,
-    "kodo.serving": {"kodo.checkup", "kodo.errors", "kodo.options", "kodo.service"},
+    "kodo.serving": {"kodo.errors", "kodo.options", "kodo.service"},
     "kodo.cli": SERVICE | LAB | {"kodo.serving"},
 }
 LATE = {

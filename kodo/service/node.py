@@ -25,7 +25,6 @@ from typing import Any
 import uvicorn
 
 from kodo.cache import Cache, Owner
-from kodo.checkup import Checkup
 from kodo.core.registry import Profile, Registry, Timing
 from kodo.errors import InUseError, KodoError
 from kodo.loader import load_flows
@@ -67,26 +66,24 @@ def run_service(**kwargs: Any) -> None:
     begin(load_options(**kwargs))
 
 
-def begin(options: Options, ready: Ready | None = None, checkup: Checkup | None = None) -> None:
+def begin(options: Options, ready: Ready | None = None) -> None:
     """Run a service with checked options, in this process or, with `reload`, in others; see `run`."""
     if options.reload:
         _run_reloading(options)
     else:
-        run(options, ready, checkup=checkup)
+        run(options, ready)
 
 
-def run(
-    options: Options, ready: Ready | None = None, links: Links | None = None, checkup: Checkup | None = None
-) -> None:
+def run(options: Options, ready: Ready | None = None, links: Links | None = None) -> None:
     """Run a service with checked options until a signal, or until what `ready` is told ends it.
 
-    `links` are policies on its outgoing messages, for a lab; `checkup` is that of its cache, if one has been begun.
+    `links` are policies on its outgoing messages, for a lab.
     """
     listener = bind(options)
     try:
         options = with_port(options, listener.getsockname()[1])
         with _logging(options):
-            _run_on(listener, options, _Given(ready, links, checkup))
+            _run_on(listener, options, _Given(ready, links))
     finally:
         listener.close()
 
@@ -154,7 +151,6 @@ class _Given:
 
     ready: Ready | None
     links: Links | None
-    checkup: Checkup | None
 
 
 async def _serve(
@@ -164,7 +160,6 @@ async def _serve(
         Owner(options.url, options.organization, options.feed),
         options.cache_path if options.registry else None,
         reset=options.reset,
-        checkup=given.checkup,
     )
     trace = Trace() if options.trace else None
     runtime = _assembled(options, cache, Transport(given.links, trace))
