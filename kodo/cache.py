@@ -75,16 +75,16 @@ class Cache:
     def __init__(self, owner: Owner, path: Path | None = None, *, reset: bool = False) -> None:
         """Open the durable state at `path`, or none. Raises `InUseError`, or `CacheError` when it cannot be opened."""
         self.owner = owner
-        self.path = path = path.resolve() if path is not None else None
         self._lazy: dict[Key, PeerState] = {}
         self._lock: FileLock | None = None
         self._failed = False
-        self._file: tuple[int, int] | None = None
+        self._file: list[tuple[int, int]] = []
         try:
+            self.path = path = path.resolve() if path is not None else None
             self._lock = _lock(path) if path is not None else None
             self.catalogue = self._open(reset=reset)
             self._file = _identity(self.catalogue.path)
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, RuntimeError, sqlite3.Error) as error:
             self._unlock()
             raise CacheError(
                 f"expected to open the cache {path}, but {reason_of(error)}; check its path, its rights and the disk"
@@ -99,6 +99,8 @@ class Cache:
             return Catalogue(self.owner.url)
         present = path.exists()
         log.info("%s cache %s", "loading from" if present and not reset else "ignore", path)
+        if not present and _has_log(path):
+            log.error("set aside the log of a cache that is gone as %s", _set_aside(path))
         if present and not path.is_file():
             raise CacheError(f"expected a file as the cache, but {path} is none; choose another path")
         if reset and present:
@@ -131,13 +133,16 @@ class Cache:
         for key in save.forgotten:
             self._lazy.pop(key, None)
         if not save.lazy:
-            self.catalogue.write(replace(save, peers=tuple(self._lazy.values())) if self._lazy else save)
+            try:
+                self.catalogue.write(replace(save, peers=tuple(self._lazy.values())) if self._lazy else save)
+            except sqlite3.Error as error:
+                raise CacheError(f"expected to write the cache {self.path}, but {reason_of(error)}") from error
             self._lazy.clear()
 
     def commit(self) -> None:
         """Make what was written durable. Raises `CacheError`: then nothing of it may be acknowledged."""
         try:
-            if self._file is not None and self._file != _identity(self.path):
+            if self._file and self._file != _identity(self.path):
                 raise CacheError(f"the cache {self.path} was removed or replaced while the service was running")
             self.catalogue.commit()
             if self.path is not None and self.path.suffix == ".json":
@@ -198,13 +203,20 @@ def _files(path: Path) -> list[Path]:
     return [path, *(path.with_name(path.name + tail) for tail in ("-wal", "-shm"))]
 
 
-def _identity(path: Path | None) -> tuple[int, int] | None:
-    """Which file stands at the path: another one may have taken its place."""
-    try:
-        found = path.stat() if path is not None else None
-    except FileNotFoundError:
-        return None
-    return found and (found.st_dev, found.st_ino)
+def _has_log(path: Path) -> bool:
+    """Whether there is something in SQLite's log of this file."""
+    log_file = _files(path)[1]
+    return log_file.exists() and log_file.stat().st_size > 0
+
+
+def _identity(path: Path | None) -> list[tuple[int, int]]:
+    """Which files stand there, the cache and its log: others may have taken their places."""
+    found = []
+    with suppress(FileNotFoundError):
+        for file in _files(path)[:2] if path is not None else ():
+            status = file.stat()
+            found.append((status.st_dev, status.st_ino))
+    return found
 
 
 def _remove(path: Path) -> None:
@@ -217,8 +229,11 @@ def _remove(path: Path) -> None:
 
 
 def _is_document(path: Path) -> bool:
-    with path.open("rb") as file:
-        return b'"url"' in file.read(4096)
+    try:
+        found = orjson.loads(path.read_bytes())
+    except ValueError:
+        return False
+    return isinstance(found, dict) and {"url", "nodes", "providers"} <= found.keys()
 
 
 def _set_aside(path: Path) -> Path:

@@ -155,8 +155,9 @@ class Catalogue:
         # Up to where tombstones were cleaned up, since this started.
         self._floors: dict[Key, int] = {}
         self._readers: list[sqlite3.Connection] = []
-        checkup = None
-        if path is not None and path.exists() and (checkup := checkup_of(path)) is None:
+        there = path is not None and path.exists()
+        checkup = checkup_of(path) if path is not None and there else None
+        if there and checkup is None:
             raise DamagedCacheError(f"expected a catalogue of kodo in {path}, but it is no database")
         self._writer = _connect(path)
         try:
@@ -166,9 +167,9 @@ class Catalogue:
             self._last = max(self._indexed, *self._writer.execute("SELECT coalesce(max(id), 0) FROM flow").fetchone())
             self._vias = {part.origin: part.via for part in self.parts()}
             self._faces = {peer.key: _face(peer) for peer in self.peers()}
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             self.close()
-            if _is_damage(error):
+            if isinstance(error, UnicodeDecodeError) or _is_damage(error):
                 raise DamagedCacheError(f"expected a catalogue of kodo in {path}, but {error}") from error
             raise
         except BaseException:
@@ -176,23 +177,27 @@ class Catalogue:
             raise
 
     def _prepare(self, checkup: Checkup | None) -> None:
-        fresh = not self._writer.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if not fresh:
-            assert checkup is not None
+        db = self._writer
+        if checkup is not None:
             self._check_form(checkup)
             # Pages go on in the life that began them alone.
-            self._writer.execute("DELETE FROM staged")
+            db.execute("DELETE FROM staged")
         if self.path is not None:
-            self._writer.execute("PRAGMA journal_mode = WAL")
-            self._writer.execute("PRAGMA synchronous = FULL")
-            self._writer.execute(f"PRAGMA wal_autocheckpoint = {LOGGED}")
-        if fresh:
-            self._writer.executescript(
-                f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
-                f"{_SCHEMA} COMMIT;"
-            )
-            self._index_flows()
-            self._writer.execute("INSERT INTO meta VALUES ('url', ?)", (self.url,))
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute(f"PRAGMA wal_autocheckpoint = {LOGGED}")
+        if checkup is None:
+            self._create()
+
+    def _create(self) -> None:
+        db = self._writer
+        stamp = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
+        db.executescript(f"BEGIN; {stamp} {_SCHEMA}")
+        self._index_flows()
+        db.execute("INSERT INTO meta VALUES ('url', ?)", (self.url,))
+        db.execute("COMMIT")
+        # Out of the log at once: a file that came without it would look like one that nobody has used yet.
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _check_form(self, checkup: Checkup) -> None:
         """Refuse, before anything is changed, what is not an intact catalogue of this service."""
@@ -622,17 +627,21 @@ class Catalogue:
         try:
             yield db
         except sqlite3.Error as error:
-            if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
                 raise BusyError(f"this takes longer than {LONGEST:g} s to answer; ask for less") from error
             raise CacheError(f"what is listed could not be read: {error}") from error
         finally:
             db.set_progress_handler(None, 0)
-            db.execute("ROLLBACK")
+            if db.in_transaction:
+                db.execute("ROLLBACK")
 
     def _reader(self) -> sqlite3.Connection:
         db: sqlite3.Connection | None = getattr(self._local, "db", None)
         if db is None:
-            db = self._local.db = _connect(self.path, create=False)
+            try:
+                db = self._local.db = _connect(self.path, create=False)
+            except sqlite3.Error as error:
+                raise CacheError(f"what is listed could not be read: {error}") from error
             self._readers.append(db)
         return db
 

@@ -278,11 +278,14 @@ class Runtime:
 
     def _follow(self, steps: list[_Step]) -> None:
         """Back on the loop, after the commit: answer, send, wait."""
-        for step in steps if not self._ending else ():
-            if step.error is not None:
-                self._settle(step.ticket, step.error)
-            for instruction in step.instructions:
-                self._carry_out(instruction)
+        try:
+            for step in steps if not self._ending else ():
+                if step.error is not None:
+                    self._settle(step.ticket, step.error)
+                for instruction in step.instructions:
+                    self._carry_out(instruction)
+        except Exception as error:  # noqa: BLE001, as in `_work`
+            self._give_up(error)
 
     def _process(self) -> list[_Step]:
         """On the worker thread: step the first events, write what is to be saved, and make it durable together."""
@@ -329,7 +332,7 @@ class Runtime:
 
     def _give_up(self, error: Exception) -> None:
         """What is in memory can no longer be made durable, or a rule was broken: answer nothing more, and end."""
-        if self._ending:
+        if self._ending or self.failure.done():
             return
         log.critical("the service ends: %s", error, exc_info=not isinstance(error, KodoError))
         self.failure.set_result(error)

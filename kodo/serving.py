@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from kodo.errors import KodoError
@@ -51,8 +51,18 @@ def serve(given: dict[str, Any], ready: Callable[[], object] = lambda: None) -> 
         gc.enable()
         ready()
 
+    _open_many_files()
     with _told_once(options):
         node.begin(options, begun)
+
+
+def _open_many_files() -> None:
+    """As many as the system allows: a connection is a file, and 1,024, the usual bound, are soon gone."""
+    with suppress(ImportError, OSError, ValueError):
+        import resource  # noqa: PLC0415, not everywhere
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @contextmanager

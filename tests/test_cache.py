@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -146,13 +148,14 @@ def test_a_cache_that_is_removed_while_running(tmp_path: Path) -> None:
     cache.close()
 
 
+@pytest.mark.parametrize("notes", ["my notes", '{"repository": {"url": "http://a"}}'])
 @FORMS
-def test_reset_keeps_what_is_not_ours(tmp_path: Path, name: str) -> None:
+def test_reset_keeps_what_is_not_ours(tmp_path: Path, name: str, notes: str) -> None:
     """`reset` replaces a cache, and sets aside a file that was named by mistake."""
-    (tmp_path / name).write_text("my notes")
+    (tmp_path / name).write_text(notes)
     Cache(OWNER, tmp_path / name, reset=True).close()
     (kept,) = tmp_path.glob("*set-aside*")
-    assert kept.read_text() == "my notes"
+    assert kept.read_text() == notes
     written(tmp_path / name, 1)
     cache = Cache(OWNER, tmp_path / name, reset=True)
     assert listed(cache) == []
@@ -168,7 +171,80 @@ def test_a_path_that_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(CacheError, match="expected to open"):
         Cache(OWNER, tmp_path / "file" / "c.db")
+    (tmp_path / "loop.db").symlink_to(tmp_path / "loop.db")
+    with pytest.raises(CacheError, match="expected to open"):
+        Cache(OWNER, tmp_path / "loop.db")
     assert (tmp_path / "file").read_text() == "x"
+
+
+def test_a_flipped_bit_in_a_flow_is_noticed(tmp_path: Path) -> None:
+    """Flows that are not those of their digest are noticed at the start, and the cache set aside."""
+    written(tmp_path / "c.db", 1)
+    with closing(sqlite3.connect(tmp_path / "c.db", isolation_level=None)) as db:
+        db.execute("UPDATE record SET flows = replace(flows, 'flow', 'glow')")
+    cache = Cache(OWNER, tmp_path / "c.db")
+    assert listed(cache) == []
+    cache.close()
+    assert list(tmp_path.glob("*set-aside*"))
+
+
+def test_a_schema_that_is_no_text_is_damage(tmp_path: Path) -> None:
+    """A schema with a byte that is no UTF-8 is damage like any other."""
+    written(tmp_path / "c.db", 1)
+    content = (tmp_path / "c.db").read_bytes()
+    (tmp_path / "c.db").write_bytes(content.replace(b"CREATE TABLE tally", b"CREATE TABLE tall\xf9"))
+    cache = Cache(OWNER, tmp_path / "c.db")
+    assert listed(cache) == []
+    cache.close()
+    assert list(tmp_path.glob("*set-aside*"))
+
+
+def test_a_cache_that_lost_its_log_is_not_taken_for_a_new_one(tmp_path: Path) -> None:
+    """A cache and its log each say so alone: the file knows its schema, and a log without its file is set aside."""
+    cache = Cache(OWNER, tmp_path / "c.db")
+    with cache.catalogue.writing():
+        cache.write(save(1))
+        cache.commit()
+    shutil.copy(tmp_path / "c.db", tmp_path / "alone.db")
+    with closing(sqlite3.connect(tmp_path / "alone.db")) as db:
+        assert db.execute("SELECT value FROM meta WHERE name = 'url'").fetchone() == (OWNER.url,)
+    shutil.copy(tmp_path / "c.db-wal", tmp_path / "log.db-wal")
+    cache.close()
+    Cache(OWNER, tmp_path / "log.db").close()
+    (kept,) = tmp_path.glob("log.db.set-aside-*-wal")
+    assert kept.stat().st_size > 0
+
+
+def test_a_database_without_a_schema_is_set_aside(tmp_path: Path) -> None:
+    """A file that SQLite takes for a database without tables is not what kodo made."""
+    with closing(sqlite3.connect(tmp_path / "c.db", isolation_level=None)) as db:
+        db.execute("PRAGMA user_version = 3")
+    Cache(OWNER, tmp_path / "c.db").close()
+    assert list(tmp_path.glob("c.db.set-aside-*"))
+
+
+def test_a_log_that_is_removed_while_running(tmp_path: Path) -> None:
+    """Nothing is acknowledged that went into a log which is no longer there."""
+    cache = Cache(OWNER, tmp_path / "c.db")
+    (tmp_path / "c.db-wal").unlink()
+    with cache.catalogue.writing():
+        cache.write(save(1))
+        with pytest.raises(CacheError, match="removed"):
+            cache.commit()
+        cache.rollback()
+    cache.close()
+
+
+def test_a_cache_that_somebody_holds_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache that cannot be written to is an error of the family."""
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *args, **kwargs: connect(*args, **{**kwargs, "timeout": 0}))
+    cache = Cache(OWNER, tmp_path / "c.db")
+    with closing(connect(tmp_path / "c.db", isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        with cache.catalogue.writing(), pytest.raises(CacheError, match="locked"):
+            cache.write(save(1))
+    cache.close()
 
 
 @pytest.mark.parametrize("table", ["part", "peer"])

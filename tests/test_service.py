@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from kodo.service import routes
 from tests.conftest import Start, free_port
 from tests.waiting import until
 
@@ -117,3 +119,19 @@ def names(url: str) -> list[str] | None:
     except httpx.TransportError:
         return None
     return [item["name"] for item in items]
+
+
+def test_a_reader_that_takes_nothing_is_cut_off(serve: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers from files are few at once, and one that nobody takes makes room for others."""
+    monkeypatch.setattr(routes, "SPOOLED", 1)
+    monkeypatch.setattr(routes, "PATIENCE", 0.05)
+    monkeypatch.setattr(routes, "STALLED", 1.0)
+    service = serve(node=False)
+    flow = {"url": "/a", "name": "a", "description": "d" * 12_000_000}
+    service.post("/register", {"url": "http://n:1", "flows": [flow]})
+    with socket.socket() as idle:
+        idle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        idle.connect(("127.0.0.1", int(service.url.rpartition(":")[2])))
+        idle.sendall(b"GET /_cache HTTP/1.1\r\nHost: x\r\n\r\n")
+        until(lambda: service.client.get("/map").status_code == 503, "the first answer to be under way")
+        until(lambda: service.client.get("/map").status_code == 200, "the idle reader to be cut off")

@@ -42,7 +42,7 @@ log = logging.getLogger("kodo")
 BACKLOG = 2048
 GRACE = 2
 """Seconds that requests in flight get to end in."""
-LAST_WORD = 4.0
+LAST_WORD = 3.5
 """Seconds after which a service that was told to end is ended from within, whatever still runs."""
 
 

@@ -6,6 +6,8 @@ alone decide what a message is. Answers are written by orjson.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
@@ -15,11 +17,14 @@ import orjson
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
+from starlette.types import Message as Part
+from starlette.types import Receive, Scope, Send
 
 from kodo import query
 from kodo.cache import Cache
-from kodo.changes import Kept
-from kodo.errors import InvalidMessageError, RoleError, TooLargeError
+from kodo.changes import Count, Kept
+from kodo.errors import BusyError, InvalidMessageError, RoleError, TooLargeError
 from kodo.models import (
     AT_ONCE,
     BEATS,
@@ -38,6 +43,8 @@ from kodo.service.faults import faults
 from kodo.service.table import html_table
 from kodo.service.tags import headers_of, not_modified, tag_of
 
+log = logging.getLogger("kodo")
+
 MAX_PAGE = 2**53 - 1
 PIECE = 2**18
 """Bytes that are sent at once."""
@@ -45,6 +52,10 @@ UNPACKING = {"Accept-Encoding": PACKED}
 """Said in the answers to registries: their next messages may come packed."""
 KEPT = 8 * 2**20
 """Bytes of answers that are kept as long as they are true."""
+SPOOLED, PATIENCE = 8, 5.0
+"""Answers from files that are under way at once, and seconds for which one more waits for its turn."""
+STALLED = 20.0
+"""Seconds in which a reader has to take some of such an answer: it is a file as long as that takes."""
 
 M = TypeVar("M", bound=Model)
 
@@ -59,11 +70,52 @@ class JSON(Response):
 
 
 class Streamed(StreamingResponse):
-    """An answer in JSON that is sent from a file, which is closed then."""
+    """An answer in JSON that is sent from a file, which is closed then, or when nobody takes any of it for long."""
 
-    def __init__(self, file: IO[bytes], headers: Mapping[str, str] | None = None) -> None:
+    def __init__(self, file: IO[bytes], headers: Mapping[str, str] | None, done: Callable[[], None]) -> None:
+        """`done` is called when the file is closed."""
         super().__init__(_pieces(file), headers=headers, media_type=JSON.media_type)
         self.headers["content-length"] = str(file.tell())
+        self._file = file
+        self._done = done
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it; a reader that takes nothing for long is cut off."""
+
+        async def in_time(part: Part) -> None:
+            async with asyncio.timeout(STALLED):
+                await send(part)
+
+        try:
+            await super().__call__(scope, receive, in_time)
+        except (TimeoutError, ClientDisconnect):  # the one becomes the other on newer servers
+            log.info("gave up the answer to %s, which nobody takes", scope["path"])
+        finally:
+            self._file.close()
+            self._done()
+
+
+class Spool:
+    """Answers from files, of which a few are under way at once."""
+
+    def __init__(self, runtime: Runtime, cache: Cache) -> None:
+        self._runtime = runtime
+        self._cache = cache
+        self._turns = asyncio.Semaphore(SPOOLED)
+
+    async def answer(self, more: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
+        """What is durable, with `more` behind it. Raises `BusyError` when no turn comes."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._turns.acquire()
+        except TimeoutError as error:
+            raise BusyError(f"{SPOOLED} answers as long as this are under way; ask again later") from error
+        try:
+            file = await self._runtime.read(partial(self._cache.spool, more))
+        except BaseException:
+            self._turns.release()
+            raise
+        return Streamed(file, headers, self._turns.release)
 
 
 async def _pieces(file: IO[bytes]) -> AsyncIterator[bytes]:
@@ -170,6 +222,15 @@ def add_reading(router: APIRouter, runtime: Runtime, cache: Cache) -> None:
     # By their tags, which say all that an answer depends on.
     answers: Kept[bytes] = Kept(KEPT)
 
+    def kept(tagged: dict[str, str], body: bytes, name: Count, count: int) -> dict[str, str]:
+        """The headers of an answer, which is kept; without a tag if it may already show more than the tag says."""
+        if not changes.stands(name, count):
+            return {name: value for name, value in tagged.items() if name != "ETag"}
+        answers.put(tagged["ETag"], body)
+        return tagged
+
+    spool = Spool(runtime, cache)
+
     @router.get("/flows")
     async def get_flows(  # noqa: PLR0913, PLR0917, one for each parameter of the route
         request: Request,
@@ -184,7 +245,8 @@ def add_reading(router: APIRouter, runtime: Runtime, cache: Cache) -> None:
         asked = query.parse(q)
         select = None if asked is None else query.compile_filter(asked)
         html = format == "html" or (not format and _prefers_html(request.headers.get("accept", "")))
-        tagged = headers_of(tag_of(changes.epoch, changes.count("flows"), p, pp, by, q, html), vary="Accept")
+        count = changes.count("flows")
+        tagged = headers_of(tag_of(changes.epoch, count, p, pp, by, q, html), vary="Accept")
         if (same := not_modified(request, tagged)) is not None:
             return same
         body = answers.get(tagged["ETag"])
@@ -204,19 +266,20 @@ def add_reading(router: APIRouter, runtime: Runtime, cache: Cache) -> None:
                         "q": query.shown(asked),
                     }
                 )
-            answers.put(tagged["ETag"], body)
+            tagged = kept(tagged, body, "flows", count)
         return Response(body, media_type="text/html" if html else JSON.media_type, headers=tagged)
 
     @router.get("/counts")
     async def get_counts(request: Request) -> Response:
         """How many flows there are, in all and by node, organization and tag."""
-        tagged = headers_of(tag_of(changes.epoch, changes.count("counts")))
+        count = changes.count("counts")
+        tagged = headers_of(tag_of(changes.epoch, count))
         if (same := not_modified(request, tagged)) is not None:
             return same
         body = answers.get(tagged["ETag"])
         if body is None:
             body = await runtime.read(lambda brief=False: orjson.dumps(catalogue.counts(brief=brief)))
-            answers.put(tagged["ETag"], body)
+            tagged = kept(tagged, body, "counts", count)
         return Response(body, media_type=JSON.media_type, headers=tagged)
 
     @router.get("/map")
@@ -227,15 +290,14 @@ def add_reading(router: APIRouter, runtime: Runtime, cache: Cache) -> None:
         if (same := not_modified(request, tagged)) is not None:
             return same
         stale = {"stale": list(standing.stale)} if standing.stale else {}
-        more = {"connection": dict(standing.connection)} | stale
-        return Streamed(await runtime.read(partial(cache.spool, more)), headers=tagged)
+        return await spool.answer({"connection": dict(standing.connection)} | stale, tagged)
 
     @router.get("/_cache")
     async def get_cache() -> Response:
         """A registry's durable state."""
         if not identity.registry:
             raise RoleError("this service is no registry")
-        return Streamed(await runtime.read(partial(cache.spool, {})))
+        return await spool.answer({})
 
 
 def _extras(answer: Answer) -> dict[str, Any]:

@@ -1,0 +1,108 @@
+"""The loop around the core: nothing that was asked waits for something else to happen."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from kodo.cache import Cache, Owner
+from kodo.core.instructions import Send
+from kodo.core.registry import Profile, Registry
+from kodo.errors import CacheError
+from kodo.models import PeerReply, Registration
+from kodo.runtime import Answer, Identity, Runtime
+
+URL = "http://127.0.0.1:3366"
+
+
+class Nobody:
+    """A carrier that is never asked."""
+
+    async def post(self, send: Send, message: dict[str, Any]) -> PeerReply:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        pass
+
+
+def running(cache: Cache, work: Callable[[Runtime], Awaitable[None]]) -> None:
+    """Run a runtime over this cache, as long as `work` takes."""
+
+    async def run() -> None:
+        kept = cache.catalogue
+        registry = Registry(Profile(URL), kept.parts(), kept.peers(), kept.own_rows(), kept.contents())
+        runtime = Runtime(Identity(URL), registry, cache, Nobody())
+        await runtime.start(None)
+        try:
+            async with asyncio.timeout(10):
+                await work(runtime)
+        finally:
+            await runtime.stop()
+
+    asyncio.run(run())
+
+
+def registration(number: int) -> Registration:
+    return Registration.model_validate({"url": f"http://n{number}:1", "flows": []})
+
+
+def test_what_comes_while_the_writer_works_is_done_next() -> None:
+    """A registration that comes during a commit is answered without another event."""
+    cache = Cache(Owner(URL))
+    inside, go, commit = threading.Event(), threading.Event(), cache.commit
+
+    def slow() -> None:
+        inside.set()
+        go.wait(10)
+        commit()
+
+    async def work(runtime: Runtime) -> None:
+        cache.commit = slow  # type: ignore[method-assign]
+        first = asyncio.create_task(runtime.register(registration(1)))
+        await asyncio.to_thread(inside.wait, 10)
+        second = asyncio.create_task(runtime.register(registration(2)))
+        await asyncio.sleep(0)
+        go.set()
+        answers: list[Answer] = await asyncio.gather(first, second)
+        assert [answer.reply.ticket for answer in answers] == [1, 2]
+
+    running(cache, work)
+
+
+def test_a_look_at_the_core_comes_between_what_is_asked() -> None:
+    """Whoever looks at the core gets a turn while registrations come without end."""
+
+    async def work(runtime: Runtime) -> None:
+        ended = asyncio.Event()
+
+        async def register() -> None:
+            number = 0
+            while not ended.is_set():
+                number += 1
+                await runtime.register(registration(number % 7))
+
+        asking = [asyncio.create_task(register()) for _ in range(3)]
+        assert await runtime.inspect(lambda registry, _: registry.key) == URL
+        ended.set()
+        await asyncio.gather(*asking)
+
+    running(Cache(Owner(URL)), work)
+
+
+def test_a_fault_behind_the_commit_ends_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was asked is refused, and the service ends, when its answer cannot be carried out."""
+
+    def fail(self: Runtime, instruction: object) -> None:
+        raise ZeroDivisionError
+
+    async def work(runtime: Runtime) -> None:
+        monkeypatch.setattr(Runtime, "_carry_out", fail)
+        with pytest.raises(CacheError):
+            await runtime.register(registration(1))
+        assert isinstance(await runtime.failure, ZeroDivisionError)
+
+    running(Cache(Owner(URL)), work)
