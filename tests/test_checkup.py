@@ -105,12 +105,13 @@ def test_an_early_checkup_vouches_for_nothing_else(tmp_path: Path, early: list[C
 
 def test_a_checkup_under_way_leaves_sqlite_its_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache that is opened beside its early checkup is locked: another process that looks at it takes no log away."""
-    path, opened, find = cache_at(tmp_path / "c.db"), Event(), checkup._fault_of
+    path, reading, opened, find = cache_at(tmp_path / "c.db"), Event(), Event(), checkup._fault_of
     check = Catalogue._check_content
 
     def held(path: Path) -> str | None:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as db:
             db.execute("SELECT * FROM meta").fetchall()
+            reading.set()
             opened.wait(10)
             return find(path)
 
@@ -121,6 +122,7 @@ def test_a_checkup_under_way_leaves_sqlite_its_locks(tmp_path: Path, monkeypatch
     monkeypatch.setattr(checkup, "_fault_of", held)
     monkeypatch.setattr(Catalogue, "_check_content", checked)
     begin_early(["--cache", str(path)])
+    reading.wait(10)
     cache = Cache(OWNER, path)
     peer = PeerState(canonical("http://p:1"), "http://p:1", "http://p:1")
     with cache.catalogue.writing():
@@ -130,31 +132,6 @@ def test_a_checkup_under_way_leaves_sqlite_its_locks(tmp_path: Path, monkeypatch
     subprocess.run([sys.executable, "-c", LOOK, str(path)], check=True)
     assert (tmp_path / "c.db-wal").stat().st_ino == log
     cache.close()
-
-
-def test_a_checkup_leaves_the_log_of_others_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The log of the database that stands at the path when a checkup ends stays, also if it is another one by then."""
-    path, read, moved = cache_at(tmp_path / "c.db"), Event(), Event()
-    connect = sqlite3.connect
-
-    class Slow(sqlite3.Connection):
-        def close(self) -> None:
-            read.set()
-            moved.wait(10)
-            super().close()
-
-    monkeypatch.setattr(sqlite3, "connect", lambda *args, **kwargs: connect(*args, **kwargs, factory=Slow))
-    begun = Checkup(path)
-    read.wait(10)
-    monkeypatch.setattr(sqlite3, "connect", connect)
-    for name in ("c.db", "c.db-wal", "c.db-shm"):
-        (tmp_path / name).rename(tmp_path / f"aside-{name}")
-    new = Cache(OWNER, path)
-    log = (tmp_path / "c.db-wal").stat().st_ino
-    moved.set()
-    begun.wait()
-    assert (tmp_path / "c.db-wal").stat().st_ino == log
-    new.close()
 
 
 def test_only_a_catalogue_is_checked_early(tmp_path: Path, early: list[Checkup]) -> None:
