@@ -19,7 +19,7 @@ from tests.benchmarks.__main__ import chosen, main
 from tests.benchmarks.load import NUMBER, Request
 from tests.benchmarks.pair import change
 from tests.benchmarks.row import Begin, Measure, Outcome, Row, Side, Target, absolute, at_least, at_most, measure, plus
-from tests.benchmarks.rows import ROWS, any_filter, newcomer
+from tests.benchmarks.rows import ROWS, any_filter, any_page, by_tag, newcomer
 from tests.benchmarks.services import QUICK, Bench, Scale, UnmeasuredError
 from tests.conftest import Start
 
@@ -102,9 +102,11 @@ def test_every_row_says_what_it_is() -> None:
 
 
 def test_every_filter_is_one() -> None:
-    """What the filters ask is read as expressions, with every operator among them, and nothing is asked twice."""
-    asked = [parse_qs(urlsplit(path).query)["q"][0] for kind in any_filter(1000) for path in kind]
-    assert len(set(asked)) == len(asked)
+    """What is asked is read as expressions, with every operator among them, and no request is made twice."""
+    paths = [path for kind in any_filter(1000) for path in kind]
+    for each in (paths, any_page(1000), by_tag(1000)):
+        assert len(set(each)) == len(each)
+    asked = [parse_qs(urlsplit(path).query)["q"][0] for path in paths]
     assert not [q for q in asked if (query.shown(query.parse(q)) or "").startswith("fulltext:")]
     for operator in ("== ", "!= ", "< ", "> ", ">= ", "~ ", "@tag(", "& ", "| ", "not "):
         assert any(operator in q for q in asked)

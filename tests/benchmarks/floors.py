@@ -30,8 +30,12 @@ def _json(content: Any) -> Response:
     return Response(orjson.dumps(content), media_type="application/json")
 
 
+TAG = 'W/"a-1"'
+"""The tag of the page."""
+
+
 def page() -> FastAPI:
-    """A route with four checked parameters, which writes ten dicts by orjson."""
+    """A route with four checked parameters, which writes ten dicts by orjson, or says that they have this tag."""
     app = FastAPI()
     one = data.node(0)
     shown = {"registry": "http://127.0.0.1:3366", "node": one["url"], "organization": one["organization"]}
@@ -40,11 +44,14 @@ def page() -> FastAPI:
 
     @app.get("/flows")
     async def get_flows(
+        request: Request,
         p: Annotated[int, Query(ge=0)] = 0,
         pp: Annotated[int, Query(ge=1, le=1000)] = 10,
         by: Annotated[str, Query()] = "",
         q: Annotated[str, Query()] = "",
     ) -> Response:
+        if request.headers.get("if-none-match") == TAG:
+            return Response(status_code=304, headers={"ETag": TAG})
         return _json({"total": 10, "filtered": 10, "p": p, "pp": pp, "items": items, "by": by, "q": q})
 
     return app

@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from itertools import count, cycle
+from itertools import count, cycle, product
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 from urllib.request import urlopen
 
@@ -26,6 +26,7 @@ from tests.benchmarks.load import NUMBER, Connection, Load, Request, burst, load
 from tests.benchmarks.row import Begin, Measure, Row, Side, absolute, at_least, at_most, plus
 from tests.benchmarks.services import Bench, Service, free_port
 
+T = TypeVar("T")
 MS, S, RATE, NODES, MIB = "ms", "s", "requests/s", "nodes/s", "MiB"
 FEW = 1_000
 """Flows of a small registry, which most figures at many flows are not to exceed."""
@@ -54,6 +55,25 @@ PHRASES = _shuffled(f"{word} {join}" for word in data.WORDS for join in data.JOI
 
 Paths = Callable[[int], list[str]]
 """What is asked of a registry that holds so many flows, in turns."""
+MANY = 20_000
+"""Requests that are worded differently: more than are asked in all rounds, so that no answer was given before."""
+
+
+def _wordings(word: str) -> list[str]:
+    """A direction of `by`, which may be cut off anywhere."""
+    return [word[:length] for length in range(1, len(word) + 1)]
+
+
+DEFAULT = [
+    f"registry:{registry},name:{name},node:{node},url:{url}"
+    for registry, name, node, url in product(_wordings("ascending"), repeat=4)
+]
+"""Many ways to ask for the default order: the registry is the same in all rows."""
+
+
+def _reworded(paths: Sequence[str]) -> list[str]:
+    """These in turns, worded differently each time: answers are kept, and one that is would measure nothing else."""
+    return [f"{paths[at % len(paths)]}&by={DEFAULT[at // len(paths) % len(DEFAULT)]}" for at in range(MANY)]
 
 
 def first_page(flows: int) -> list[str]:
@@ -61,12 +81,13 @@ def first_page(flows: int) -> list[str]:
 
 
 def any_page(flows: int) -> list[str]:
-    chance = random.Random(1)
-    return [f"/flows?p={chance.randrange(flows // 10)}" for _ in range(5000)]
+    pages = list(range(flows // 10))
+    random.Random(1).shuffle(pages)
+    return _reworded([f"/flows?p={page}" for page in pages[:MANY]])
 
 
 def middle_page(flows: int) -> list[str]:
-    return [f"/flows?p={flows // 20}"]
+    return _reworded([f"/flows?p={flows // 20 + page}" for page in range(30)])
 
 
 def counting(flows: int) -> list[str]:
@@ -78,18 +99,21 @@ def any_page_in_html(flows: int) -> list[str]:
 
 
 def last_page(flows: int) -> list[str]:
-    return [f"/flows?p={flows // 10 - 1}"]
+    return _reworded([f"/flows?p={flows // 10 - 1 - page}" for page in range(30)])
 
 
 def any_sort(flows: int) -> list[list[str]]:
-    """For each order some pages of it."""
+    """For each order many pages of it, which may be worded differently."""
     chance = random.Random(2)
-    orders = [f"{column}:{way}" for column in COLUMNS for way in "ad"]
-    return [[f"/flows?by={by}&p={chance.randrange(flows // 10)}" for _ in range(5)] for by in orders]
+    orders = [(column, _wordings(way)) for column in COLUMNS for way in ("ascending", "descending")]
+    return [
+        [f"/flows?by={column}:{chance.choice(ways)}&p={chance.randrange(flows // 10)}" for _ in range(MANY // 20)]
+        for column, ways in orders
+    ]
 
 
 def any_filter(flows: int) -> list[list[str]]:
-    """For each operator and each column that it makes sense for, some selections, none of them twice."""
+    """For each operator and each column that it makes sense for, some selections, many times with other words."""
     owners, tags = [data.organization(rank) for rank in range(20)], data.TOPICS[:20]
     words, firsts = NEEDLES[-20:], sorted(data.FIRST)
     asked = [
@@ -105,15 +129,15 @@ def any_filter(flows: int) -> list[list[str]]:
         [f'author ~ "{first}" | @tag("{tag}")' for first, tag in zip(firsts, tags, strict=True)],
         [f'not (@tag("{tag}") | name ~ "{word}")' for tag, word in zip(tags, words, strict=True)],
     ]
-    return [list(map(_asking, one)) for one in asked]
+    return [_reworded(list(map(_asking, one)))[: MANY // 20] for one in asked]
 
 
 def by_organization(flows: int) -> list[str]:
-    return [_asking(f'organization == "{data.organization(rank)}"') for rank in range(0, 40, 2)]
+    return _reworded([_asking(f'organization == "{data.organization(rank)}"') for rank in range(0, 40, 2)])
 
 
 def by_tag(flows: int) -> list[str]:
-    return [_asking(f'@tag("{tag}")') for tag in data.TOPICS[::2]]
+    return _reworded([_asking(f'@tag("{tag}")') for tag in data.TOPICS[::2]])
 
 
 def by_name(flows: int) -> list[str]:
@@ -130,8 +154,8 @@ def everything(flows: int) -> list[str]:
     return [
         *any_page(flows)[:20],
         *sorts,
-        *by_organization(flows),
-        *by_tag(flows),
+        *by_organization(flows)[:20],
+        *by_tag(flows)[:20],
         *by_name(flows)[:10],
         *by_text(flows)[:10],
     ]
@@ -166,13 +190,18 @@ def reading(paths: Paths, figure: Figure = p50, connections: int = 1, flows: int
         rounds = count()
 
         def measure() -> float:
-            # Each round asks on where another begins, so that answers are not those of the round before.
-            at = next(rounds) * len(requests) // bench.scale.rounds
-            return figure(load(url, requests[at:] + requests[:at], connections, bench.scale.seconds))
+            asked = _turned(requests, next(rounds), bench)
+            return figure(load(url, asked, connections, bench.scale.seconds))
 
         yield measure
 
     return begin
+
+
+def _turned(asked: list[T], number: int, bench: Bench) -> list[T]:
+    """Each round asks on where another begins, so that answers are not those of the round before."""
+    at = number * len(asked) // bench.scale.rounds
+    return asked[at:] + asked[:at]
 
 
 def bare_page(paths: Paths, figure: Figure = p50, connections: int = 1) -> Side:
@@ -192,8 +221,14 @@ def slowest(kinds: Callable[[int], list[list[str]]]) -> Begin:
 
     @contextmanager
     def begin(bench: Bench) -> Iterator[Measure]:
+        rounds, asked = count(), kinds(bench.scale.flows)
         with Connection(bench.listing().url) as connection:
-            yield partial(_slowest, connection, kinds(bench.scale.flows), bench.scale.seconds)
+
+            def measure() -> float:
+                number = next(rounds)
+                return _slowest(connection, [_turned(kind, number, bench) for kind in asked], bench.scale.seconds)
+
+            yield measure
 
     return begin
 
@@ -220,6 +255,13 @@ def asking_whether_it_changed(bench: Bench) -> Iterator[Measure]:
     with urlopen(f"{url}/flows") as answer:
         request = Request("/flows", tag=answer.headers["ETag"])
     yield lambda: load(url, [request], 1, bench.scale.seconds).p50
+
+
+@contextmanager
+def bare_asking_whether_it_changed(bench: Bench) -> Iterator[Measure]:
+    """The bare route compares the tag that the page has."""
+    with bench.floor("page") as service:
+        yield lambda: load(service.url, [Request("/flows", tag=floors.TAG)], 1, bench.scale.seconds).p50
 
 
 @contextmanager
@@ -467,6 +509,8 @@ def joining(bench: Bench) -> Iterator[Measure]:
 def copying(bench: Bench) -> Iterator[Measure]:
     """The cache file is copied, and a registry started on the copy."""
     flows = bench.scale.flows
+    bench.filled(flows)
+    bench.end_shared()
 
     def measure() -> float:
         began = time.perf_counter()
@@ -691,7 +735,7 @@ ROWS: tuple[Row, ...] = (
         "not-modified",
         "the first page, asked for with its tag (304), p50",
         MS,
-        bare_page(first_page),
+        Side("FastAPI route, 4 checked parameters, the tag compared", bare_asking_whether_it_changed),
         kodo(asking_whether_it_changed),
         at_most(1.3),
         grows=True,
