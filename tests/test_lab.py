@@ -675,14 +675,26 @@ def seen(registries: int, nodes: int) -> list[Seen]:
     return found
 
 
-@pytest.mark.parametrize(("registries", "nodes"), [(2, 2), (3, 5), (6, 14), (1, 19)])
-def test_labels_do_not_overlap(registries: int, nodes: int) -> None:
-    """Whatever the shape, up to twenty members: no label or marker covers another."""
-    graph = graph_of(seen(registries, nodes))
+def readable(graph: Any) -> None:
+    """No label or marker covers another."""
     places = place(graph, {})
     boxes = {name: box_of(name, kind) for name, kind in graph.nodes(data="kind")}
     for one, other in combinations(sorted(places), 2):
         assert min(boxes[one].overlap(places[one], boxes[other], places[other])) < 1e-6, (one, other)
+
+
+@pytest.mark.parametrize(("registries", "nodes"), [(2, 2), (3, 5), (6, 14), (1, 19)])
+def test_labels_do_not_overlap(registries: int, nodes: int) -> None:
+    """Whatever the shape, up to twenty members, each can be read."""
+    readable(graph_of(seen(registries, nodes)))
+
+
+def test_a_clique_of_24_settles_and_can_be_read() -> None:
+    """Two dozen registries, each connected with each other, agree on a flow, and their picture can be read."""
+    with MeshLab.from_graph(nx.complete_graph(24)) as clique:
+        clique.add_node(connect=next(iter(clique)), flows=["known to all"])
+        assert len(clique.settle().per_registry) == 24
+        readable(clique.topology().graph)
 
 
 def test_who_comes_moves_nobody_much_and_the_same_mesh_has_the_same_places() -> None:

@@ -226,7 +226,8 @@ def slowest(kinds: Callable[[int], list[list[str]]]) -> Begin:
 
             def measure() -> float:
                 number = next(rounds)
-                return _slowest(connection, [_turned(kind, number, bench) for kind in asked], bench.scale.seconds)
+                share = [_turned(kind, number, bench)[: len(kind) // bench.scale.rounds] for kind in asked]
+                return _slowest(connection, share, bench.scale.seconds)
 
             yield measure
 
@@ -238,8 +239,9 @@ def bare_slowest(kinds: Callable[[int], list[list[str]]]) -> Side:
 
     @contextmanager
     def begin(bench: Bench) -> Iterator[Measure]:
+        share = [kind[: len(kind) // bench.scale.rounds] for kind in kinds(bench.scale.flows)]
         with bench.floor("page") as service, Connection(service.url) as connection:
-            yield partial(_slowest, connection, kinds(bench.scale.flows), bench.scale.seconds)
+            yield partial(_slowest, connection, share, bench.scale.seconds)
 
     return Side("FastAPI route, 4 checked parameters, ten dicts by orjson", begin)
 
