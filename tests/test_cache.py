@@ -136,10 +136,11 @@ def test_a_locked_database_is_not_set_aside(tmp_path: Path, monkeypatch: pytest.
     assert not list(tmp_path.glob("*set-aside*"))
 
 
-def test_a_cache_that_is_removed_while_running(tmp_path: Path) -> None:
-    """Nothing is acknowledged that went into a file which is no longer there."""
+@pytest.mark.parametrize("removed", ["c.db", "c.db-wal"])
+def test_a_cache_that_is_removed_while_running(tmp_path: Path, removed: str) -> None:
+    """Nothing is acknowledged that went into a file, or its log, which is no longer there."""
     cache = Cache(OWNER, tmp_path / "c.db")
-    (tmp_path / "c.db").unlink()
+    (tmp_path / removed).unlink()
     with cache.catalogue.writing():
         cache.write(save(1))
         with pytest.raises(CacheError, match="removed"):
@@ -221,18 +222,6 @@ def test_a_database_without_a_schema_is_set_aside(tmp_path: Path) -> None:
         db.execute("PRAGMA user_version = 3")
     Cache(OWNER, tmp_path / "c.db").close()
     assert list(tmp_path.glob("c.db.set-aside-*"))
-
-
-def test_a_log_that_is_removed_while_running(tmp_path: Path) -> None:
-    """Nothing is acknowledged that went into a log which is no longer there."""
-    cache = Cache(OWNER, tmp_path / "c.db")
-    (tmp_path / "c.db-wal").unlink()
-    with cache.catalogue.writing():
-        cache.write(save(1))
-        with pytest.raises(CacheError, match="removed"):
-            cache.commit()
-        cache.rollback()
-    cache.close()
 
 
 def test_a_cache_that_somebody_holds_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
