@@ -356,8 +356,9 @@ def test_a_read_that_was_held_up_before_it_began_gives_up_too(
         catalogue.page(None, parse_order(""), 0, 10, brief=True)
 
 
-def test_a_brief_read_gives_up(catalogue: Catalogue) -> None:
+def test_a_brief_read_gives_up(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
     """A brief read that would hold the event loop is refused; the same read without `brief` answers."""
+    monkeypatch.setattr("kodo.catalogue.BRIEF", 0.0)
     write(catalogue, *(entry(number, [flow(f"f{at}") for at in range(20)], number) for number in range(300)))
     select = compile_filter(parse('not name ~ "q"'))
     with pytest.raises(BusyError):
