@@ -18,9 +18,11 @@ from tests.waiting import until
 NODE = "http://node1:3367"
 VISIBLE = re.compile(r"visible at (\d+) of (\d+) registries in (\d+) ms")
 PARTLY = re.compile(r"visible at (\d+) of (\d+) registries after (\d+) ms; missing: (.+)")
+AMPLE = 10.0
+"""Seconds to wait for receipts. Each hop has a tenth less, for its answer to be in time on a busy machine as well."""
 
 
-def register(served: Served, node: str = NODE, *flows: str, timeout: float = 10) -> dict[str, Any]:
+def register(served: Served, node: str = NODE, *flows: str, timeout: float = AMPLE) -> dict[str, Any]:
     """Register and wait for the mesh."""
     answer = served.client.post("/register", params={"wait": "mesh", "timeout": timeout}, json=record(node, *flows))
     assert answer.status_code == 200, answer.text
@@ -83,12 +85,12 @@ def test_a_paused_registry_is_missing(launch: Launch) -> None:
     paused = registries[2]
     paused.signal(signal.SIGSTOP)
     began = time.monotonic()
-    reply = register(registries[0], NODE, "a", timeout=4)
+    reply = register(registries[0], NODE, "a")
     took = time.monotonic() - began
     found = PARTLY.fullmatch(reply["message"][-1])
     assert found, reply["message"]
     assert (found[1], found[2], found[4]) == ("3", "4", paused.url)
-    assert 3 < took < 6
+    assert AMPLE - 1 < took < AMPLE + 5
     paused.signal(signal.SIGCONT)
     settled(*registries)
     assert register(registries[0], NODE, "b")["message"][-1].startswith("visible at 4 of 4")
@@ -99,7 +101,7 @@ def test_a_dead_registry_is_missing(launch: Launch) -> None:
     registries = ring(launch, 3)
     dead = registries.pop()
     dead.kill()
-    found = PARTLY.fullmatch(register(registries[0], NODE, "a", timeout=3)["message"][-1])
+    found = PARTLY.fullmatch(register(registries[0], NODE, "a")["message"][-1])
     assert found
     assert (found[1], found[2], found[4]) == ("2", "3", dead.url)
     for each in registries:
