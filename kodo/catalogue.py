@@ -50,8 +50,9 @@ STEPS = 500
 """Steps of SQLite's machine between looks at the clock."""
 PIECE = 100
 """Nodes that are written at once."""
-MERGED = 4
-"""Segments of the trigrams that are merged into one as they come; SQLite's own default."""
+MERGED = 8
+"""Segments of the trigrams that are merged into one as they come: of 4, SQLite's default, writing them costs 1.4 times
+as much; of 16, which is cheaper still, a search looks into so many that it takes half as long again."""
 INDEXED = {"f.name", "f.node", "n.organization", "n.created", "n.modified", "n.heartbeat"}
 """Columns that the listing has an index of; one of each of the others would halve the registrations in a second."""
 UNINDEXED = 500
@@ -63,7 +64,7 @@ LOGGED = 8000
 RANKINGS = 32 * 2**20
 """Bytes of rankings that are kept: some twenty of 100,000 flows, or two of a million."""
 
-_SCHEMA = """
+_SCHEMA = f"""
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 CREATE TABLE part (origin TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE peer (key TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
@@ -94,6 +95,7 @@ CREATE VIRTUAL TABLE trigram USING fts5(
   content = 'flow_text', content_rowid = 'id', columnsize = 0);
 CREATE VIEW unindexed AS
   SELECT * FROM flow_text WHERE id > (SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'indexed');
+INSERT INTO trigram (trigram, rank) VALUES ('automerge', {MERGED});
 INSERT INTO meta VALUES ('indexed', 0);
 CREATE TABLE tally (kind TEXT NOT NULL, value TEXT NOT NULL, flows INTEGER NOT NULL, PRIMARY KEY (kind, value))
   WITHOUT ROWID;

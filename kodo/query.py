@@ -32,7 +32,7 @@ Python. The tests compare the two readings.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, assert_never
 
@@ -413,7 +413,7 @@ class _Writer:
     def contains(self, left: Operand, right: Operand) -> list[str]:
         """The tests that the left text has the right one in it."""
         if isinstance(left, Column) and left.name in _SEARCHED and isinstance(right, Literal):
-            return self.found([left.name], right.text.casefold())
+            return self.found((left.name,), right.text.casefold())
         literally = f"instr({self.folded(left)}, {self.folded(right)}) > 0"
         return [literally]
 
@@ -421,7 +421,7 @@ class _Writer:
         """The test that any of the searched columns has the text in it."""
         return _join(" AND ", [_Piece(test) for test in self.found(_SEARCHED, text.casefold())])
 
-    def found(self, columns: Sequence[str], folded: str) -> list[str]:
+    def found(self, columns: tuple[str, ...], folded: str) -> list[str]:
         """The tests that any of these columns has a text in it, by the trigrams where they help: not for NUL or short.
 
         What they find is exact, a phrase of trigrams being a text without a gap, but for long and for vague needles.
@@ -432,7 +432,9 @@ class _Writer:
         if len(folded) < _SHORTEST or "\0" in folded:
             return [whole]
         quoted = folded[:_LONGEST].replace('"', '""')
-        phrase = self.bind(f'{{{" ".join(columns)}}} : "{quoted}"')
+        # All of its columns are not named: the index would compare the place of each hit with them.
+        within = "" if columns == _SEARCHED else f"{{{' '.join(columns)}}} : "
+        phrase = self.bind(f'{within}"{quoted}"')
         indexed = f"SELECT rowid FROM trigram WHERE trigram MATCH {phrase}"
         waiting = f"SELECT id FROM unindexed WHERE {whole.replace('t.', '')}"
         return [
