@@ -13,14 +13,29 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from kodo import query
+from kodo.catalogue import Catalogue
 from kodo.models import Registration
 from tests.benchmarks import data, load, report, soak
 from tests.benchmarks.__main__ import chosen, main
 from tests.benchmarks.load import NUMBER, Request
 from tests.benchmarks.pair import change
-from tests.benchmarks.row import Begin, Measure, Outcome, Row, Side, Target, absolute, at_least, at_most, measure, plus
+from tests.benchmarks.row import (
+    Begin,
+    Measure,
+    Outcome,
+    Row,
+    Side,
+    Target,
+    absolute,
+    at_least,
+    at_most,
+    compared,
+    measure,
+    plus,
+)
 from tests.benchmarks.rows import ROWS, any_filter, any_page, by_tag, newcomer
 from tests.benchmarks.services import QUICK, Bench, Scale, UnmeasuredError
+from tests.benchmarks.subjects import joining_alone, registering_alone
 from tests.conftest import Start
 
 
@@ -90,15 +105,34 @@ def test_newcomers_have_a_number_in_their_url() -> None:
     assert (newcomer().body or "").count(NUMBER) == 1
 
 
+def test_what_sqlite_is_told_again_is_the_same(tmp_path: Path) -> None:
+    """SQLite alone ends with what it has under kodo, from new nodes one by one and from another registry's at once."""
+    url, paths = "http://127.0.0.1:2", [tmp_path / name for name in ("one.db", "other.db", "joined.db", "again.db")]
+    assert registering_alone(str(paths[0]), str(paths[1]), url, first=1, nodes=40) > 0
+    assert joining_alone(str(paths[2]), str(paths[3]), url, flows=400) > 0
+    shown = []
+    for path in paths:
+        catalogue = Catalogue(url, path)
+        page = catalogue.page(query.compile_filter(query.parse('name ~ "agent"')), query.parse_order(""), 0, 1000)
+        shown.append((page.total, page.items))
+        catalogue.close()
+    assert shown[0] == shown[1]
+    assert shown[2] == shown[3]
+    assert [total for total, _ in shown] == [400] * 4
+    assert all(items for _, items in shown)
+
+
 # -- the rows ----------------------------------------------------------------------------------------------
 
 
 def test_every_row_says_what_it_is() -> None:
-    """Rows have names of their own, a work, a unit, a floor that is named, and a target."""
+    """Rows have names of their own, a work, a unit and a floor that is named; those without a target come last."""
     assert len({each.name for each in ROWS}) == len(ROWS)
     for each in ROWS:
-        assert all((each.work, each.unit, each.floor.what, each.kodo.what, each.target.text)), each.name
+        assert all((each.work, each.unit, each.floor.what, each.kodo.what)), each.name
         assert "{" not in Scale().fill(each.work)
+    aims = [bool(each.target.text) for each in ROWS]
+    assert aims == sorted(aims, reverse=True)
 
 
 def test_every_filter_is_one() -> None:
@@ -133,12 +167,14 @@ def test_rows_are_chosen_by_name_and_pattern() -> None:
         (plus(3, "ms"), 10, 14, "missed"),
         (absolute(20, "ms"), 1, 20, "met"),
         (absolute(20, "ms"), 1, 21, "missed"),
+        (compared(), 1, 1000, "compared"),
+        (compared(more=True), 1000, 1, "compared"),
     ],
 )
 def test_a_verdict_is_what_the_target_says(
     bench: Bench, target: Target, floor: float, kodo: float, verdict: str
 ) -> None:
-    """Targets are times the floor, at least so many times it, the floor and so much, or a figure."""
+    """Targets are times the floor, at least so many times it, the floor and so much, a figure, or none."""
     assert outcome(bench, target, (floor,) * 3, (kodo,) * 3).verdict == verdict
 
 
@@ -173,6 +209,7 @@ def test_the_table(bench: Bench) -> None:
     outcomes = [
         outcome(bench, at_most(1.3), (0.5, 0.4, 0.6), (1, 1, 1)),
         replace(outcome(bench, at_most(1.3), (1,) * 3, (1234,) * 3), reason="no [bold]reason|[/bold]"),
+        outcome(bench, compared(), (1,) * 3, (2,) * 3),
     ]
     text = io.StringIO()
     report.console(text).print(report.table(outcomes), report.summary(outcomes), sep="\n", markup=False, soft_wrap=True)
@@ -185,7 +222,8 @@ def test_the_table(bench: Bench) -> None:
     assert lines[3] == (
         r"| `a-row` | some work at 1,000 flows | ms | | | | 1.3 x floor | not measured: no [bold]reason\|[/bold] |"
     )
-    assert lines[4] == "0 of 2 targets met; missed: a-row (1.54 x what is allowed)"
+    assert lines[4] == "| `a-row` | some work at 1,000 flows | ms | 1.00 | 2.00 | 2.00 | | compared |"
+    assert lines[5] == "0 of 2 targets met; missed: a-row (1.54 x what is allowed)"
 
 
 def test_the_json_has_every_round(bench: Bench) -> None:

@@ -11,7 +11,7 @@ import signal
 import sqlite3
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,15 +32,51 @@ def _json(content: Any) -> Response:
 
 TAG = 'W/"a-1"'
 """The tag of the page."""
+REGISTRY = "http://127.0.0.1:3366"
 
 
 def page() -> FastAPI:
     """A route with four checked parameters, which writes ten dicts by orjson, or says that they have this tag."""
-    app = FastAPI()
     one = data.node(0)
-    shown = {"registry": "http://127.0.0.1:3366", "node": one["url"], "organization": one["organization"]}
+    shown = {"registry": REGISTRY, "node": one["url"], "organization": one["organization"]}
     times = dict.fromkeys(("created", "modified", "heartbeat"), "2024-12-25T18:03:12.989989")
     items = [{**shown, **times, **flow} for flow in one["flows"].values()]
+    return _pages(lambda p, pp: items)
+
+
+def rows(cache: str) -> FastAPI:
+    """The same route, which reads the rows of a page by their ids, in an order that it knows, from a cache of kodo."""
+    db = sqlite3.connect(cache)
+    columns = (
+        "node",
+        "url",
+        "name",
+        "author",
+        "description",
+        "organization",
+        "created",
+        "modified",
+        "heartbeat",
+        "tags",
+    )
+    ids = [number for (number,) in db.execute("SELECT id FROM flow ORDER BY name, node, url")]
+    wanted = (
+        "SELECT f.node, f.url, f.name, f.author, f.description, n.organization, n.created, n.modified, n.heartbeat,"
+        " f.tags FROM json_each(?) i CROSS JOIN flow f ON f.id = i.value CROSS JOIN record n ON n.id = f.record"
+    )
+
+    def items(p: int, pp: int) -> list[dict[str, Any]]:
+        found = db.execute(wanted, (orjson.dumps(ids[p * pp : (p + 1) * pp]).decode(),))
+        shown = [{"registry": REGISTRY, **dict(zip(columns, row, strict=True))} for row in found]
+        for row in shown:
+            row["tags"] = orjson.loads(row["tags"])
+        return shown
+
+    return _pages(items)
+
+
+def _pages(items: Callable[[int, int], list[dict[str, Any]]]) -> FastAPI:
+    app = FastAPI()
 
     @app.get("/flows")
     async def get_flows(
@@ -52,7 +88,7 @@ def page() -> FastAPI:
     ) -> Response:
         if request.headers.get("if-none-match") == TAG:
             return Response(status_code=304, headers={"ETag": TAG})
-        return _json({"total": 10, "filtered": 10, "p": p, "pp": pp, "items": items, "by": by, "q": q})
+        return _json({"total": 10, "filtered": 10, "p": p, "pp": pp, "items": items(p, pp), "by": by, "q": q})
 
     return app
 
@@ -124,8 +160,23 @@ def register(path: str) -> FastAPI:
     return app
 
 
+def durable_relay(path: str, *following: str) -> FastAPI:
+    """A relay that has what it is told on disk before it tells it to the next one."""
+    log = Path(path).open("ab", buffering=0)  # noqa: SIM115, it is open as long as the service runs
+
+    def make_durable(body: bytes) -> None:
+        log.write(body)
+        os.fsync(log.fileno())
+
+    return _relay(following, lambda body: asyncio.get_running_loop().run_in_executor(None, make_durable, body))
+
+
 def relay(*following: str) -> FastAPI:
     """A service that remembers what it is told, and tells it to the next one by one kept client."""
+    return _relay(following, lambda _: asyncio.sleep(0))
+
+
+def _relay(following: Sequence[str], remember: Callable[[bytes], Awaitable[None]]) -> FastAPI:
     import httpx  # noqa: PLC0415, here alone
 
     app = FastAPI()
@@ -143,6 +194,7 @@ def relay(*following: str) -> FastAPI:
     async def post_register(request: Request) -> Response:
         body = await request.body()
         known.add(orjson.loads(body)["url"])
+        await remember(body)
         tell(body)
         return _json({"message": []})
 
@@ -185,7 +237,14 @@ def watch(report: str, every: float = 0.001) -> None:
     loop.add_signal_handler(signal.SIGUSR1, lambda: Path(report).write_text(str(1000 * longest)))
 
 
-ROUTES: dict[str, Routes] = {"page": page, "register": register, "relay": relay, "held": held}
+ROUTES: dict[str, Routes] = {
+    "page": page,
+    "rows": rows,
+    "register": register,
+    "relay": relay,
+    "durable_relay": durable_relay,
+    "held": held,
+}
 
 
 def run(name: str, port: int, *args: str) -> None:

@@ -22,7 +22,7 @@ from tests.benchmarks.load import client
 from tests.benchmarks.row import Outcome, Row
 from tests.benchmarks.services import Scale
 
-STYLES = {"met": "green", "missed": "bold red", "failed": "bold red", "not measured": "dim"}
+STYLES = {"met": "green", "missed": "bold red", "failed": "bold red", "not measured": "dim", "compared": ""}
 Curve = tuple[Row, list[tuple[int, Outcome]]]
 """A row, measured at several numbers of flows."""
 
@@ -65,8 +65,9 @@ def brief(outcome: Outcome) -> str:
     """An outcome in a line."""
     if outcome.reason is not None:
         return f"{outcome.verdict}: {short(outcome.reason)}"
-    unit = outcome.row.unit
-    return f"{spread(outcome.floor)} and {spread(outcome.kodo)} {unit}, {outcome.verdict} ({outcome.row.target.text})"
+    unit, aim = outcome.row.unit, outcome.row.target.text
+    said = f"{spread(outcome.floor)} and {spread(outcome.kodo)} {unit}, {outcome.verdict}"
+    return f"{said} ({aim})" if aim else said
 
 
 def headline(where: dict[str, Any]) -> str:
@@ -104,10 +105,11 @@ def _cells(outcome: Outcome) -> tuple[str, ...]:
 
 def summary(outcomes: Sequence[Outcome]) -> str:
     """How many targets are met, and the names of those that are missed, farthest first."""
-    missed = sorted((one for one in outcomes if one.verdict == "missed"), key=lambda one: -one.strain)
-    met = sum(one.verdict == "met" for one in outcomes)
+    aimed = [one for one in outcomes if one.row.target.text]
+    missed = sorted((one for one in aimed if one.verdict == "missed"), key=lambda one: -one.strain)
+    met = sum(one.verdict == "met" for one in aimed)
     names = ", ".join(f"{one.row.name} ({one.strain:.2f} x what is allowed)" for one in missed)
-    return f"{met} of {len(outcomes)} targets met" + (f"; missed: {names}" if missed else "")
+    return f"{met} of {len(aimed)} targets met" + (f"; missed: {names}" if missed else "")
 
 
 def console(file: Any = None) -> Console:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from math import inf
 from statistics import median
 from typing import Any
 
@@ -59,9 +60,17 @@ def absolute(figure: float, unit: str) -> Target:
     return Target(f"{figure:g} {unit}", lambda _: figure)
 
 
+def compared(*, more: bool = False) -> Target:
+    """None: nothing is missed."""
+    return Target("", lambda _: 0.0 if more else inf, more)
+
+
 @dataclass(frozen=True)
 class Row:
-    """A line of the table. `{flows}` in `work` is how many flows are held; `grows`: it is worth a curve over them."""
+    """A line of the table. `{flows}` in `work` is how many flows are held; `grows`: it is worth a curve over them.
+
+    One that is only compared tells how far kodo could go: its floor does more of what kodo promises.
+    """
 
     name: str
     work: str
@@ -92,13 +101,15 @@ class Outcome:
     @property
     def strain(self) -> float:
         """How much of the target is used up, likewise."""
-        return median(self.row.target.strain(*pair) for pair in zip(self.floor, self.kodo, strict=True))
+        return median(map(self.row.target.strain, self.floor, self.kodo))
 
     @property
     def verdict(self) -> str:
-        """`met`, `missed`, `failed` or `not measured`."""
+        """`met`, `missed`, `failed` or `not measured`; `compared` where there is no target."""
         if self.reason is not None:
             return "failed" if self.failed else "not measured"
+        if not self.row.target.text:
+            return "compared"
         return "met" if self.strain <= 1 else "missed"
 
     def plain(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from urllib.request import urlopen
 
 from tests.benchmarks import data, floors
 from tests.benchmarks.load import NUMBER, Connection, Load, Request, burst, load
-from tests.benchmarks.row import Begin, Measure, Row, Side, absolute, at_least, at_most, plus
+from tests.benchmarks.row import Begin, Measure, Row, Side, absolute, at_least, at_most, compared, plus
 from tests.benchmarks.services import Bench, Service, free_port
 
 T = TypeVar("T")
@@ -204,6 +204,15 @@ def _turned(asked: list[T], number: int, bench: Bench) -> list[T]:
     return asked[at:] + asked[:at]
 
 
+@contextmanager
+def reading_rows(bench: Bench) -> Iterator[Measure]:
+    """The bare route reads the rows of any page from a copy of the cache that kodo lists."""
+    requests, rounds = _requests(any_page(bench.scale.flows)), count()
+    copy = bench.copied(bench.scale.flows)
+    with bench.floor("rows", str(copy)) as service:
+        yield lambda: load(service.url, _turned(requests, next(rounds), bench), 1, bench.scale.seconds).p50
+
+
 def bare_page(paths: Paths, figure: Figure = p50, connections: int = 1) -> Side:
     """The bare route is asked the same."""
 
@@ -353,6 +362,28 @@ def bare_registering(bench: Bench) -> Iterator[Measure]:
     yield measure
 
 
+def sqlite_registering(*, empty: bool) -> Begin:
+    """SQLite alone is told what kodo tells it for new nodes, by a program that does nothing else."""
+
+    @contextmanager
+    def begin(bench: Bench) -> Iterator[Measure]:
+        held = 0 if empty else bench.scale.flows
+
+        def measure() -> float:
+            given = {"first": held // data.FLOWS_PER_NODE + 1, "nodes": bench.scale.nodes}
+            return float(bench.told_again("registering_alone", held, **given))
+
+        yield measure
+
+    return begin
+
+
+@contextmanager
+def sqlite_joining(bench: Bench) -> Iterator[Measure]:
+    """SQLite alone is told what kodo tells it when it joins."""
+    yield lambda: float(bench.told_again("joining_alone", 0, flows=bench.scale.flows))
+
+
 @contextmanager
 def putting_into_etcd(bench: Bench) -> Iterator[Measure]:
     """The same bodies are put into etcd, each under a key of its own."""
@@ -388,13 +419,20 @@ def along_a_chain(*, empty: bool) -> Begin:
     return begin
 
 
-@contextmanager
-def along_relays(bench: Bench) -> Iterator[Measure]:
-    with ExitStack() as stack:
-        chain: list[Service] = []
-        while len(chain) < bench.scale.chain:
-            chain.insert(0, stack.enter_context(bench.floor("relay", *(service.url for service in chain[:1]))))
-        yield partial(_along, chain, count(1), bench.scale.samples)
+def along_relays(*, durable: bool) -> Begin:
+    """The same along services that only relay; `durable`: each once it has what it passes on on disk."""
+
+    @contextmanager
+    def begin(bench: Bench) -> Iterator[Measure]:
+        with ExitStack() as stack:
+            chain: list[Service] = []
+            while len(chain) < bench.scale.chain:
+                following = [service.url for service in chain[:1]]
+                how = ["durable_relay", str(bench.path("relayed"))] if durable else ["relay"]
+                chain.insert(0, stack.enter_context(bench.floor(*how, *following)))
+            yield partial(_along, chain, count(1), bench.scale.samples)
+
+    return begin
 
 
 def _along(chain: Sequence[Service], numbers: Iterator[int], samples: int) -> float:
@@ -692,6 +730,8 @@ def kodo(begin: Begin) -> Side:
 BARE_START = Side("bare FastAPI", starting_bare)
 EMPTY_START = Side("kodo's empty start", starting_empty)
 BARE_REGISTER = Side("FastAPI route, parse, index in memory, shared fsyncs", bare_registering)
+ALONE = "SQLite alone, told what kodo tells it"
+ALONE_REGISTER = Side(f"{ALONE}, empty", sqlite_registering(empty=True))
 
 ROWS: tuple[Row, ...] = (
     Row(
@@ -844,7 +884,7 @@ ROWS: tuple[Row, ...] = (
         "chain",
         "chain of {chain} registries, one registration from end to end, p50",
         MS,
-        Side("bare relays, one kept httpx client each", along_relays),
+        Side("bare relays, one kept httpx client each", along_relays(durable=False)),
         kodo(along_a_chain(empty=True)),
         at_most(2),
     ),
@@ -943,5 +983,46 @@ ROWS: tuple[Row, ...] = (
         Side("the same flood over sets and JSON", subject("flood")),
         kodo(subject("simulate")),
         absolute(10, S),
+    ),
+    # How far it could go.
+    Row(
+        "any-page-rows",
+        "any page, p50, against the route that reads its ten rows from the same file",
+        MS,
+        Side("FastAPI route, 4 checked parameters, ten rows by their ids from SQLite", reading_rows),
+        kodo(reading(any_page)),
+        compared(),
+    ),
+    Row(
+        "register-sqlite",
+        "POST /register, 16 clients, durable, against SQLite alone doing the same",
+        NODES,
+        ALONE_REGISTER,
+        kodo(registering),
+        compared(more=True),
+    ),
+    Row(
+        "register-sqlite-growth",
+        "SQLite alone at {flows} flows against SQLite alone, empty",
+        NODES,
+        ALONE_REGISTER,
+        Side(ALONE, sqlite_registering(empty=False)),
+        compared(more=True),
+    ),
+    Row(
+        "chain-durable",
+        "chain of {chain} registries, against relays that have it on disk first",
+        MS,
+        Side("bare relays, each with an fsync", along_relays(durable=True)),
+        kodo(along_a_chain(empty=True)),
+        compared(),
+    ),
+    Row(
+        "join-sqlite",
+        "a registry joins one with {flows} flows, against SQLite alone doing the same",
+        S,
+        Side(ALONE, sqlite_joining),
+        kodo(joining),
+        compared(),
     ),
 )

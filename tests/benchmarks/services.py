@@ -221,14 +221,11 @@ class Bench:
 
     def _cache(self, flows: int) -> tuple[Path, str]:
         """A cache for one service, and its url."""
-        copy = self.path("cache.db")
         if not flows:
-            return copy, f"http://127.0.0.1:{free_port()}"
+            return self.copied(0), f"http://127.0.0.1:{free_port()}"
         if flows in self._shared:
             self._shared.pop(flows).stop()
-        filled, url = self.filled(flows)
-        shutil.copyfile(filled, copy)
-        return copy, url
+        return self.copied(flows), self.filled(flows)[1]
 
     def filled(self, flows: int) -> tuple[Path, str]:
         """A cache that holds so many flows, filled once, and the url of its registry. To be read, not to be used."""
@@ -237,6 +234,19 @@ class Bench:
             self.subject("fill", path=str(path), url=url, flows=flows)
             self._caches[flows] = path, url
         return self._caches[flows]
+
+    def copied(self, flows: int) -> Path:
+        """A copy of the cache that holds so many flows; where there are none, a path for one."""
+        copy = self.path("cache.db")
+        if flows:
+            shutil.copyfile(self.filled(flows)[0], copy)
+        return copy
+
+    def told_again(self, name: str, holding: int, **given: Any) -> Any:
+        """What a function of `subjects` returns that works on two caches with so many flows."""
+        url = self.filled(holding)[1] if holding else "http://127.0.0.1:2"
+        record, replay = (str(self.copied(holding)) for _ in range(2))
+        return self.subject(name, record=record, replay=replay, url=url, **given)
 
     def listing(self, flows: int | None = None) -> Service:
         """A registry that lists so many flows, shared by all that only read."""

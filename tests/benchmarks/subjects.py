@@ -6,11 +6,16 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kodo.catalogue import Catalogue
+    from kodo.core.instructions import Entry
 
 
 def fill(path: str, url: str, flows: int) -> None:
@@ -19,24 +24,125 @@ def fill(path: str, url: str, flows: int) -> None:
     from operator import xor  # noqa: PLC0415
 
     from kodo.cache import Cache, Owner  # noqa: PLC0415
-    from kodo.core.instructions import Entry, Save  # noqa: PLC0415
+    from kodo.core.instructions import Save  # noqa: PLC0415
     from kodo.core.parts import Part  # noqa: PLC0415
-    from kodo.models import Node, Version, canonical, digest  # noqa: PLC0415
-    from tests.benchmarks import data  # noqa: PLC0415
+    from kodo.models import Version, canonical  # noqa: PLC0415
+    from tests.benchmarks.data import FLOWS_PER_NODE  # noqa: PLC0415
 
-    own, contents = canonical(url), []
+    contents = []
     cache = Cache(Owner(url, "registry", feed=True), Path(path))
     with cache.catalogue.writing():
-        for seq, body in enumerate(data.nodes(flows), start=1):
-            times = dict.fromkeys(("created", "modified", "heartbeat"), _moment(seq))
-            node = Node(**body, **times)
-            entry = Entry(own, node.key, node, seq, seq, digest(node.flows or {}))
+        for seq in range(1, flows // FLOWS_PER_NODE + 1):
+            entry = _entry(url, seq)
             contents.append(entry.content)
             cache.write(Save(entries=(entry,)))
-        part = Part(own, Version(1, "00", len(contents)), content=reduce(xor, contents, 0))
+        part = Part(canonical(url), Version(1, "00", len(contents)), content=reduce(xor, contents, 0))
         cache.write(Save(parts=(part,)))
         cache.commit()
     cache.close()
+
+
+def registering_alone(record: str, replay: str, url: str, first: int, nodes: int) -> float:
+    """Nodes a second that SQLite alone takes in: what kodo tells it, sixteen to a commit, told again without kodo.
+
+    The caches `record` and `replay` are of the same registry, with as many flows, or are not there yet; the nodes are
+    new there, numbered from `first`.
+    """
+    from kodo.core.instructions import Save  # noqa: PLC0415
+
+    def work(catalogue: Catalogue) -> None:
+        for number in range(nodes):
+            catalogue.write(Save(entries=(_entry(url, first + number),)))
+            if number % 16 == 15:
+                catalogue.commit()
+        catalogue.commit()
+
+    return nodes / _told_again(record, replay, url, work)
+
+
+def joining_alone(record: str, replay: str, url: str, flows: int) -> float:
+    """Seconds that SQLite alone takes for what a registry that joins tells it to do, told again without kodo."""
+    from kodo.core.instructions import Save, Settle, Stage  # noqa: PLC0415
+    from kodo.core.parts import Part  # noqa: PLC0415
+    from kodo.models import Version, canonical  # noqa: PLC0415
+    from tests.benchmarks.data import FLOWS_PER_NODE  # noqa: PLC0415
+
+    other = "http://127.0.0.1:1"
+    stage, nodes = Stage(canonical(other), canonical(other)), flows // FLOWS_PER_NODE
+
+    def work(catalogue: Catalogue) -> None:
+        for start in range(1, nodes + 1, 200):
+            page = range(start, min(start + 200, nodes + 1))
+            catalogue.write(Save(staged=tuple((stage, _entry(other, seq)) for seq in page)))
+            catalogue.commit()
+        part = Part(stage.origin, Version(1, "00", nodes), via=stage.peer)
+        catalogue.write(Save(settled=(Settle(stage, whole=True),), parts=(part,)))
+        catalogue.commit()
+
+    return _told_again(record, replay, url, work)
+
+
+def _told_again(record: str, replay: str, url: str, work: Callable[[Catalogue], None]) -> float:
+    """Do work on one cache, and what it told SQLite to do on another: the seconds of that."""
+    import gc  # noqa: PLC0415
+
+    from kodo.catalogue import Catalogue  # noqa: PLC0415
+
+    catalogue = Catalogue(url, Path(record))
+    told = Told(catalogue._writer)
+    catalogue._writer = told  # type: ignore[assignment]
+    work(catalogue)
+    catalogue.close()
+    alone = Catalogue(url, Path(replay))
+    # As in a service, which looks for garbage in what is new alone.
+    gc.freeze()
+    began = time.perf_counter()
+    told.again(alone._writer)
+    took = time.perf_counter() - began
+    gc.unfreeze()
+    alone.close()
+    return took
+
+
+class Told:
+    """A connection that keeps what it is told to do."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self._told: list[tuple[bool, str, Any]] = []
+
+    def execute(self, sql: str, values: Any = ()) -> sqlite3.Cursor:
+        """One statement."""
+        self._told.append((False, sql, values))
+        return self._db.execute(sql, values)
+
+    def executemany(self, sql: str, values: Iterable[Any]) -> sqlite3.Cursor:
+        """One statement for many rows."""
+        rows = list(values)
+        self._told.append((True, sql, rows))
+        return self._db.executemany(sql, rows)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._db, name)
+
+    def again(self, db: sqlite3.Connection) -> None:
+        """Tell another connection the same, and read what it answers."""
+        for many, sql, values in self._told:
+            if many:
+                db.executemany(sql, values)
+            else:
+                db.execute(sql, values).fetchall()
+
+
+def _entry(url: str, seq: int) -> Entry:
+    """What the registry `url` holds of the node of this number."""
+    from kodo.core.instructions import Entry  # noqa: PLC0415
+    from kodo.models import Node, canonical, digest  # noqa: PLC0415
+    from tests.benchmarks import data  # noqa: PLC0415
+
+    times = dict.fromkeys(("created", "modified", "heartbeat"), _moment(seq))
+    node = Node(**data.node(seq - 1), **times)
+    return Entry(canonical(url), node.key, node, seq, seq, digest(node.flows or {}))
 
 
 def _moment(seq: int) -> str:
@@ -134,6 +240,8 @@ def flood(registries: int) -> float:
 
 SUBJECTS: dict[str, Callable[..., Any]] = {
     "fill": fill,
+    "registering_alone": registering_alone,
+    "joining_alone": joining_alone,
     "held": held,
     "lab": lab,
     "bare": bare,
