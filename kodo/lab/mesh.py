@@ -272,7 +272,7 @@ class MeshLab:
 
     def _prepared(self, kind: str, name: str | None, options: dict[str, Any]) -> Member:
         """A member with a url, which nobody has started yet."""
-        self._check_alive()
+        self.check_alive()
         name = self._new_name(kind, name)
         defaults = {"organization": name, **self.engine.defaults(name)}
         setup = self.changed_setup(Setup({}), {**defaults, **options})
@@ -435,7 +435,7 @@ class MeshLab:
         """The flows of the mesh in a table that moves with it: search, sort, pages, and who is up."""
         from kodo.lab.live import Live  # noqa: PLC0415, widgets take their time
 
-        self._check_alive()
+        self.check_alive()
         self.engine.need_processes("live()")
         return Live(self)
 
@@ -443,7 +443,7 @@ class MeshLab:
         """The live table, the topology and the messages of the mesh, with buttons for faults."""
         from kodo.lab.dashboard import Dashboard  # noqa: PLC0415, widgets take their time
 
-        self._check_alive()
+        self.check_alive()
         self.engine.need_processes("dashboard()")
         return Dashboard(self)
 
@@ -461,7 +461,7 @@ class MeshLab:
         Compared are registries that are connected, directly or through others; a provider lists only its own. Raises
         `LabError` when the time is over, naming what is missing and who is to blame.
         """
-        self._check_alive()
+        self.check_alive()
         trail = Trail(self.engine, self._settled)
         settled = settle(list(self), self.patience(timeout), trail)
         self._settled = self.history.clock.moment()
@@ -473,7 +473,7 @@ class MeshLab:
 
     def run(self, seconds: float) -> None:
         """Let so many seconds pass: virtual ones of a simulated lab, in which nothing happens otherwise; or wait."""
-        self._check_alive()
+        self.check_alive()
         self.engine.run(checked_number("seconds", seconds, 1e9, "seconds, 0 or more"))
 
     def timeline(
@@ -532,7 +532,7 @@ class MeshLab:
 
         It ends with the lab, or with `stop()` of what is returned. A file that is there is replaced.
         """
-        self._check_alive()
+        self.check_alive()
         self.engine.need_processes("record()")
         recording = Recording(self, Path(path))
         self._recordings.append(recording)
@@ -588,7 +588,7 @@ class MeshLab:
     def _fault(
         self, kind: str, sides: list[Targets], effect: Effect, *, one_way: bool = False, joint: str | None = None
     ) -> Fault:
-        self._check_alive()
+        self.check_alive()
         named = [self._members_of(side) for side in sides]
         checked_sides(named)
         joint = joint or (" -> " if one_way else " <-> ")
@@ -629,7 +629,8 @@ class MeshLab:
         """Whether it was terminated, or detached."""
         return not self._end.alive
 
-    def _check_alive(self) -> None:
+    def check_alive(self) -> None:
+        """Raise `LabError` when the lab was terminated or detached: nothing can be asked of it any more."""
         if not self._end.alive:
             if self._detached:
                 raise LabError(f"this lab was detached; MeshLab.attach({self.name!r}) takes it again")
@@ -649,7 +650,7 @@ class MeshLab:
 
         Raises `LabError` when the lab is not kept: it would end.
         """
-        self._check_alive()
+        self.check_alive()
         if self.engine.kept is None:
             raise LabError("expected a lab that is kept, for this one would end; start it with MeshLab(keep=True)")
         for recording in self._recordings:

@@ -15,7 +15,7 @@ from typing import Any
 import networkx as nx  # type: ignore[import-untyped]
 import pytest
 
-from kodo.errors import LabError
+from kodo.errors import LabError, UnavailableError
 from kodo.lab import MeshLab
 from kodo.lab.faults import Effect, Fault, ways
 from kodo.lab.history import Message
@@ -243,6 +243,44 @@ def test_who_does_not_run_is_not_paused(lab: MeshLab) -> None:
     for verb in (registry.pause, registry.resume):
         with pytest.raises(LabError, match=r"expected registry1 to run, but it is killed; use registry1.restart\(\)"):
             verb()
+
+
+def test_who_is_paused_is_not_started_and_told_to_be_resumed(lab: MeshLab) -> None:
+    """To start what stands still would do nothing: the error names the verb that does."""
+    registry = lab.add_registry()
+    registry.pause()
+    with pytest.raises(LabError, match=r"registry1 to have ended, but it is paused; use registry1.resume\(\)"):
+        registry.start()
+    registry.resume()
+    registry.start()
+    assert registry.state == "running"
+
+
+@pytest.mark.parametrize(
+    ("verb", "said"),
+    [
+        ("pause", r"it is paused; use registry1.resume\(\)"),
+        ("terminate", r"it is terminated; use registry1.start\(\)"),
+        ("kill", r"it is killed; use registry1.start\(\)"),
+    ],
+)
+def test_who_cannot_answer_is_not_asked(lab: MeshLab, verb: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is sent: the error names the member, its state, and the verb that brings it back; it is drawn still."""
+    registry = lab.add_registry()
+    getattr(registry, verb)()
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "_client", None)
+        for ask in (
+            registry.flows,
+            registry.counts,
+            registry.map,
+            registry.status,
+            registry.get,
+            lambda: registry.post("/"),
+        ):
+            with pytest.raises(UnavailableError, match=f"expected registry1 to answer, but {said}"):
+                ask()
+    assert not lab.topology().graph.nodes["registry1"]["answers"]
 
 
 # -- what cannot be, and the end ---------------------------------------------------------------------------

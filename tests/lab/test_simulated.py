@@ -297,7 +297,7 @@ def test_members_are_paused_resumed_ended_and_started_again(pair: MeshLab) -> No
     second.pause()
     second.pause()
     assert (repr(second), second.pid) == ("<Registry registry2: paused>", None)
-    with pytest.raises(UnavailableError, match="did not answer"):
+    with pytest.raises(UnavailableError, match=r"registry2 to answer, but it is paused; use registry2.resume\(\)"):
         second.status()
     with pytest.raises(LabError, match="registry2 is paused"):
         pair.settle(timeout=1)
