@@ -29,7 +29,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from kodo.errors import PlanError, reason_of
+from kodo.errors import PlanError, reason_of, unwritten
 
 Kind = Literal["registry", "provider", "node"]
 FOUND = {"url", "cache", "node", "registry", "provider", "trace", "connect"}
@@ -222,7 +222,7 @@ def write_text(path: Path | str, text: str) -> None:
     try:
         Path(path).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise PlanError(f"{path}: expected a file to write, but {reason_of(error)}; check the path") from error
+        raise PlanError(unwritten(path, error)) from error
 
 
 def read_yaml(path: Path | str, read: Callable[[Any], tuple[T, list[Fault]]], fields: Fields) -> T:

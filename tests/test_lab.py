@@ -22,7 +22,7 @@ import networkx as nx  # type: ignore[import-untyped]
 import pytest
 
 from kodo.client import Client
-from kodo.errors import InvalidMessageError, LabError, UnavailableError
+from kodo.errors import InvalidMessageError, KodoError, LabError, UnavailableError
 from kodo.lab import MeshLab
 from kodo.lab.bars import Bars
 from kodo.lab.flows import FlowTable, united
@@ -565,8 +565,22 @@ def test_counts_are_one_table_over_the_registries(mesh: MeshLab) -> None:
     assert "<td" in nodes._repr_html_()
     assert "b &amp; c" in mesh.counts("tags")._repr_html_()
     assert not MEASURED.search(repr(nodes) + nodes._repr_html_())
-    with pytest.raises(LabError, match="by: expected one of node, organization, tags, or nothing, not 'tag'"):
+
+
+def test_a_word_that_is_none_is_told_from_those_there_are(mesh: MeshLab) -> None:
+    """And which was probably meant: what to count by, an engine, a kind, a registry, a node."""
+    with pytest.raises(LabError, match="by: expected one of node, organization, tags, not 'tag'; did you mean 'tags'"):
         mesh.counts(by="tag")  # type: ignore[arg-type]
+    with pytest.raises(LabError, match="engine: expected one of processes, simulated, not 'docker'"):
+        MeshLab(engine="docker")  # type: ignore[arg-type]
+    with pytest.raises(LabError, match="kind: expected one of registry, provider, node, not 'registri'; did you mean"):
+        mesh.add("registri", "x", {})
+    with pytest.raises(LabError, match="registry: expected one of registry1, registry2, not 'registry9'; did you mean"):
+        mesh.counts()["registry9"]
+    with pytest.raises(LabError, match="node: expected one of node1, node2, not 'registry1'"):
+        mesh.beliefs()["registry1", "node1"]
+    with pytest.raises(LabError, match="registry: expected one of registry1, registry2, not 'node2'"):
+        mesh.beliefs()["node1", "node2"]
 
 
 def test_where_no_registry_can_be_asked_tables_say_so(lab: MeshLab) -> None:
@@ -637,6 +651,30 @@ def test_a_topology_is_saved_as_what_its_name_says(mesh: MeshLab, tmp_path: Path
         assert (tmp_path / f"mesh.{suffix}").read_bytes().startswith(magic)
     with pytest.raises(LabError, match=r"one of \.png, \.svg, \.pdf, \.mmd"):
         mesh.topology().save(tmp_path / "mesh.gif")
+
+
+@pytest.mark.parametrize(
+    ("save", "name"),
+    [
+        (lambda lab, path: lab.topology().save(path), "mesh.png"),
+        (lambda lab, path: lab.topology().save(path), "mesh.mmd"),
+        (lambda lab, path: lab.timeline().save(path), "timeline.svg"),
+        (lambda lab, path: lab.settle().plot().save(path), "bars.pdf"),
+        (lambda _, path: MeshLab(engine="simulated").to_file(path), "mesh.yaml"),
+        (lambda lab, path: lab.record(path), "mesh.jsonl"),
+    ],
+)
+def test_what_cannot_be_written_is_told_alike(
+    mesh: MeshLab, tmp_path: Path, save: Callable[[MeshLab, Path], Any], name: str
+) -> None:
+    """Whatever is saved: a folder that is not there, or a file that is a folder, is an error with its cause."""
+    (tmp_path / name).mkdir()
+    wrong = {"its folder is not there; make the folder": tmp_path / "no" / name, "is a directory": tmp_path / name}
+    for said, path in wrong.items():
+        with pytest.raises(KodoError, match=re.escape(f"{path}: expected a file to write, but {said}")) as caught:
+            save(mesh, path)
+        assert isinstance(caught.value.__cause__, OSError)
+    assert not (tmp_path / "no").exists()
 
 
 def test_what_someone_connected_behind_the_labs_back_shows_up(lab: MeshLab, serve: Start) -> None:
@@ -901,7 +939,7 @@ def test_a_folder_or_a_record_that_cannot_be_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(LabError, match=r"folder: expected one that can be written to, but \S+/file/lab: not a dir"):
         MeshLab(folder=tmp_path / "file/lab")
-    with pytest.raises(LabError, match="expected a file to record into"):
+    with pytest.raises(LabError, match="expected a file to write, but its folder is not there"):
         MeshLab(folder=tmp_path, record=tmp_path / "nowhere/record.jsonl")
     until(lambda: threading.active_count() <= before, "the guardian to have hung up")
 

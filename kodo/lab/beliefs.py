@@ -14,8 +14,9 @@ from functools import cached_property
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from kodo.errors import LabError
 from kodo.lab.flows import CELL, Row
-from kodo.lab.naming import NO_ANSWER, numbered
+from kodo.lab.naming import NO_ANSWER, numbered, one_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -81,8 +82,12 @@ class Beliefs:
         self._states = states
 
     def __getitem__(self, place: tuple[str, str]) -> str:
-        """What a registry says of a node: `beliefs["node1", "registry2"]`."""
+        """What a registry says of a node: `beliefs["node1", "registry2"]`. Raises `LabError` for names of neither."""
         node, registry = place
+        if node not in self.table:
+            raise LabError(f"node: {one_of(node, self.table)}")
+        if registry not in self.registries:
+            raise LabError(f"registry: {one_of(registry, self.registries)}")
         return self.table[node][registry]
 
     @cached_property

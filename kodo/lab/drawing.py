@@ -26,7 +26,7 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import Affine2D
 
-from kodo.errors import LabError
+from kodo.errors import LabError, unwritten
 
 __all__ = ["Affine2D", "Figure", "Line2D", "Picture", "Rectangle", "card", "width_of"]
 
@@ -72,16 +72,25 @@ class Picture:
         return {"text/plain": repr(self), "image/png": b64encode(self.png).decode()}, {"image/png": size}
 
     def save(self, path: Path | str) -> None:
-        """Write the picture, or one of its texts, to a file; the ending of its name says which."""
+        """Write the picture, or one of its texts, to a file; the ending of its name says which.
+
+        Raises `LabError` for another ending, and when the file cannot be written.
+        """
         target = Path(path)
+        content = self._content(target.suffix)
+        try:
+            target.write_bytes(content)
+        except OSError as error:
+            raise LabError(unwritten(path, error)) from error
+
+    def _content(self, suffix: str) -> bytes:
         texts = self.texts()
-        if target.suffix in texts:
-            target.write_text(texts[target.suffix], encoding="utf-8")
-        elif target.suffix in FORMS:
-            target.write_bytes(self._drawn(target.suffix[1:]))
-        else:
-            known = ", ".join([*FORMS, *texts])
-            raise LabError(f"expected a file that ends in one of {known}, such as {type(self).__name__.lower()}.png")
+        if suffix in texts:
+            return texts[suffix].encode()
+        if suffix in FORMS:
+            return self._drawn(suffix[1:])
+        known = ", ".join([*FORMS, *texts])
+        raise LabError(f"expected a file that ends in one of {known}, such as {type(self).__name__.lower()}.png")
 
     def _drawn(self, form: str) -> bytes:
         drawn = BytesIO()

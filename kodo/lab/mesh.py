@@ -32,7 +32,7 @@ from kodo.lab.flows import FlowTable, Row, all_flows, united
 from kodo.lab.keeping import Kept, find_kept, kept_labs
 from kodo.lab.logs import Logs
 from kodo.lab.member import Member, flow_source
-from kodo.lab.naming import NOBODY, Names, numbered, tally
+from kodo.lab.naming import NOBODY, Names, numbered, one_of, tally
 from kodo.lab.plan import changes_of, functions_of_graph, plan_of_graph, plan_of_members, unknown_options
 from kodo.lab.processes import Processes, kept_setup
 from kodo.lab.recording import Recording
@@ -264,7 +264,12 @@ class MeshLab:
         return self._add("node", name, {**ROLES["node"], **given, **options}, timeout)
 
     def add(self, kind: str, name: str, options: dict[str, Any]) -> Member:
-        """Start a member of a kind with all its options, as `add_registry` and `add_node` do."""
+        """Start a member of a kind with all its options, as `add_registry` and `add_node` do.
+
+        Raises `LabError` as they do, and for a kind that there is not.
+        """
+        if kind not in ROLES:
+            raise LabError(f"kind: {one_of(kind, ROLES)}")
         return self._add(kind, name, {**ROLES[kind], **options}, None)
 
     def _add(self, kind: str, name: str | None, options: dict[str, Any], timeout: float | None) -> Member:
@@ -692,7 +697,7 @@ def _engine(kind: str | Engine, seed: int, folder: Path | str | None, record: Pa
     if kind == "processes":
         return Processes(folder)
     if kind != "simulated":
-        raise LabError(f"engine: expected 'processes' or 'simulated', not {kind!r}")
+        raise LabError(f"engine: {one_of(kind, ['processes', 'simulated'])}")
     if folder is not None or record is not None:
         word = "record" if folder is None else "folder"
         raise LabError(f"{word}: expected none, for a simulated lab writes no files; leave it out, or the engine=")

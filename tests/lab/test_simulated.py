@@ -358,7 +358,7 @@ def test_what_needs_files_or_processes_is_refused(pair: MeshLab, tmp_path: Path)
             MeshLab(engine="simulated", **given)  # type: ignore[arg-type]
     with pytest.raises(LabError, match="seed: expected a whole number"):
         MeshLab(engine="simulated", seed="x")  # type: ignore[arg-type]
-    with pytest.raises(LabError, match="expected 'processes' or 'simulated'"):
+    with pytest.raises(LabError, match="engine: expected one of processes, simulated, not"):
         MeshLab(engine="quantum")  # type: ignore[arg-type]
 
 
