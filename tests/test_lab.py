@@ -393,6 +393,19 @@ def test_settle_names_who_is_missing_and_what_nobody_lists_for_that(lab: MeshLab
     )
 
 
+def test_settle_names_nodes_that_have_no_registry(lab: MeshLab) -> None:
+    """Unless somebody else registered them: what is listed is not lost."""
+    registry = lab.add_registry()
+    node = lab.add_node("lost", flows=["a"])
+    said = "1 registry agrees; lost has no registry, so nobody lists its flows"
+    settled = lab.settle()
+    assert (repr(settled), settled.alone) == (f"<Settled: {said}>", ["lost"])
+    lab.add_node("other")
+    assert repr(lab.settle()).endswith("lost, other have no registry, so nobody lists their flows>")
+    registry.post("/register", {"url": node.url, "flows": [{"url": "/a", "name": "a"}]})
+    assert lab.settle().alone == ["other"]
+
+
 def test_settle_names_who_is_paused(lab: MeshLab) -> None:
     """Whoever paused it."""
     registry = lab.add_registry()
@@ -428,11 +441,11 @@ def test_a_provider_is_not_blamed_for_what_it_does_not_take(lab: MeshLab) -> Non
 def test_the_flows_of_the_mesh_are_one_table(mesh: MeshLab) -> None:
     """A row a flow, who lists it, members by name; columns that are empty throughout and times are left out."""
     assert repr(mesh.flows()).splitlines() == [
-        "node   name      url        organization  author  description  tags      registries",
-        "node1  <i>x</i>  /<i>x</i>  node1         me                   b & c, a  registry1, registry2",
-        "node1  my test   /my-test   node1                                        registry1, registry2",
-        "node2  my test   /my-test   node2                 another                registry1, registry2",
-        "3 flows",
+        "node   name      url        organization  author  tags      registries",
+        "node1  <i>x</i>  /<i>x</i>  node1         me      b & c, a  registry1, registry2",
+        "node1  my test   /my-test   node1                           registry1, registry2",
+        "node2  my test   /my-test   node2                           registry1, registry2",
+        "3 flows; .frame has description too",
     ]
     assert not MEASURED.search(repr(mesh.flows()))
 
@@ -493,8 +506,37 @@ def test_a_long_table_says_what_it_leaves_out() -> None:
     assert max(map(len, lines)) < 100
 
 
+def test_what_is_printed_fits_a_terminal() -> None:
+    """80 columns, with names as people have them: none of a member or flow is cut, columns without room are named."""
+    with MeshLab(engine="simulated") as lab:
+        first = lab.add_registry("old town registry", organization="Rheinische Zeitungsgruppe")
+        for place in ("harbour", "university", "valley"):
+            lab.add_registry(f"{place} registry", connect=first)
+        flow = {"name": "evacuation routes", "description": "ways out " * 9, "author": "Fire Brigade", "tags": ["map"]}
+        lab.add_node("town hall", connect=first, flows=[flow], organization="Mediaplus International")
+        lab.add_node("forgotten", flows=["alone"])
+        lab.settle()
+        lab["valley registry"].kill()
+        settled, flows = lab.settle(), lab.flows()
+        tables = [flows, first.flows(), lab.beliefs(), lab.counts(), lab.counts("node"), lab.convergence()]
+        for shown in (lab, settled, *tables, lab.explain("town hall"), lab.topology()):
+            assert max(map(len, str(shown).splitlines())) <= 80
+        assert str(settled).splitlines() == [
+            "<Settled: 3 registries agree>",
+            "- valley registry is not running (killed) and cannot be asked",
+            "- forgotten has no registry, so nobody lists its flows",
+        ]
+        assert repr(flows).splitlines() == [
+            "node       name               organization             tags  registries",
+            "town hall  evacuation routes  Mediaplus International  map   3 registries",
+            "1 flow; .frame has url, author, description too",
+        ]
+        times = [line.split()[-2:] for line in repr(lab.flows(times=True)).splitlines()[1:-1]]
+        assert all(re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", " ".join(time)) for time in times)
+
+
 def test_a_table_of_long_cells_stays_readable() -> None:
-    """A line holds all columns, the end of a url stays; HTML breaks what is long, and nothing else."""
+    """A line fits a terminal, the end of a url stays; HTML breaks what is long, and nothing else."""
     long = "/" + "v/" * 60 + "final-name"
     row = {
         "node": "http://n:1",
@@ -507,8 +549,10 @@ def test_a_table_of_long_cells_stays_readable() -> None:
         [{**row, "url": long, "organization": "o" * 90, "tags": ["tag"] * 30}, {**row, "url": "/b"}], Names({})
     )
     lines = repr(table).splitlines()
-    assert max(map(len, lines)) <= 168
-    assert "final-name" in lines[2]
+    assert max(map(len, lines)) <= 80
+    assert lines[-1] == "2 flows; .frame has url, author, description, tags too"
+    brief = FlowTable([{**row, "url": long, "name": "a", "author": None}, {**row, "url": "/b"}], Names({}))
+    assert "final-name" in repr(brief)
     html = table._repr_html_()
     assert html.count("overflow-wrap:anywhere") == 4
     assert long in html
@@ -525,7 +569,7 @@ def test_a_table_of_long_cells_stays_readable() -> None:
 def test_a_q_that_was_taken_for_text_is_said(mesh: MeshLab, q: str, said: str) -> None:
     """Of the mesh and of a member, escaped in HTML; what is plain text, or an expression, says nothing."""
     for table in (mesh.flows(q=q), mesh["registry1"].flows(q=q)):
-        assert repr(table).splitlines()[-1].startswith(f"no flows; q was searched as text: {said}")
+        assert " ".join(repr(table).split()).startswith(f"no flows; q was searched as text: {said}")
         assert "<b>" not in table._repr_html_()
         assert said in table._repr_html_()
     for fine in ("zebra", "name ~ 'x'", None):

@@ -426,8 +426,9 @@ def check_explanations(lab: MeshLab) -> None:
     explanation = lab.explain("node1", "my test")
     assert repr(explanation) == "<Explanation of node1 /my-test: listed by 2 of 2 registries>"
     assert explanation.why == dict.fromkeys(["registry1", "registry2"], "registered at registry1")
-    heading, *rows, said = str(explanation).splitlines()
+    heading, *rows, said, more = str(explanation).splitlines()
     assert heading.split()[:3] == ["registry", "listed", "why"]
+    assert more == ".frame has status too"
     assert [row.split()[:2] for row in rows] == [["registry1", "yes"], ["registry2", "yes"]]
     assert said == repr(explanation)
     assert str(lab.convergence()).endswith(repr(lab.convergence()))
