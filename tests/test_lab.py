@@ -30,6 +30,7 @@ from kodo.lab.naming import Names
 from kodo.lab.processes import OPTIONS
 from kodo.lab.topology import MERMAID, Seen, Topology, box_of, graph_of, place
 from kodo.loader import Loader
+from kodo.models import Flow
 from kodo.options import Options
 from tests.conftest import Start
 from tests.test_guardian import alive, gone
@@ -134,9 +135,12 @@ def test_a_name_is_taken_once_and_must_be_one(lab: MeshLab) -> None:
     assert lab["größe 1"].status()["organization"] == "größe 1"
     with pytest.raises(LabError, match=r"has a member 'größe 1'; use lab\['größe 1'\].restart"):
         lab.add_node("größe 1")
-    for name in ("", "a/b", "a\nb"):
-        with pytest.raises(LabError, match="expected a name of printable characters"):
+    for name in ("", "a/b", "a\nb", 51 * "a"):
+        with pytest.raises(LabError, match="expected a name of printable characters without a slash, at most 50 of"):
             lab.add_node(name)
+    longest = 50 * "\N{SNOWMAN}"
+    assert lab.add_registry(longest).status()["organization"] == longest
+    assert lab[longest].logs()
 
 
 def test_flows_come_from_names_dicts_callables_and_modules(lab: MeshLab, tmp_path: Path) -> None:
@@ -159,6 +163,20 @@ def test_flows_come_from_names_dicts_callables_and_modules(lab: MeshLab, tmp_pat
         )
     ]
     assert listed == [["one", "two"], ["three"], ["a", "closure", "from"], ["from a file"], ["of a module"]]
+
+
+@pytest.mark.parametrize(
+    "flows",
+    [["my test", "other", "my test"], ["my test", {"name": "x", "url": "my-test/"}], [Flow(url="/a", name="a"), "a"]],
+)
+def test_two_flows_at_one_path_are_refused(lab: MeshLab, flows: list[Any]) -> None:
+    """A registry would list the last alone, and say nothing; a name twice at two paths is fine."""
+    with pytest.raises(LabError, match=r"flows: expected each flow once, but two are at /(my-test|a); give one"):
+        lab.add_node(flows=flows)
+    node = lab.add_node(flows=["a", {"name": "a", "url": "/b"}])
+    with pytest.raises(LabError, match="expected each flow once"):
+        node.restart(flows=flows)
+    assert [row["url"] for row in node.flows().rows] == ["/a", "/b"]
 
 
 def module_flows() -> list[str]:

@@ -16,6 +16,7 @@ from kodo.client import Counts, Status, View
 from kodo.errors import LabError, UnavailableError
 from kodo.lab.engine import Asking, Life, Setup
 from kodo.lab.flows import FlowTable, all_flows
+from kodo.plan import doubled_path
 
 if TYPE_CHECKING:
     from kodo.lab.explained import Explanation
@@ -241,9 +242,17 @@ class Member:
 
 
 def flow_source(flows: Any, loader: Any) -> Any:
-    """One source of flows: `flows` are names or dicts, `loader` a callable, `"module:function"`, or a YAML file."""
+    """One source of flows: `flows` are names or dicts, `loader` a callable, `"module:function"`, or a YAML file.
+
+    Raises `LabError` when both are given, and for two flows at one path: a registry would list the last alone.
+    """
     if flows is not None and loader is not None:
         raise LabError("expected flows= or loader=, not both; let the loader add the flows")
     if flows is None:
         return os.fspath(loader) if isinstance(loader, os.PathLike) else loader
-    return [flows] if isinstance(flows, str | Mapping) else list(flows) if isinstance(flows, Iterable) else flows
+    if isinstance(flows, str | Mapping) or not isinstance(flows, Iterable):
+        return [flows] if isinstance(flows, str | Mapping) else flows
+    several = list(flows)
+    if (path := doubled_path(several)) is not None:
+        raise LabError(f"flows: expected each flow once, but two are at {path}; give one another name, or a url")
+    return several

@@ -37,7 +37,7 @@ from kodo.lab.plan import changes_of, functions_of_graph, plan_of_graph, plan_of
 from kodo.lab.processes import Processes, kept_setup
 from kodo.lab.recording import Recording
 from kodo.lab.settling import Settled, Trail, expected_by, settle
-from kodo.plan import Plan, read_plan, write_plan
+from kodo.plan import NAME, Plan, is_name, read_plan, write_plan
 
 if TYPE_CHECKING:
     from networkx import DiGraph  # type: ignore[import-untyped]
@@ -307,8 +307,8 @@ class MeshLab:
             return next(free for number in count(1) if (free := f"{kind}{number}") not in self._members)
         if isinstance(name, str) and name in self._members:
             raise LabError(f"expected a new name, but this lab has a member {name!r}; use lab[{name!r}].restart()")
-        if not isinstance(name, str) or not name.strip() or not name.isprintable() or "/" in name:
-            raise LabError("expected a name of printable characters without a slash, such as 'registry1'")
+        if not isinstance(name, str) or not is_name(name):
+            raise LabError(f"{NAME}, such as 'registry1'")
         return name
 
     def changed_setup(self, setup: Setup, changes: dict[str, Any]) -> Setup:

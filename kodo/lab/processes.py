@@ -28,7 +28,6 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Self
-from urllib.parse import quote
 
 import cloudpickle  # type: ignore[import-untyped]
 
@@ -247,7 +246,7 @@ class Processes:
             ) from error
 
     def _log(self, name: str) -> Path:
-        return self.folder / f"{quote(name, safe=' ')}.log"
+        return self.folder / f"{name}.log"
 
     @property
     def at_rest(self) -> bool:
