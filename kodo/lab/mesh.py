@@ -146,7 +146,7 @@ class MeshLab:
             self.history.note("fault", fault.label, at=fault.began)
             if fault.ended is not None:
                 self.history.note("healed", fault.label, at=fault.ended)
-        self._apply({member.name for member in self if member.running})
+        self._apply({member.name for member in self if member.running}, None)
 
     def save(self) -> None:
         """Write down what the lab is, if it is kept: the verbs that change it do so."""
@@ -545,37 +545,41 @@ class MeshLab:
 
     # -- faults --------------------------------------------------------------------------------------------
 
-    def cut(self, a: Targets, b: Targets, one_way: bool = False) -> Fault:
+    def cut(self, a: Targets, b: Targets, one_way: bool = False, *, timeout: float | None = None) -> Fault:
         """Let messages between `a` and `b` meet silence, or only those that `a` sends to `b`, until it is healed.
 
         As a statement, or as a `with` block, at whose end it is healed. `a` and `b` are members, names, or lists of
-        these. Raises `LabError` for what cannot be, and then nothing has changed.
+        these. Raises `LabError` for what cannot be, and when it does not hold within `timeout`: then nothing changed.
         """
-        return self._fault("cut", [a, b], Effect(cut=True), one_way=one_way)
+        return self._fault("cut", [a, b], Effect(cut=True), timeout, one_way=one_way)
 
-    def partition(self, *groups: Targets) -> Fault:
+    def partition(self, *groups: Targets, timeout: float | None = None) -> Fault:
         """Cut the mesh into groups that hear nothing of each other; of one group alone, the others are the rest.
 
-        Members that no group names hear all and are heard by all.
+        Members that no group names hear all and are heard by all. Otherwise as `cut`.
         """
         sides = list(groups)
         if len(sides) == 1:
             inside = self._members_of(sides[0])
             sides.append([member for member in self if member.name not in inside])
-        return self._fault("partition", sides, Effect(cut=True), joint=" | ")
+        return self._fault("partition", sides, Effect(cut=True), timeout)
 
-    def latency(self, a: Targets, b: Targets, ms: float, one_way: bool = False) -> Fault:
+    def latency(
+        self, a: Targets, b: Targets, ms: float, one_way: bool = False, *, timeout: float | None = None
+    ) -> Fault:
         """Delay messages between `a` and `b`, and as long their answers, by `ms` milliseconds. Otherwise as `cut`."""
         delay = checked_number("ms", ms, 3_600_000, "milliseconds, 0 or more")
-        return self._fault("latency", [a, b], Effect(ms=delay), one_way=one_way)
+        return self._fault("latency", [a, b], Effect(ms=delay), timeout, one_way=one_way)
 
-    def loss(
+    def loss(  # noqa: PLR0913, one for each thing that a loss may be given
         self,
         a: Targets,
         b: Targets,
         request: float | None = None,
         answer: float | None = None,
         one_way: bool = False,
+        *,
+        timeout: float | None = None,
     ) -> Fault:
         """Lose messages between `a` and `b`, or their answers, with the probabilities given. Otherwise as `cut`."""
         if request is None and answer is None:
@@ -584,22 +588,29 @@ class MeshLab:
             checked_number(name, value or 0.0, 1, "a probability from 0 to 1")
             for name, value in (("request", request), ("answer", answer))
         ]
-        return self._fault("loss", [a, b], Effect(request=chances[0], answer=chances[1]), one_way=one_way)
+        return self._fault("loss", [a, b], Effect(request=chances[0], answer=chances[1]), timeout, one_way=one_way)
 
-    def heal(self) -> None:
-        """Heal every fault. Members that are paused stay so: `resume` them."""
-        self.faults.heal()
+    def heal(self, timeout: float | None = None) -> None:
+        """Heal every fault. Members that are paused stay so: `resume` them. Raises `LabError` as a fault's `heal`."""
+        self.faults.heal(timeout)
 
     def _fault(
-        self, kind: str, sides: list[Targets], effect: Effect, *, one_way: bool = False, joint: str | None = None
+        self,
+        kind: str,
+        sides: list[Targets],
+        effect: Effect,
+        timeout: float | None,
+        *,
+        one_way: bool = False,
     ) -> Fault:
         self.check_alive()
+        limit = self.patience(timeout)
         named = [self._members_of(side) for side in sides]
         checked_sides(named)
-        joint = joint or (" -> " if one_way else " <-> ")
+        joint = " | " if kind == "partition" else " -> " if one_way else " <-> "
         sides_named = joint.join(_few(side) for side in named)
         label = f"{kind} {sides_named}" if effect.cut else f"{effect.label or kind} {sides_named}"
-        return self.faults.begin(label, dict.fromkeys(ways(named, one_way=one_way), effect))
+        return self.faults.begin(label, dict.fromkeys(ways(named, one_way=one_way), effect), limit)
 
     def _members_of(self, targets: Targets) -> list[str]:
         """The names of members of this lab."""
@@ -616,9 +627,12 @@ class MeshLab:
     def _tables(self, names: Iterable[str]) -> dict[str, Table]:
         return self.faults.tables(names, {member.name: member.url for member in self})
 
-    def _apply(self, names: set[str]) -> None:
+    def _apply(self, names: set[str], timeout: float | None) -> str:
+        """Tell members what holds for them; who has not taken it in within that time, in words."""
+        limit = self.patience(timeout)
         self.save()
-        self.engine.link(self._tables(sorted(names)), self.timeout)
+        late = self.engine.link(self._tables(sorted(names)), limit)
+        return f"{_few(late)} did not take it in within {limit:g} s; give it a longer timeout=" if late else ""
 
     def _note_fault(self, what: str, fault: Fault) -> None:
         more: dict[str, Any] = {}

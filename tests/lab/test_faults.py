@@ -421,6 +421,33 @@ def test_a_fault_that_could_not_be_told_never_was(lab: MeshLab, monkeypatch: pyt
     lab.settle()
 
 
+def test_a_fault_that_does_not_hold_in_time_is_told_with_who_is_late(
+    lab: MeshLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every verb of faults takes a timeout: what began is taken back, what is healed is over as soon as it is heard."""
+    first, second, _ = pair(lab)
+    began = lab.latency(first, second, ms=1)
+    take = lab.engine._take  # type: ignore[attr-defined]
+    with monkeypatch.context() as patch:
+        patch.setattr(lab.engine, "_take", lambda report: None if report.get("linked") == "registry2" else take(report))
+        late = r"but registry2 did not take it in within 0\.1 s; give it a longer timeout="
+        for begin in (
+            lambda: lab.cut(first, second, timeout=0.1),
+            lambda: lab.partition([first], timeout=0.1),
+            lambda: lab.latency(first, second, ms=5, timeout=0.1),
+            lambda: lab.loss(first, second, request=1, timeout=0.1),
+        ):
+            with pytest.raises(LabError, match=f"to hold, {late}; it was taken back"):
+                begin()
+        assert lab.faults.all == [began]
+        with pytest.raises(LabError, match="timeout: expected seconds"):
+            began.heal(timeout=-1)
+        with pytest.raises(LabError, match=f"expected 1 ms registry1 <-> registry2 to be healed, {late}"):
+            lab.heal(timeout=0.1)
+    assert lab.faults.active == []
+    lab.settle()
+
+
 def test_a_fault_that_two_heal_is_healed_once(lab: MeshLab) -> None:
     """What a button and the end of a block heal at once is over, once."""
     first, second, _ = pair(lab)
