@@ -33,8 +33,9 @@ __all__ = ["Affine2D", "Figure", "Line2D", "Picture", "Rectangle", "card", "widt
 DPI = 200
 SCREEN = 100
 """Pixels an inch at which a picture is shown; it is drawn at `DPI`."""
-INK, QUIET, PALE, CARD, FRAME = "#26323d", "#8d99a5", "#c9d0d6", "#ffffff", "#dfe4e8"
-BROKEN, SLOW = "#b5503c", "#c98a1b"
+INK, QUIET, FAINT, PALE, CARD, FRAME = "#26323d", "#5f6b76", "#8d99a5", "#c9d0d6", "#ffffff", "#dfe4e8"
+BROKEN, SLOW, SLOW_INK = "#b5503c", "#c98a1b", "#8a5d0e"
+"""Of these INK, QUIET, BROKEN and SLOW_INK are dark enough for words, the others are for lines and shapes."""
 FORMS = (".png", ".svg", ".pdf")
 SCRIPTS = {"Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Noto Sans Devanagari", "Noto Sans Arabic"}
 """Fonts that know what matplotlib's own does not, where they are installed."""

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from itertools import combinations
+from operator import mul
 from typing import Any
 
 import networkx as nx  # type: ignore[import-untyped]
@@ -17,6 +18,7 @@ import pytest
 
 from kodo.errors import LabError, UnavailableError
 from kodo.lab import MeshLab
+from kodo.lab.drawing import BROKEN, INK, QUIET, SLOW_INK
 from kodo.lab.faults import Effect, Fault, ways
 from kodo.lab.history import Message
 from kodo.lab.member import Member
@@ -403,6 +405,26 @@ def test_labels_of_faults_cover_nothing_in_a_clique_of_24() -> None:
     for one_box, other_box in combinations(boxes, 2):
         assert not one_box.overlaps(other_box)
     assert box_of("registry1", "registry").half > 0
+
+
+def test_a_cut_between_members_with_long_names_has_its_cross() -> None:
+    """Where labels leave little of a link, there is room for it still."""
+    one, other = "Rheinische Zeitungsgruppe", "Mediaplus International"
+    graph = nx.DiGraph()
+    graph.add_nodes_from([one, other], kind="registry", answers=True, paused=False)
+    graph.add_edge(one, other, kind="connect", stands=True)
+    faults = dict.fromkeys(ways([[one], [other]]), Effect(cut=True))
+    drawn = Topology(graph, {one: 0j, other: -1.43 + 0.75j}, faults).draw()
+    crosses = [line for line in drawn.axes[0].lines if line.get_marker() == "x"]
+    assert len(crosses) == 2, "one on the link, one in the legend"
+
+
+@pytest.mark.parametrize("colour", [INK, QUIET, BROKEN, SLOW_INK])
+def test_words_in_pictures_can_be_read(colour: str) -> None:
+    """On the white of a card with a contrast of 4.5, as WCAG 2.1 asks of small text."""
+    red, green, blue = (int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in (red, green, blue)]
+    assert 1.05 / (sum(map(mul, (0.2126, 0.7152, 0.0722), linear)) + 0.05) >= 4.5
 
 
 def test_a_fault_that_could_not_be_told_never_was(lab: MeshLab, monkeypatch: pytest.MonkeyPatch) -> None:
