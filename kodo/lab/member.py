@@ -250,9 +250,9 @@ def flow_source(flows: Any, loader: Any) -> Any:
         raise LabError("expected flows= or loader=, not both; let the loader add the flows")
     if flows is None:
         return os.fspath(loader) if isinstance(loader, os.PathLike) else loader
-    if isinstance(flows, str | Mapping) or not isinstance(flows, Iterable):
-        return [flows] if isinstance(flows, str | Mapping) else flows
-    several = list(flows)
+    if not isinstance(flows, Iterable):
+        return flows
+    several = [flows] if isinstance(flows, str | Mapping) else list(flows)
     if (path := doubled_path(several)) is not None:
         raise LabError(f"flows: expected each flow once, but two are at {path}; give one another name, or a url")
     return several
