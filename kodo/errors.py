@@ -120,6 +120,13 @@ def reason_of(error: Exception) -> str:
     return said[:1].lower() + said[1:]
 
 
+def unwritten(path: object, error: OSError) -> str:
+    """Why a file cannot be written, and what to do."""
+    if isinstance(error, FileNotFoundError):
+        return f"{path}: expected a file to write, but its folder is not there; make the folder, or choose another path"
+    return f"{path}: expected a file to write, but {reason_of(error)}; choose another path"
+
+
 _BY_STATUS: dict[int, type[KodoError]] = {
     404: RoleError,
     413: TooLargeError,

@@ -29,7 +29,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from kodo.errors import LoaderError
-from kodo.models import Flow
+from kodo.models import Flow, flow_path
 
 EntryPoint: TypeAlias = Callable[..., object] | str
 """What serves a flow: a callable, or a `"module:function"` string that names one."""
@@ -71,8 +71,7 @@ class Loader:
         Raises `LoaderError` naming the flow and the field for a value of the wrong form; nothing is added then.
         """
         label = f"flow {name!r}" if name and isinstance(name, str) else f"flow number {len(self.flows) + 1}"
-        path = str(name).replace(" ", "-") if url is None else url
-        fields = {"name": name, "url": _flow_url(path), "description": description, "author": author, "tags": tags}
+        fields = {"name": name, "url": flow_path(name, url), "description": description, "author": author, "tags": tags}
         try:
             flow = Flow.model_validate(fields)
         except ValidationError as error:
@@ -171,11 +170,6 @@ def expectation(fault: ErrorDetails) -> str:
     if fault["type"] == "value_error":
         return str(fault["ctx"]["error"])
     return EXPECTED.get(fault["type"]) or fault["msg"].replace("Input should be", "expected")
-
-
-def _flow_url(url: object) -> object:
-    # What is no text is left to the model to refuse, which names the field.
-    return "/" + url.removeprefix("/").rstrip("/") if isinstance(url, str) else url
 
 
 def _entry_point(label: str, value: object) -> EntryPoint:

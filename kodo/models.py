@@ -151,6 +151,15 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
 
+def flow_path(name: object, url: object = None) -> object:
+    """The path of a flow: its url, or its name with `-` for spaces, with one slash before it and none after.
+
+    What is no text is returned as it is, for a model to refuse.
+    """
+    path = str(name).replace(" ", "-") if url is None else url
+    return "/" + path.removeprefix("/").rstrip("/") if isinstance(path, str) else path
+
+
 class Flow(Model):
     """A named agent service that a node offers; `url` is a path on the node."""
 

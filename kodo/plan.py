@@ -21,6 +21,7 @@ it is an error with the line and the field, all of it at once.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from itertools import starmap
 from pathlib import Path
@@ -29,14 +30,26 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from kodo.errors import PlanError, reason_of
+from kodo.errors import PlanError, reason_of, unwritten
+from kodo.models import flow_path
 
 Kind = Literal["registry", "provider", "node"]
 FOUND = {"url", "cache", "node", "registry", "provider", "trace", "connect"}
 """Options that a lab finds by itself, or that stand elsewhere in a plan."""
+LONGEST_NAME = 50
+"""Characters of a member's name: the files of a lab are named by it."""
+NAME = f"expected a name of printable characters without a slash, at most {LONGEST_NAME} of them"
 MOST_FAULTS = 20
 """Faults of a file that are told at once."""
 UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+EXPECTED = {
+    "missing": "expected this field",
+    "model_type": "expected a mapping",
+    "dict_type": "expected a mapping",
+    "list_type": "expected a list",
+    "string_type": "expected a text",
+}
+"""What was expected, by pydantic's type of fault."""
 _TIME = re.compile(rf"([+-]?\d+(?:\.\d+)?)({'|'.join(UNITS)})")
 
 T = TypeVar("T")
@@ -130,6 +143,24 @@ Fields = Callable[[Place], Iterable[str]]
 """Which fields there may be beside the one at a place."""
 
 
+def is_name(name: str) -> bool:
+    """Whether a member may have this name."""
+    return bool(name.strip()) and name.isprintable() and "/" not in name and len(name) <= LONGEST_NAME
+
+
+def doubled_path(flows: Iterable[Any]) -> str | None:
+    """The path that two of these flows have, names or what has `name` and `url`: of them one alone would be listed."""
+    paths = Counter(path for path in map(_path_of, flows) if isinstance(path, str))
+    return next((path for path, number in paths.items() if number > 1), None)
+
+
+def _path_of(flow: Any) -> object:
+    if isinstance(flow, str):
+        return flow_path(flow)
+    fields = flow.__dict__ if isinstance(flow, BaseModel) else flow if isinstance(flow, Mapping) else {}
+    return flow_path(fields.get("name"), fields.get("url"))
+
+
 def faults_of(plan: Plan) -> list[Fault]:
     """What cannot be, and where: names that nobody has, nodes that are connected with, flows of a registry."""
     return [
@@ -140,8 +171,8 @@ def faults_of(plan: Plan) -> list[Fault]:
 def _faults(name: str, plan: Plan) -> Iterable[Fault]:
     """What cannot be of a member, by its own fields."""
     member = plan.members[name]
-    if not name.strip() or not name.isprintable() or "/" in name:
-        yield (), "expected a name of printable characters without a slash"
+    if not is_name(name):
+        yield (), NAME
     for target in member.targets:
         known = plan.members.get(target)
         if known is None and "://" not in target:
@@ -150,6 +181,8 @@ def _faults(name: str, plan: Plan) -> Iterable[Fault]:
             yield ("connect",), f"expected another registry or provider, not {target!r}"
     if member.kind != "node" and (member.flows is not None or member.loader is not None):
         yield ("flows" if member.loader is None else "loader",), "expected none, for it is no node"
+    if (path := doubled_path(member.flows or ())) is not None:
+        yield ("flows",), f"expected each flow once, but two are at {path}"
     if member.flows is not None and member.loader is not None:
         yield ("loader",), "expected flows or a loader, not both"
     if found := sorted(FOUND & member.options.keys()):
@@ -222,7 +255,7 @@ def write_text(path: Path | str, text: str) -> None:
     try:
         Path(path).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise PlanError(f"{path}: expected a file to write, but {reason_of(error)}; check the path") from error
+        raise PlanError(unwritten(path, error)) from error
 
 
 def read_yaml(path: Path | str, read: Callable[[Any], tuple[T, list[Fault]]], fields: Fields) -> T:
@@ -317,12 +350,8 @@ def _told(error: ValidationError, fields: Fields) -> list[Fault]:
 def _expectation(fault: Any, fields: Fields) -> str:
     if fault["type"] == "extra_forbidden":
         return f"expected no such field, but one of {', '.join(fields(fault['loc']))}"
-    if fault["type"] == "missing":
-        return "expected this field"
-    if fault["type"] in ("model_type", "dict_type"):
-        return "expected a mapping"
-    if fault["type"] == "list_type":
-        return "expected a list"
+    if fault["type"] in EXPECTED:
+        return EXPECTED[fault["type"]]
     if fault["type"] == "too_short":
         return f"expected {fault['ctx']['min_length']} or more"
     return str(fault["msg"]).removeprefix("Value error, ").replace("Input should be", "expected")

@@ -22,7 +22,7 @@ import networkx as nx  # type: ignore[import-untyped]
 import pytest
 
 from kodo.client import Client
-from kodo.errors import InvalidMessageError, LabError, UnavailableError
+from kodo.errors import InvalidMessageError, KodoError, LabError, UnavailableError
 from kodo.lab import MeshLab
 from kodo.lab.bars import Bars
 from kodo.lab.flows import FlowTable, united
@@ -30,6 +30,7 @@ from kodo.lab.naming import Names
 from kodo.lab.processes import OPTIONS
 from kodo.lab.topology import MERMAID, Seen, Topology, box_of, graph_of, place
 from kodo.loader import Loader
+from kodo.models import Flow
 from kodo.options import Options
 from tests.conftest import Start
 from tests.test_guardian import alive, gone
@@ -134,9 +135,12 @@ def test_a_name_is_taken_once_and_must_be_one(lab: MeshLab) -> None:
     assert lab["größe 1"].status()["organization"] == "größe 1"
     with pytest.raises(LabError, match=r"has a member 'größe 1'; use lab\['größe 1'\].restart"):
         lab.add_node("größe 1")
-    for name in ("", "a/b", "a\nb"):
-        with pytest.raises(LabError, match="expected a name of printable characters"):
+    for name in ("", "a/b", "a\nb", 51 * "a"):
+        with pytest.raises(LabError, match="expected a name of printable characters without a slash, at most 50 of"):
             lab.add_node(name)
+    longest = 50 * "\N{SNOWMAN}"
+    assert lab.add_registry(longest).status()["organization"] == longest
+    assert lab[longest].logs()
 
 
 def test_flows_come_from_names_dicts_callables_and_modules(lab: MeshLab, tmp_path: Path) -> None:
@@ -159,6 +163,20 @@ def test_flows_come_from_names_dicts_callables_and_modules(lab: MeshLab, tmp_pat
         )
     ]
     assert listed == [["one", "two"], ["three"], ["a", "closure", "from"], ["from a file"], ["of a module"]]
+
+
+@pytest.mark.parametrize(
+    "flows",
+    [["my test", "other", "my test"], ["my test", {"name": "x", "url": "my-test/"}], [Flow(url="/a", name="a"), "a"]],
+)
+def test_two_flows_at_one_path_are_refused(lab: MeshLab, flows: list[Any]) -> None:
+    """A registry would list the last alone, and say nothing; a name twice at two paths is fine."""
+    with pytest.raises(LabError, match=r"flows: expected each flow once, but two are at /(my-test|a); give one"):
+        lab.add_node(flows=flows)
+    node = lab.add_node(flows=["a", {"name": "a", "url": "/b"}])
+    with pytest.raises(LabError, match="expected each flow once"):
+        node.restart(flows=flows)
+    assert [row["url"] for row in node.flows().rows] == ["/a", "/b"]
 
 
 def module_flows() -> list[str]:
@@ -218,7 +236,9 @@ def test_terminate_and_kill_end_a_member_and_may_be_repeated(lab: MeshLab) -> No
     assert (one.pid, two.pid) == (None, None)
     assert [repr(one), repr(two)] == ["<Registry registry1: killed>", "<Registry registry2: terminated>"]
     assert repr(lab) == "<MeshLab 2 registries: 0 of 2 running>"
-    with pytest.raises(UnavailableError, match="check that a service runs at this url"):
+    with pytest.raises(
+        UnavailableError, match=r"expected registry1 to answer, but it is killed; use registry1.start\(\)"
+    ):
         one.status()
 
 
@@ -391,6 +411,19 @@ def test_settle_names_who_is_missing_and_what_nobody_lists_for_that(lab: MeshLab
     )
 
 
+def test_settle_names_nodes_that_have_no_registry(lab: MeshLab) -> None:
+    """Unless somebody else registered them: what is listed is not lost."""
+    registry = lab.add_registry()
+    node = lab.add_node("lost", flows=["a"])
+    said = "1 registry agrees; lost has no registry, so nobody lists its flows"
+    settled = lab.settle()
+    assert (repr(settled), settled.alone) == (f"<Settled: {said}>", ["lost"])
+    lab.add_node("other")
+    assert repr(lab.settle()).endswith("lost, other have no registry, so nobody lists their flows>")
+    registry.post("/register", {"url": node.url, "flows": [{"url": "/a", "name": "a"}]})
+    assert lab.settle().alone == ["other"]
+
+
 def test_settle_names_who_is_paused(lab: MeshLab) -> None:
     """Whoever paused it."""
     registry = lab.add_registry()
@@ -426,11 +459,11 @@ def test_a_provider_is_not_blamed_for_what_it_does_not_take(lab: MeshLab) -> Non
 def test_the_flows_of_the_mesh_are_one_table(mesh: MeshLab) -> None:
     """A row a flow, who lists it, members by name; columns that are empty throughout and times are left out."""
     assert repr(mesh.flows()).splitlines() == [
-        "node   name      url        organization  author  description  tags      registries",
-        "node1  <i>x</i>  /<i>x</i>  node1         me                   b & c, a  registry1, registry2",
-        "node1  my test   /my-test   node1                                        registry1, registry2",
-        "node2  my test   /my-test   node2                 another                registry1, registry2",
-        "3 flows",
+        "node   name      url        organization  author  tags      registries",
+        "node1  <i>x</i>  /<i>x</i>  node1         me      b & c, a  registry1, registry2",
+        "node1  my test   /my-test   node1                           registry1, registry2",
+        "node2  my test   /my-test   node2                           registry1, registry2",
+        "3 flows; .frame has description too",
     ]
     assert not MEASURED.search(repr(mesh.flows()))
 
@@ -491,8 +524,37 @@ def test_a_long_table_says_what_it_leaves_out() -> None:
     assert max(map(len, lines)) < 100
 
 
+def test_what_is_printed_fits_a_terminal() -> None:
+    """80 columns, with names as people have them: none of a member or flow is cut, columns without room are named."""
+    with MeshLab(engine="simulated") as lab:
+        first = lab.add_registry("old town registry", organization="Rheinische Zeitungsgruppe")
+        for place in ("harbour", "university", "valley"):
+            lab.add_registry(f"{place} registry", connect=first)
+        flow = {"name": "evacuation routes", "description": "ways out " * 9, "author": "Fire Brigade", "tags": ["map"]}
+        lab.add_node("town hall", connect=first, flows=[flow], organization="Mediaplus International")
+        lab.add_node("forgotten", flows=["alone"])
+        lab.settle()
+        lab["valley registry"].kill()
+        settled, flows = lab.settle(), lab.flows()
+        tables = [flows, first.flows(), lab.beliefs(), lab.counts(), lab.counts("node"), lab.convergence()]
+        for shown in (lab, settled, *tables, lab.explain("town hall"), lab.topology()):
+            assert max(map(len, str(shown).splitlines())) <= 80
+        assert str(settled).splitlines() == [
+            "<Settled: 3 registries agree>",
+            "- valley registry is not running (killed) and cannot be asked",
+            "- forgotten has no registry, so nobody lists its flows",
+        ]
+        assert repr(flows).splitlines() == [
+            "node       name               organization             tags  registries",
+            "town hall  evacuation routes  Mediaplus International  map   3 registries",
+            "1 flow; .frame has url, author, description too",
+        ]
+        times = [line.split()[-2:] for line in repr(lab.flows(times=True)).splitlines()[1:-1]]
+        assert all(re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", " ".join(time)) for time in times)
+
+
 def test_a_table_of_long_cells_stays_readable() -> None:
-    """A line holds all columns, the end of a url stays; HTML breaks what is long, and nothing else."""
+    """A line fits a terminal, the end of a url stays; HTML breaks what is long, and nothing else."""
     long = "/" + "v/" * 60 + "final-name"
     row = {
         "node": "http://n:1",
@@ -505,8 +567,10 @@ def test_a_table_of_long_cells_stays_readable() -> None:
         [{**row, "url": long, "organization": "o" * 90, "tags": ["tag"] * 30}, {**row, "url": "/b"}], Names({})
     )
     lines = repr(table).splitlines()
-    assert max(map(len, lines)) <= 168
-    assert "final-name" in lines[2]
+    assert max(map(len, lines)) <= 80
+    assert lines[-1] == "2 flows; .frame has url, author, description, tags too"
+    brief = FlowTable([{**row, "url": long, "name": "a", "author": None}, {**row, "url": "/b"}], Names({}))
+    assert "final-name" in repr(brief)
     html = table._repr_html_()
     assert html.count("overflow-wrap:anywhere") == 4
     assert long in html
@@ -523,7 +587,7 @@ def test_a_table_of_long_cells_stays_readable() -> None:
 def test_a_q_that_was_taken_for_text_is_said(mesh: MeshLab, q: str, said: str) -> None:
     """Of the mesh and of a member, escaped in HTML; what is plain text, or an expression, says nothing."""
     for table in (mesh.flows(q=q), mesh["registry1"].flows(q=q)):
-        assert repr(table).splitlines()[-1].startswith(f"no flows; q was searched as text: {said}")
+        assert " ".join(repr(table).split()).startswith(f"no flows; q was searched as text: {said}")
         assert "<b>" not in table._repr_html_()
         assert said in table._repr_html_()
     for fine in ("zebra", "name ~ 'x'", None):
@@ -563,8 +627,22 @@ def test_counts_are_one_table_over_the_registries(mesh: MeshLab) -> None:
     assert "<td" in nodes._repr_html_()
     assert "b &amp; c" in mesh.counts("tags")._repr_html_()
     assert not MEASURED.search(repr(nodes) + nodes._repr_html_())
-    with pytest.raises(LabError, match="by: expected one of node, organization, tags, or nothing, not 'tag'"):
+
+
+def test_a_word_that_is_none_is_told_from_those_there_are(mesh: MeshLab) -> None:
+    """And which was probably meant: what to count by, an engine, a kind, a registry, a node."""
+    with pytest.raises(LabError, match="by: expected one of node, organization, tags, not 'tag'; did you mean 'tags'"):
         mesh.counts(by="tag")  # type: ignore[arg-type]
+    with pytest.raises(LabError, match="engine: expected one of processes, simulated, not 'docker'"):
+        MeshLab(engine="docker")  # type: ignore[arg-type]
+    with pytest.raises(LabError, match="kind: expected one of registry, provider, node, not 'registri'; did you mean"):
+        mesh.add("registri", "x", {})
+    with pytest.raises(LabError, match="registry: expected one of registry1, registry2, not 'registry9'; did you mean"):
+        mesh.counts()["registry9"]
+    with pytest.raises(LabError, match="node: expected one of node1, node2, not 'registry1'"):
+        mesh.beliefs()["registry1", "node1"]
+    with pytest.raises(LabError, match="registry: expected one of registry1, registry2, not 'node2'"):
+        mesh.beliefs()["node1", "node2"]
 
 
 def test_where_no_registry_can_be_asked_tables_say_so(lab: MeshLab) -> None:
@@ -635,6 +713,30 @@ def test_a_topology_is_saved_as_what_its_name_says(mesh: MeshLab, tmp_path: Path
         assert (tmp_path / f"mesh.{suffix}").read_bytes().startswith(magic)
     with pytest.raises(LabError, match=r"one of \.png, \.svg, \.pdf, \.mmd"):
         mesh.topology().save(tmp_path / "mesh.gif")
+
+
+@pytest.mark.parametrize(
+    ("save", "name"),
+    [
+        (lambda lab, path: lab.topology().save(path), "mesh.png"),
+        (lambda lab, path: lab.topology().save(path), "mesh.mmd"),
+        (lambda lab, path: lab.timeline().save(path), "timeline.svg"),
+        (lambda lab, path: lab.settle().plot().save(path), "bars.pdf"),
+        (lambda _, path: MeshLab(engine="simulated").to_file(path), "mesh.yaml"),
+        (lambda lab, path: lab.record(path), "mesh.jsonl"),
+    ],
+)
+def test_what_cannot_be_written_is_told_alike(
+    mesh: MeshLab, tmp_path: Path, save: Callable[[MeshLab, Path], Any], name: str
+) -> None:
+    """Whatever is saved: a folder that is not there, or a file that is a folder, is an error with its cause."""
+    (tmp_path / name).mkdir()
+    wrong = {"its folder is not there; make the folder": tmp_path / "no" / name, "is a directory": tmp_path / name}
+    for said, path in wrong.items():
+        with pytest.raises(KodoError, match=re.escape(f"{path}: expected a file to write, but {said}")) as caught:
+            save(mesh, path)
+        assert isinstance(caught.value.__cause__, OSError)
+    assert not (tmp_path / "no").exists()
 
 
 def test_what_someone_connected_behind_the_labs_back_shows_up(lab: MeshLab, serve: Start) -> None:
@@ -899,7 +1001,7 @@ def test_a_folder_or_a_record_that_cannot_be_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(LabError, match=r"folder: expected one that can be written to, but \S+/file/lab: not a dir"):
         MeshLab(folder=tmp_path / "file/lab")
-    with pytest.raises(LabError, match="expected a file to record into"):
+    with pytest.raises(LabError, match="expected a file to write, but its folder is not there"):
         MeshLab(folder=tmp_path, record=tmp_path / "nowhere/record.jsonl")
     until(lambda: threading.active_count() <= before, "the guardian to have hung up")
 

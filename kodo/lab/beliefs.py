@@ -14,14 +14,16 @@ from functools import cached_property
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from kodo.errors import LabError
 from kodo.lab.flows import CELL, Row
-from kodo.lab.naming import NO_ANSWER, numbered
+from kodo.lab.naming import NO_ANSWER, numbered, one_of
+from kodo.lab.plain import Column, fits, text_table
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 MANY = 20
-"""Registries that have a column each; of more it is counted how many say what."""
+"""Registries that have a column each, if in text a line has room for them; of more it is counted how many say what."""
 CONTENT = ("url", "name", "organization", "author", "description", "tags")
 COLOURS = {"known": "34,139,84", "missing": "200,60,50", "stale": "201,138,27", "ghost": "130,90,150"}
 APART, SILENT = "-", NO_ANSWER
@@ -81,8 +83,12 @@ class Beliefs:
         self._states = states
 
     def __getitem__(self, place: tuple[str, str]) -> str:
-        """What a registry says of a node: `beliefs["node1", "registry2"]`."""
+        """What a registry says of a node: `beliefs["node1", "registry2"]`. Raises `LabError` for names of neither."""
         node, registry = place
+        if node not in self.table:
+            raise LabError(f"node: {one_of(node, self.table)}")
+        if registry not in self.registries:
+            raise LabError(f"registry: {one_of(registry, self.registries)}")
         return self.table[node][registry]
 
     @cached_property
@@ -98,38 +104,33 @@ class Beliefs:
         """Whether every registry that can be asked says what is true."""
         return all(word in ("known", APART, SILENT) for row in self.table.values() for word in row.values())
 
-    @property
-    def _columns(self) -> list[str]:
-        """A column for each registry, or for each thing that some of them say."""
-        if len(self.registries) <= MANY:
-            return self.registries
+    def _cells(self, *, each: bool) -> tuple[list[str], list[list[str]]]:
+        """The headings and the lines: a column for `each` registry, or for each thing that some of them say."""
         said = {word for row in self.table.values() for word in row.values()}
-        return [word for word in (*COLOURS, APART, SILENT) if word in said]
+        columns = self.registries if each else [word for word in (*COLOURS, APART, SILENT) if word in said]
+        lines = []
+        for node, row in self.table.items():
+            counts = Counter(row.values())
+            words = [row[name] if each else str(counts[name] or "") for name in columns]
+            lines.append([node, self._states[node], *words])
+        return ["node", "", *columns], lines
 
-    def _lines(self) -> list[list[str]]:
-        return [[node, self._states[node], *self._words(row)] for node, row in self.table.items()]
-
-    def _words(self, row: Mapping[str, str]) -> list[str]:
-        if len(self.registries) <= MANY:
-            return [row[name] for name in self.registries]
-        counts = Counter(row.values())
-        return [str(counts[word] or "") for word in self._columns]
+    def _text_columns(self, *, each: bool) -> list[Column]:
+        headings, lines = self._cells(each=each)
+        return [Column(heading, cells) for heading, cells in zip(headings, zip(*lines, strict=True), strict=True)]
 
     def __repr__(self) -> str:
         if not self.table:
             return "no nodes"
-        lines = [["node", "", *self._columns], *self._lines()]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        table = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
-        return "\n".join([*table, self._count])
+        columns = self._text_columns(each=len(self.registries) <= MANY)
+        return text_table(columns if fits(columns) else self._text_columns(each=False), self._count)
 
     def _repr_html_(self) -> str:
         if not self.table:
             return "<div><i>no nodes</i></div>"
-        head = "".join(
-            f'<th style="{CELL};font-weight:600">{escape(name)}</th>' for name in ["node", "", *self._columns]
-        )
-        lines = ("".join(f'<td style="{CELL}">{_cell(word)}</td>' for word in line) for line in self._lines())
+        headings, rows = self._cells(each=len(self.registries) <= MANY)
+        head = "".join(f'<th style="{CELL};font-weight:600">{escape(name)}</th>' for name in headings)
+        lines = ("".join(f'<td style="{CELL}">{_cell(word)}</td>' for word in line) for line in rows)
         body = "".join(f'<tr style="background:transparent">{line}</tr>' for line in lines)
         return (
             '<div style="overflow-x:auto"><table style="border-collapse:collapse;color:inherit;margin:0">'

@@ -10,6 +10,5 @@ Dropdown = ipywidgets.Dropdown
 FloatSlider = ipywidgets.FloatSlider
 HTML = ipywidgets.HTML
 Image = ipywidgets.Image
-Label = ipywidgets.Label
 SelectMultiple = ipywidgets.SelectMultiple
 VBox = ipywidgets.VBox

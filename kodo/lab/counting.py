@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from kodo.client import Counts
 from kodo.errors import LabError
-from kodo.lab.naming import NO_ANSWER, NOBODY, Names, numbered
+from kodo.lab.naming import NO_ANSWER, NOBODY, Names, numbered, one_of
 from kodo.lab.tables import Cells, html_table, plain_table
 
 if TYPE_CHECKING:
@@ -27,13 +27,18 @@ class CountTable:
         Raises `LabError` when flows are not counted `by` that.
         """
         if by is not None and by not in get_args(What):
-            raise LabError(f"by: expected one of {', '.join(get_args(What))}, or nothing, not {by!r}")
+            raise LabError(f"by: {one_of(by, get_args(What))}")
         self.answers = answers
         self.by = by
         self._names = names
 
     def __getitem__(self, registry: str) -> Counts | None:
-        """What one registry answered, as `member.counts()` has it: `counts["registry1"]["tags"]`."""
+        """What one registry answered, as `member.counts()` has it: `counts["registry1"]["tags"]`.
+
+        Raises `LabError` when there is none of this name.
+        """
+        if registry not in self.answers:
+            raise LabError(f"registry: {one_of(registry, self.answers)}")
         return self.answers[registry]
 
     @property

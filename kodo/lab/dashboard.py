@@ -45,6 +45,8 @@ ANSWER = 1.0
 """Seconds that a member gets to say so, before it is drawn as it was."""
 MESSAGES = 60
 """Messages that are kept."""
+CHOICE = 160
+"""Pixels of a choice."""
 
 Order = Callable[["MeshLab"], str]
 """Something that a button does; it says what it did."""
@@ -91,10 +93,9 @@ class Controls:
         self._lab = lab
         self._hands = ThreadPoolExecutor(1, thread_name_prefix="kodo-dashboard")
         self._names: list[str] = []
-        self._member = boxes.Dropdown(options=[], description="member", layout={"width": "220px"})
-        groups = {"rows": 4, "layout": {"width": "170px"}}
-        self._one = boxes.SelectMultiple(options=[], tooltip="one side of a partition", **groups)
-        self._other = boxes.SelectMultiple(options=[], tooltip="the other side", **groups)
+        self._member = _labelled(boxes.Dropdown, "member", 60)
+        self._one = _labelled(boxes.SelectMultiple, "between", 60, rows=4, tooltip="one side of a partition")
+        self._other = _labelled(boxes.SelectMultiple, "and", 30, rows=4, tooltip="the other side")
         self._said = boxes.HTML(layout={"flex": "1 1 200px"})
         self._buttons: list[Any] = []
         line = {"flex_flow": "row wrap", "display": "flex", "align_items": "center"}
@@ -106,7 +107,7 @@ class Controls:
         self.box = boxes.VBox(
             [
                 boxes.Box([self._member, *verbs, self._said], layout=line),
-                boxes.Box([boxes.Label("between"), self._one, boxes.Label("and"), self._other, *faults], layout=line),
+                boxes.Box([self._one, self._other, *faults], layout=line),
             ]
         )
 
@@ -183,6 +184,12 @@ class Controls:
             return "all faults are healed"
 
         return order
+
+
+def _labelled(kind: Any, label: str, width: int, **more: Any) -> Any:
+    """A choice with its label before it, of this many pixels, so that what stands beneath each other begins alike."""
+    layout = {"width": f"{CHOICE + width}px"}
+    return kind(options=[], description=label, style={"description_width": f"{width}px"}, layout=layout, **more)
 
 
 # -- what is seen ------------------------------------------------------------------------------------------

@@ -26,15 +26,16 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import Affine2D
 
-from kodo.errors import LabError
+from kodo.errors import LabError, unwritten
 
 __all__ = ["Affine2D", "Figure", "Line2D", "Picture", "Rectangle", "card", "width_of"]
 
 DPI = 200
 SCREEN = 100
 """Pixels an inch at which a picture is shown; it is drawn at `DPI`."""
-INK, QUIET, PALE, CARD, FRAME = "#26323d", "#8d99a5", "#c9d0d6", "#ffffff", "#dfe4e8"
-BROKEN, SLOW = "#b5503c", "#c98a1b"
+INK, QUIET, FAINT, PALE, CARD, FRAME = "#26323d", "#5f6b76", "#8d99a5", "#c9d0d6", "#ffffff", "#dfe4e8"
+BROKEN, SLOW, SLOW_INK = "#b5503c", "#c98a1b", "#8a5d0e"
+"""Of these INK, QUIET, BROKEN and SLOW_INK are dark enough for words, the others are for lines and shapes."""
 FORMS = (".png", ".svg", ".pdf")
 SCRIPTS = {"Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Noto Sans Devanagari", "Noto Sans Arabic"}
 """Fonts that know what matplotlib's own does not, where they are installed."""
@@ -72,16 +73,25 @@ class Picture:
         return {"text/plain": repr(self), "image/png": b64encode(self.png).decode()}, {"image/png": size}
 
     def save(self, path: Path | str) -> None:
-        """Write the picture, or one of its texts, to a file; the ending of its name says which."""
+        """Write the picture, or one of its texts, to a file; the ending of its name says which.
+
+        Raises `LabError` for another ending, and when the file cannot be written.
+        """
         target = Path(path)
+        content = self._content(target.suffix)
+        try:
+            target.write_bytes(content)
+        except OSError as error:
+            raise LabError(unwritten(path, error)) from error
+
+    def _content(self, suffix: str) -> bytes:
         texts = self.texts()
-        if target.suffix in texts:
-            target.write_text(texts[target.suffix], encoding="utf-8")
-        elif target.suffix in FORMS:
-            target.write_bytes(self._drawn(target.suffix[1:]))
-        else:
-            known = ", ".join([*FORMS, *texts])
-            raise LabError(f"expected a file that ends in one of {known}, such as {type(self).__name__.lower()}.png")
+        if suffix in texts:
+            return texts[suffix].encode()
+        if suffix in FORMS:
+            return self._drawn(suffix[1:])
+        known = ", ".join([*FORMS, *texts])
+        raise LabError(f"expected a file that ends in one of {known}, such as {type(self).__name__.lower()}.png")
 
     def _drawn(self, form: str) -> bytes:
         drawn = BytesIO()

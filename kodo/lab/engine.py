@@ -88,8 +88,9 @@ class Engine(Protocol):
     def wait_for_start(self, life: Life, timeout: float) -> None:
         """Wait until a member is about to answer, has ended, was refused, or the time is over."""
 
-    def link(self, tables: Mapping[str, Table], timeout: float) -> None:
-        """Let these policies hold for the messages of these members, and wait until they do."""
+    def link(self, tables: Mapping[str, Table], timeout: float) -> list[str]:
+        """Let these policies hold for the messages of these members, and wait until they do. For whom they do not."""
+        ...
 
     def signal(self, name: str, word: Word) -> None:
         """Tell a running member to end, or to stand still, or to go on."""

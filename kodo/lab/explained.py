@@ -27,6 +27,8 @@ Answers = Mapping[str, dict[str, Any] | None]
 MANY = 20
 """Registries that have rows of their own; of more it is counted how many say the same, or shown who is behind."""
 RECORD = ("origin", "state", "status", "flow", "on_behalf_of", "told_by")
+RANKS = {name: rank for rank, name in enumerate(("told_by", "on_behalf_of", "origin", "state", "status", "flow"), 1)}
+"""In which order columns get room in plain text, after those that are always there."""
 RECORD_MEASURES = ("created", "modified", "seq", "version", "age", "lease")
 PEER = ("peer", "state", "deltas", "behind")
 PEER_MEASURES = ("changes", "heard", "next_try")
@@ -97,7 +99,7 @@ class Explanation:
         return f"<Explanation of {what}: listed by {yes} of {registries}>"
 
     def __str__(self) -> str:
-        return plain_table(repr(self), *self._cells())
+        return plain_table(repr(self), *self._cells(), RANKS)
 
     def _repr_html_(self) -> str:
         return html_table(repr(self), *self._cells())

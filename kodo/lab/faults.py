@@ -65,7 +65,7 @@ class Fault:
 
     label: str
     effects: dict[Way, Effect]
-    end: Callable[[Fault], None] = field(repr=False)
+    end: Callable[..., None] = field(repr=False)
     began: float = 0.0
     ended: float | None = None
 
@@ -74,10 +74,13 @@ class Fault:
         """Whether it holds."""
         return self.ended is None
 
-    def heal(self) -> None:
-        """End it, and wait until that holds. Doing so again does nothing."""
+    def heal(self, timeout: float | None = None) -> None:
+        """End it, and wait until that holds. Doing so again does nothing.
+
+        Raises `LabError` when the time is over and a member has not taken it in: it ends there as soon as it has.
+        """
         if self.active:
-            self.end(self)
+            self.end(self, timeout=timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -93,9 +96,15 @@ class Faults:
     """All faults of a lab, in the order in which they came."""
 
     def __init__(
-        self, apply: Callable[[set[str]], None], note: Callable[[str, Fault], None], clock: Callable[[], float]
+        self,
+        apply: Callable[[set[str], float | None], str],
+        note: Callable[[str, Fault], None],
+        clock: Callable[[], float],
     ) -> None:
-        """`apply` tells members what holds for them, `note` is told of each fault that begins or ends."""
+        """`apply` tells members what holds for them, and who has not taken it in when a timeout is over, if anyone.
+
+        `note` is told of each fault that begins or ends.
+        """
         self.all: list[Fault] = []
         self._clock = clock
         self._apply = apply
@@ -123,17 +132,18 @@ class Faults:
         """Those that hold on a way."""
         return [fault for fault in self.active if way in fault.effects]
 
-    def begin(self, label: str, effects: dict[Way, Effect]) -> Fault:
-        """Let a fault hold, and wait until it does."""
+    def begin(self, label: str, effects: dict[Way, Effect], timeout: float | None = None) -> Fault:
+        """Let a fault hold, and wait until it does. Raises `LabError` when the time is over; it does not hold then."""
         fault = Fault(label, effects, self._end, self._clock())
         self.all.append(fault)
         try:
-            self._apply({caller for caller, _ in effects})
+            if late := self._apply({caller for caller, _ in effects}, timeout):
+                raise LabError(f"expected {label} to hold, but {late}; it was taken back")
         except BaseException:
             # It is one that never was, but for members that were told of it already.
             self.all.remove(fault)
             with suppress(LabError):
-                self._apply({caller for caller, _ in effects})
+                self._apply({caller for caller, _ in effects}, timeout)
             raise
         self._note("fault", fault)
         return fault
@@ -142,20 +152,26 @@ class Faults:
         """Take over a fault that another process has begun, and perhaps ended; members are told nothing."""
         self.all.append(Fault(label, effects, self._end, began, ended))
 
-    def heal(self) -> None:
-        """End all of them, together."""
-        self._end(*self.active)
+    def heal(self, timeout: float | None = None) -> None:
+        """End all of them, together. Raises `LabError` as `Fault.heal` does."""
+        self._end(*self.active, timeout=timeout)
 
-    def _end(self, *faults: Fault) -> None:
+    def _end(self, *faults: Fault, timeout: float | None = None) -> None:
+        if timeout is not None:
+            checked_timeout(timeout)
+        late = ""
         with self._ending:  # two threads may heal the same, such as a block at its end and a button
             ended = [fault for fault in faults if fault.active]
             for fault in ended:
                 fault.ended = self._clock()
         # With the lab its faults are over as well.
         with suppress(LabError):
-            self._apply({caller for fault in ended for caller, _ in fault.effects})
+            late = self._apply({caller for fault in ended for caller, _ in fault.effects}, timeout)
         for fault in ended:
             self._note("healed", fault)
+        if late:
+            labels = ", ".join(fault.label for fault in ended)
+            raise LabError(f"expected {labels} to be healed, but {late}; it is as soon as that is done")
 
     def effects(self) -> dict[Way, Effect]:
         """What holds now, on each way."""

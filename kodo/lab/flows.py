@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from kodo.lab.engine import Asking
 from kodo.lab.naming import Names, numbered, one_line
+from kodo.lab.plain import WIDEST, Column, text_table, wrapped
 from kodo.misread import explanation
 from kodo.models import MISSING_AUTHOR, MISSING_DESCRIPTION
 from kodo.query import parse_order
@@ -30,10 +31,14 @@ MOST = 200
 """Rows that are shown; `frame` has all."""
 MANY = 12
 """Registries that a row names; of more it says how many they are."""
-WIDEST, NARROWEST, LINE = 48, 14, 168
-"""Characters of a cell of plain text: most, and in a table that is wider than a line even so."""
+LONGEST = 40
+"""Characters of plain text beyond which the registries of a row are counted there."""
 SHOWN = ("node", "name", "url", "organization", "author", "description", "tags", "registries")
 TIMES = ("created", "modified", "heartbeat")
+RANKS = {"registries": 1, "organization": 2, "tags": 3, "url": 4, "author": 5, "description": 6}
+"""In which order columns get room in plain text, after those that are always there."""
+LEAST = 24
+"""To how many characters cells may be cut there: what would have less room is left out."""
 _EMPTY: tuple[Any, ...] = (None, "", [], (), MISSING_AUTHOR, MISSING_DESCRIPTION)
 _GREY = "rgba(128,128,128,0.28)"
 CELL = f"padding:4px 14px 4px 0;text-align:left;vertical-align:top;border-bottom:1px solid {_GREY}"
@@ -77,16 +82,8 @@ class FlowTable:
 
     def __repr__(self) -> str:
         if not self.rows:
-            return self._count
-        columns = self.columns
-        lines = [columns, *([_text(row.get(name)) for name in columns] for row in self._shown[:MOST])]
-        limit = _limit([max(map(len, column)) for column in zip(*lines, strict=True)])
-        lines = [
-            [_cut(text, limit, end=name == "url") for name, text in zip(columns, line, strict=True)] for line in lines
-        ]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        table = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
-        return "\n".join([*table, self._count])
+            return wrapped(self._count)
+        return text_table([_column(name, self._shown[:MOST]) for name in self.columns], self._count)
 
     def _repr_html_(self) -> str:
         if not self.rows:
@@ -151,7 +148,7 @@ def _named(row: Row, names: Names) -> Row:
     """A row as it is shown, and in it the row as it came."""
     named = {**row, "node": names[row["node"]], "registry": names[row["registry"]], "row": row}
     if len(row.get("registries", ())) > MANY:
-        named["registries"] = numbered(len(row["registries"]), "registry", "registries")
+        named["registries"] = _number_of(row["registries"])
     return named
 
 
@@ -165,19 +162,20 @@ def _text(value: Any) -> str:
     return one_line(", ".join(value) if isinstance(value, list) else str(value))
 
 
-def _limit(widths: Sequence[int]) -> int:
-    """How long a cell may be, so that a line of such columns can be read."""
-    fits = (
-        limit for limit in range(WIDEST, NARROWEST, -1) if sum(min(width, limit) + 2 for width in widths) <= LINE + 2
-    )
-    return next(fits, NARROWEST)
+def _column(name: str, rows: Sequence[Row]) -> Column:
+    """A column of plain text: times to the second, and registries by their number where their names are long."""
+    cells = [_text(row.get(name)) for row in rows]
+    if name in TIMES:
+        return Column(name, [cell.partition(".")[0].replace("T", " ") for cell in cells])
+    if name == "registries" and max(map(len, cells)) > LONGEST:
+        cells = [_number_of(row["registries"]) for row in rows]
+    if name == "registries":
+        return Column(name, cells, RANKS[name])
+    return Column(name, cells, RANKS.get(name, 0), LEAST, middle=name == "url")
 
 
-def _cut(text: str, limit: int, *, end: bool) -> str:
-    """A text as long as there is room; of what matters at its `end` too, the middle is left out."""
-    if len(text) <= limit:
-        return text
-    return f"{text[: limit // 3]}…{text[limit // 3 + 1 - limit :]}" if end else text[: limit - 1] + "…"
+def _number_of(registries: list[str] | str) -> str:
+    return registries if isinstance(registries, str) else numbered(len(registries), "registry", "registries")
 
 
 def _style(value: Any) -> str:

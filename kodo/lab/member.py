@@ -2,7 +2,8 @@
 
 A handle stands for the member, not for one process: `restart` gives it a new one, at the same url and on the same
 cache. It keeps its lab alive. What a handle cannot do is a `LabError` that names the member, what was expected, and
-what to do; what the service refuses is the error that the client raises.
+what to do; what the service refuses is the error that the client raises. One that is paused or has ended is not asked:
+that is an `UnavailableError` at once, which names the verb that brings it back.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from kodo.client import Counts, Status, View
-from kodo.errors import LabError
-from kodo.lab.engine import Life, Setup
+from kodo.errors import LabError, UnavailableError
+from kodo.lab.engine import Asking, Life, Setup
 from kodo.lab.flows import FlowTable, all_flows
+from kodo.plan import doubled_path
 
 if TYPE_CHECKING:
     from kodo.lab.explained import Explanation
@@ -92,25 +94,34 @@ class Member:
 
     # -- asking it -----------------------------------------------------------------------------------------
 
+    @property
+    def _asked(self) -> Asking:
+        """What asks it. Raises `UnavailableError` at once when it cannot answer, `LabError` when its lab has ended."""
+        self.lab.check_alive()
+        if not self.answers:
+            back = "resume" if self.paused else "start"
+            raise UnavailableError(f"expected {self.name} to answer, but it is {self.state}; use {self.name}.{back}()")
+        return self._client
+
     def get(self, path: str = "/", **params: Any) -> Any:
         """Its answer to a GET."""
-        return self._client.get(path, **params)
+        return self._asked.get(path, **params)
 
     def post(self, path: str, body: Any = None) -> Any:
         """Its answer to a POST."""
-        return self._client.post(path, body)
+        return self._asked.post(path, body)
 
     def status(self) -> Status:
         """Who it is, what it is connected with, and whether all is said."""
-        return self._client.status()
+        return self._asked.status()
 
     def map(self) -> View:
         """What it knows of the mesh."""
-        return self._client.map()
+        return self._asked.map()
 
     def counts(self) -> Counts:
         """How many flows it lists, in all and by node, organization and tag."""
-        return self._client.counts()
+        return self._asked.counts()
 
     def explain(self, node: Member | str, flow: str | None = None) -> Explanation:
         """Why it lists a node, or a flow of it, or does not. A node is a handle, a name or a url."""
@@ -118,7 +129,7 @@ class Member:
 
     def flows(self, q: str | None = None, by: str | None = None, times: bool = False) -> FlowTable:
         """The flows that it lists: those that `q` selects, in the order `by`."""
-        return FlowTable(all_flows(self._client, q, by), self.lab.names, q=q, by=by, times=times)
+        return FlowTable(all_flows(self._asked, q, by), self.lab.names, q=q, by=by, times=times)
 
     def live(self) -> Live:
         """The flows that it lists, in a table that moves with it."""
@@ -178,9 +189,11 @@ class Member:
     def start(self, timeout: float | None = None) -> None:
         """Start it again as it was, when it has ended, and wait until it is about to answer. One that runs stays.
 
-        Raises `LabError` when it does not come to that.
+        Raises `LabError` when it does not come to that, and for one that is paused: `resume` it.
         """
         self.lab.patience(timeout)
+        if self.paused:
+            raise LabError(f"expected {self.name} to have ended, but it is paused; use {self.name}.resume()")
         if not self.running:
             self.await_start(self.launch(self.setup), timeout)
 
@@ -229,9 +242,17 @@ class Member:
 
 
 def flow_source(flows: Any, loader: Any) -> Any:
-    """One source of flows: `flows` are names or dicts, `loader` a callable, `"module:function"`, or a YAML file."""
+    """One source of flows: `flows` are names or dicts, `loader` a callable, `"module:function"`, or a YAML file.
+
+    Raises `LabError` when both are given, and for two flows at one path: a registry would list the last alone.
+    """
     if flows is not None and loader is not None:
         raise LabError("expected flows= or loader=, not both; let the loader add the flows")
     if flows is None:
         return os.fspath(loader) if isinstance(loader, os.PathLike) else loader
-    return [flows] if isinstance(flows, str | Mapping) else list(flows) if isinstance(flows, Iterable) else flows
+    if not isinstance(flows, Iterable):
+        return flows
+    several = [flows] if isinstance(flows, str | Mapping) else list(flows)
+    if (path := doubled_path(several)) is not None:
+        raise LabError(f"flows: expected each flow once, but two are at {path}; give one another name, or a url")
+    return several

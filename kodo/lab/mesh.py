@@ -32,12 +32,12 @@ from kodo.lab.flows import FlowTable, Row, all_flows, united
 from kodo.lab.keeping import Kept, find_kept, kept_labs
 from kodo.lab.logs import Logs
 from kodo.lab.member import Member, flow_source
-from kodo.lab.naming import NOBODY, Names, numbered, tally
+from kodo.lab.naming import NOBODY, Names, numbered, one_of, tally
 from kodo.lab.plan import changes_of, functions_of_graph, plan_of_graph, plan_of_members, unknown_options
 from kodo.lab.processes import Processes, kept_setup
 from kodo.lab.recording import Recording
 from kodo.lab.settling import Settled, Trail, expected_by, settle
-from kodo.plan import Plan, read_plan, write_plan
+from kodo.plan import NAME, Plan, is_name, read_plan, write_plan
 
 if TYPE_CHECKING:
     from networkx import DiGraph  # type: ignore[import-untyped]
@@ -146,7 +146,7 @@ class MeshLab:
             self.history.note("fault", fault.label, at=fault.began)
             if fault.ended is not None:
                 self.history.note("healed", fault.label, at=fault.ended)
-        self._apply({member.name for member in self if member.running})
+        self._apply({member.name for member in self if member.running}, None)
 
     def save(self) -> None:
         """Write down what the lab is, if it is kept: the verbs that change it do so."""
@@ -264,7 +264,12 @@ class MeshLab:
         return self._add("node", name, {**ROLES["node"], **given, **options}, timeout)
 
     def add(self, kind: str, name: str, options: dict[str, Any]) -> Member:
-        """Start a member of a kind with all its options, as `add_registry` and `add_node` do."""
+        """Start a member of a kind with all its options, as `add_registry` and `add_node` do.
+
+        Raises `LabError` as they do, and for a kind that there is not.
+        """
+        if kind not in ROLES:
+            raise LabError(f"kind: {one_of(kind, ROLES)}")
         return self._add(kind, name, {**ROLES[kind], **options}, None)
 
     def _add(self, kind: str, name: str | None, options: dict[str, Any], timeout: float | None) -> Member:
@@ -272,7 +277,7 @@ class MeshLab:
 
     def _prepared(self, kind: str, name: str | None, options: dict[str, Any]) -> Member:
         """A member with a url, which nobody has started yet."""
-        self._check_alive()
+        self.check_alive()
         name = self._new_name(kind, name)
         defaults = {"organization": name, **self.engine.defaults(name)}
         setup = self.changed_setup(Setup({}), {**defaults, **options})
@@ -302,8 +307,8 @@ class MeshLab:
             return next(free for number in count(1) if (free := f"{kind}{number}") not in self._members)
         if isinstance(name, str) and name in self._members:
             raise LabError(f"expected a new name, but this lab has a member {name!r}; use lab[{name!r}].restart()")
-        if not isinstance(name, str) or not name.strip() or not name.isprintable() or "/" in name:
-            raise LabError("expected a name of printable characters without a slash, such as 'registry1'")
+        if not isinstance(name, str) or not is_name(name):
+            raise LabError(f"{NAME}, such as 'registry1'")
         return name
 
     def changed_setup(self, setup: Setup, changes: dict[str, Any]) -> Setup:
@@ -435,7 +440,7 @@ class MeshLab:
         """The flows of the mesh in a table that moves with it: search, sort, pages, and who is up."""
         from kodo.lab.live import Live  # noqa: PLC0415, widgets take their time
 
-        self._check_alive()
+        self.check_alive()
         self.engine.need_processes("live()")
         return Live(self)
 
@@ -443,7 +448,7 @@ class MeshLab:
         """The live table, the topology and the messages of the mesh, with buttons for faults."""
         from kodo.lab.dashboard import Dashboard  # noqa: PLC0415, widgets take their time
 
-        self._check_alive()
+        self.check_alive()
         self.engine.need_processes("dashboard()")
         return Dashboard(self)
 
@@ -461,7 +466,7 @@ class MeshLab:
         Compared are registries that are connected, directly or through others; a provider lists only its own. Raises
         `LabError` when the time is over, naming what is missing and who is to blame.
         """
-        self._check_alive()
+        self.check_alive()
         trail = Trail(self.engine, self._settled)
         settled = settle(list(self), self.patience(timeout), trail)
         self._settled = self.history.clock.moment()
@@ -473,7 +478,7 @@ class MeshLab:
 
     def run(self, seconds: float) -> None:
         """Let so many seconds pass: virtual ones of a simulated lab, in which nothing happens otherwise; or wait."""
-        self._check_alive()
+        self.check_alive()
         self.engine.run(checked_number("seconds", seconds, 1e9, "seconds, 0 or more"))
 
     def timeline(
@@ -532,7 +537,7 @@ class MeshLab:
 
         It ends with the lab, or with `stop()` of what is returned. A file that is there is replaced.
         """
-        self._check_alive()
+        self.check_alive()
         self.engine.need_processes("record()")
         recording = Recording(self, Path(path))
         self._recordings.append(recording)
@@ -540,37 +545,41 @@ class MeshLab:
 
     # -- faults --------------------------------------------------------------------------------------------
 
-    def cut(self, a: Targets, b: Targets, one_way: bool = False) -> Fault:
+    def cut(self, a: Targets, b: Targets, one_way: bool = False, *, timeout: float | None = None) -> Fault:
         """Let messages between `a` and `b` meet silence, or only those that `a` sends to `b`, until it is healed.
 
         As a statement, or as a `with` block, at whose end it is healed. `a` and `b` are members, names, or lists of
-        these. Raises `LabError` for what cannot be, and then nothing has changed.
+        these. Raises `LabError` for what cannot be, and when it does not hold within `timeout`: then nothing changed.
         """
-        return self._fault("cut", [a, b], Effect(cut=True), one_way=one_way)
+        return self._fault("cut", [a, b], Effect(cut=True), timeout, one_way=one_way)
 
-    def partition(self, *groups: Targets) -> Fault:
+    def partition(self, *groups: Targets, timeout: float | None = None) -> Fault:
         """Cut the mesh into groups that hear nothing of each other; of one group alone, the others are the rest.
 
-        Members that no group names hear all and are heard by all.
+        Members that no group names hear all and are heard by all. Otherwise as `cut`.
         """
         sides = list(groups)
         if len(sides) == 1:
             inside = self._members_of(sides[0])
             sides.append([member for member in self if member.name not in inside])
-        return self._fault("partition", sides, Effect(cut=True), joint=" | ")
+        return self._fault("partition", sides, Effect(cut=True), timeout)
 
-    def latency(self, a: Targets, b: Targets, ms: float, one_way: bool = False) -> Fault:
+    def latency(
+        self, a: Targets, b: Targets, ms: float, one_way: bool = False, *, timeout: float | None = None
+    ) -> Fault:
         """Delay messages between `a` and `b`, and as long their answers, by `ms` milliseconds. Otherwise as `cut`."""
         delay = checked_number("ms", ms, 3_600_000, "milliseconds, 0 or more")
-        return self._fault("latency", [a, b], Effect(ms=delay), one_way=one_way)
+        return self._fault("latency", [a, b], Effect(ms=delay), timeout, one_way=one_way)
 
-    def loss(
+    def loss(  # noqa: PLR0913, one for each thing that a loss may be given
         self,
         a: Targets,
         b: Targets,
         request: float | None = None,
         answer: float | None = None,
         one_way: bool = False,
+        *,
+        timeout: float | None = None,
     ) -> Fault:
         """Lose messages between `a` and `b`, or their answers, with the probabilities given. Otherwise as `cut`."""
         if request is None and answer is None:
@@ -579,22 +588,29 @@ class MeshLab:
             checked_number(name, value or 0.0, 1, "a probability from 0 to 1")
             for name, value in (("request", request), ("answer", answer))
         ]
-        return self._fault("loss", [a, b], Effect(request=chances[0], answer=chances[1]), one_way=one_way)
+        return self._fault("loss", [a, b], Effect(request=chances[0], answer=chances[1]), timeout, one_way=one_way)
 
-    def heal(self) -> None:
-        """Heal every fault. Members that are paused stay so: `resume` them."""
-        self.faults.heal()
+    def heal(self, timeout: float | None = None) -> None:
+        """Heal every fault. Members that are paused stay so: `resume` them. Raises `LabError` as a fault's `heal`."""
+        self.faults.heal(timeout)
 
     def _fault(
-        self, kind: str, sides: list[Targets], effect: Effect, *, one_way: bool = False, joint: str | None = None
+        self,
+        kind: str,
+        sides: list[Targets],
+        effect: Effect,
+        timeout: float | None,
+        *,
+        one_way: bool = False,
     ) -> Fault:
-        self._check_alive()
+        self.check_alive()
+        limit = self.patience(timeout)
         named = [self._members_of(side) for side in sides]
         checked_sides(named)
-        joint = joint or (" -> " if one_way else " <-> ")
+        joint = " | " if kind == "partition" else " -> " if one_way else " <-> "
         sides_named = joint.join(_few(side) for side in named)
         label = f"{kind} {sides_named}" if effect.cut else f"{effect.label or kind} {sides_named}"
-        return self.faults.begin(label, dict.fromkeys(ways(named, one_way=one_way), effect))
+        return self.faults.begin(label, dict.fromkeys(ways(named, one_way=one_way), effect), limit)
 
     def _members_of(self, targets: Targets) -> list[str]:
         """The names of members of this lab."""
@@ -611,9 +627,12 @@ class MeshLab:
     def _tables(self, names: Iterable[str]) -> dict[str, Table]:
         return self.faults.tables(names, {member.name: member.url for member in self})
 
-    def _apply(self, names: set[str]) -> None:
+    def _apply(self, names: set[str], timeout: float | None) -> str:
+        """Tell members what holds for them; who has not taken it in within that time, in words."""
+        limit = self.patience(timeout)
         self.save()
-        self.engine.link(self._tables(sorted(names)), self.timeout)
+        late = self.engine.link(self._tables(sorted(names)), limit)
+        return f"{_few(late)} did not take it in within {limit:g} s; give it a longer timeout=" if late else ""
 
     def _note_fault(self, what: str, fault: Fault) -> None:
         more: dict[str, Any] = {}
@@ -629,7 +648,8 @@ class MeshLab:
         """Whether it was terminated, or detached."""
         return not self._end.alive
 
-    def _check_alive(self) -> None:
+    def check_alive(self) -> None:
+        """Raise `LabError` when the lab was terminated or detached: nothing can be asked of it any more."""
         if not self._end.alive:
             if self._detached:
                 raise LabError(f"this lab was detached; MeshLab.attach({self.name!r}) takes it again")
@@ -649,7 +669,7 @@ class MeshLab:
 
         Raises `LabError` when the lab is not kept: it would end.
         """
-        self._check_alive()
+        self.check_alive()
         if self.engine.kept is None:
             raise LabError("expected a lab that is kept, for this one would end; start it with MeshLab(keep=True)")
         for recording in self._recordings:
@@ -691,7 +711,7 @@ def _engine(kind: str | Engine, seed: int, folder: Path | str | None, record: Pa
     if kind == "processes":
         return Processes(folder)
     if kind != "simulated":
-        raise LabError(f"engine: expected 'processes' or 'simulated', not {kind!r}")
+        raise LabError(f"engine: {one_of(kind, ['processes', 'simulated'])}")
     if folder is not None or record is not None:
         word = "record" if folder is None else "folder"
         raise LabError(f"{word}: expected none, for a simulated lab writes no files; leave it out, or the engine=")

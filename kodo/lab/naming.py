@@ -1,9 +1,10 @@
-"""Words for people: members by their names in place of their urls, and how many of each kind there are."""
+"""Words for people: members by their names in place of urls, how many there are, what was meant by a wrong one."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 
 from kodo.models import Key, canonical
 
@@ -11,6 +12,9 @@ PLURALS = {"registry": "registries", "provider": "providers", "node": "nodes"}
 """The kinds of member, in the order in which they are counted."""
 NO_ANSWER, NOBODY = "no answer", "no registry is there to be asked"
 """What stands for a member that cannot be asked, and for all that is listed when no registry can."""
+
+MOST = 12
+"""Names that a text tells of all that there are."""
 
 
 class Names:
@@ -28,6 +32,15 @@ def tally(kinds: Iterable[str]) -> str:
     counts = Counter(kinds)
     present = [numbered(counts[kind], kind, plural) for kind, plural in PLURALS.items() if counts[kind]]
     return ", ".join(present) or "no members"
+
+
+def one_of(word: object, known: Iterable[str]) -> str:
+    """What was expected in place of a word: what there is, and which of it was probably meant."""
+    names = list(known)
+    more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
+    near = get_close_matches(str(word), names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"expected one of {', '.join(names[:MOST])}{more}, not {word!r}{hint}"
 
 
 def one_line(text: str) -> str:

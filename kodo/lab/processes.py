@@ -28,7 +28,6 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Self
-from urllib.parse import quote
 
 import cloudpickle  # type: ignore[import-untyped]
 
@@ -191,19 +190,23 @@ class Processes:
         if self._gone and not life.over:
             raise self._over()
 
-    def link(self, tables: Mapping[str, Table], timeout: float) -> None:
-        """Let these policies hold for the outgoing messages of these members, and wait until they do.
+    def link(self, tables: Mapping[str, Table], timeout: float) -> list[str]:
+        """Let these policies hold for the outgoing messages of these members, and wait until they do. For whom not.
 
         Waited for are members that can say so: one that is paused has taken them when it goes on.
         """
         with self._changed:
             self._number += 1
             number = self._number
-        lives = [self._lives[name] for name in tables if self.running(name)]
+        lives = {name: self._lives[name] for name in tables if self.running(name)}
         for name, table in tables.items():
             if self.running(name):
                 self._tell(links=table, name=name, number=number)
-        self._wait(lambda: all(life.linked >= number or life.over or life.paused for life in lives), timeout)
+
+        def late() -> list[str]:
+            return [name for name, life in lives.items() if not (life.linked >= number or life.over or life.paused)]
+
+        return late() if not self._wait(lambda: not late(), timeout) and not self._gone else []
 
     def wait_for_pause(self, name: str, paused: bool, timeout: float) -> bool:
         """Wait until a member is paused, or is not. Whether that came to be."""
@@ -247,7 +250,7 @@ class Processes:
             ) from error
 
     def _log(self, name: str) -> Path:
-        return self.folder / f"{quote(name, safe=' ')}.log"
+        return self.folder / f"{name}.log"
 
     @property
     def at_rest(self) -> bool:

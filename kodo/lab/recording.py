@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from kodo.client import Client
-from kodo.errors import KodoError, LabError, reason_of
+from kodo.errors import KodoError, LabError, reason_of, unwritten
 from kodo.lab.flows import all_flows
 from kodo.lab.history import Entry
 from kodo.lab.processes import recorded
@@ -56,7 +56,7 @@ class Recording:
         try:
             self._file: TextIO = path.open("w", encoding="utf-8")
         except OSError as error:
-            raise _unwritten(path, reason_of(error)) from error
+            raise LabError(unwritten(path, error)) from error
         self._lab = weakref.ref(lab)
         self._lock = threading.Lock()
         self._changed: set[str] = set()
@@ -65,7 +65,7 @@ class Recording:
         self._looks = 0
         self._write({"kodo": "recording", "version": VERSION, "name": lab.name, "at": time.monotonic(), "utc": now()})
         if self.failed is not None:
-            raise _unwritten(path, self.failed)
+            raise LabError(f"{path}: expected a file to write, but {self.failed}; choose another path")
         self._unfollow = lab.history.follow(self._take)
         for member in lab:
             self._introduce(member)
@@ -162,10 +162,6 @@ class Recording:
         before = self._known.get((what, name))
         self._known[what, name] = value
         return bool(before != value)
-
-
-def _unwritten(path: Path, reason: str) -> LabError:
-    return LabError(f"expected a file to record into, but {path}: {reason}; choose another one")
 
 
 def _event(what: str, member: Member) -> Entry:

@@ -6,7 +6,8 @@ from what was asked and what was answered: also over a member that does not run,
 A provider takes nothing, so it is never blamed for what it lacks; what it lists, those that it connects with list too.
 Of a simulated mesh it is known when nothing is on its way; then one look will do.
 
-Who does not run is not waited for, and is named, with what for that reason no registry lists (`missing.py`).
+Who does not run is not waited for, and is named, with what for that reason no registry lists (`missing.py`). Neither is
+a node that has no registry.
 
 What it took is measured from the members' traces: how many messages since the mesh settled before, and when each
 registry got its last news, counted from the last thing that was done to the mesh (a start, a fault, a heal, a resume).
@@ -29,6 +30,7 @@ from kodo.lab.member import Member
 from kodo.lab.missing import Missing, missing_among
 from kodo.lab.naming import Names, numbered
 from kodo.lab.news import first_news, last_news
+from kodo.lab.plain import wrapped
 from kodo.models import canonical
 
 if TYPE_CHECKING:
@@ -51,7 +53,8 @@ class Settled:
     `seconds` is how long it was waited for. `messages` were sent since the mesh settled before, beats not counted, of
     which `pushes` told other registries of nodes. `per_registry` says when each got its last news, in seconds from the
     last thing that was done to the mesh; 0 when it needed none. Providers take none, and are not counted. `missing` are
-    the members that do not run, with what no registry lists because of that.
+    the members that do not run, with what no registry lists because of that. `alone` are the nodes that run and have no
+    registry, so that nobody lists them.
     """
 
     seconds: float
@@ -61,12 +64,25 @@ class Settled:
     pushes: int = 0
     per_registry: Mapping[str, float] = field(default_factory=dict)
     missing: Sequence[Missing] = ()
+    alone: Sequence[str] = ()
 
     def __repr__(self) -> str:
-        agree = numbered(self.registries, "registry agrees", "registries agree")
-        shown = "; ".join(map(str, self.missing[:FEW]))
-        more = f"; and {len(self.missing) - FEW} more are missing" if len(self.missing) > FEW else ""
-        return f"<Settled: {agree}{'; ' if shown else ''}{shown}{more}>"
+        return f"<Settled: {'; '.join(self._said)}>"
+
+    def __str__(self) -> str:
+        agree, *wrong = self._said
+        return "\n".join([f"<Settled: {agree}>", *(wrapped(f"- {text}", indent="  ") for text in wrong)])
+
+    @property
+    def _said(self) -> list[str]:
+        said = [numbered(self.registries, "registry agrees", "registries agree"), *map(str, self.missing[:FEW])]
+        if len(self.missing) > FEW:
+            said.append(f"and {len(self.missing) - FEW} more are missing")
+        if self.alone:
+            more = f" and {len(self.alone) - FEW} more" if len(self.alone) > FEW else ""
+            have, their = ("has", "its") if len(self.alone) == 1 else ("have", "their")
+            said.append(f"{', '.join(self.alone[:FEW])}{more} {have} no registry, so nobody lists {their} flows")
+        return said
 
     @property
     def p50(self) -> float:
@@ -172,7 +188,16 @@ def _measured(members: Sequence[Member], look: Look, began: float, trail: Trail,
         pushes=sum(message.route == "/update/node" and message.nodes > 0 for message in sent),
         per_registry={name: max(0.0, round(told.get(name, deed) - deed, 6)) for name in takers},
         missing=missing,
+        alone=_alone(members, look),
     )
+
+
+def _alone(members: Sequence[Member], look: Look) -> list[str]:
+    """The nodes that register with nobody, and that no registry lists because somebody else registered them."""
+    listed = {canonical(node) for listing in look.listings.values() for node, _ in listing}
+    nodes = [member for member in members if member.kind == "node" and not member.setup.options.get("registry")]
+    told = [node for node in nodes if node.name in look.connections and not look.connections[node.name]]
+    return [node.name for node in told if canonical(node.url) not in listed]
 
 
 def take_look(members: Sequence[Member], clients: Mapping[str, Asking], *, thorough: bool) -> Look:

@@ -169,11 +169,12 @@ class Simulated:
 
     # -- faults --------------------------------------------------------------------------------------------
 
-    def link(self, tables: Mapping[str, Table], timeout: float) -> None:
-        """Let these policies hold for the messages of these members."""
+    def link(self, tables: Mapping[str, Table], timeout: float) -> list[str]:
+        """Let these policies hold for the messages of these members, at once."""
         for name, table in tables.items():
             self._link(name, table, mend=False)
         self._mend()
+        return []
 
     def _link(self, name: str, table: Table, *, mend: bool = True) -> None:
         source = canonical(self._urls[name])

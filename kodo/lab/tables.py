@@ -8,6 +8,7 @@ from typing import Any
 
 from kodo.lab.flows import CELL, MOST
 from kodo.lab.naming import one_line
+from kodo.lab.plain import Column, text_table, wrapped
 
 Cells = tuple[Sequence[str], Sequence[Mapping[str, Any]]]
 """The columns of a table, and its rows."""
@@ -31,16 +32,20 @@ def html_table(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, A
     )
 
 
-def plain_table(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
-    """The same as text, for `print`."""
+def plain_table(
+    title: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], ranks: Mapping[str, int] | None = None
+) -> str:
+    """The same as text, for `print`; columns get room by their ranks, from left to right if there are none."""
     used = _used(columns, rows)
     if not rows:
-        return title
-    lines = [list(map(_heading, used)), *(list(map(one_line, line)) for line in _lines(used, rows))]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    pads = [str.rjust if _is_number(name, rows) else str.ljust for name in used]
-    padded = ([pad(text, width) for pad, text, width in zip(pads, line, widths, strict=True)] for line in lines)
-    return "\n".join([*("  ".join(line).rstrip() for line in padded), _said(title, rows)])
+        return wrapped(title)
+    ranks = {name: rank for rank, name in enumerate(columns)} if ranks is None else ranks
+    cells = zip(*_lines(used, rows), strict=True)
+    shown = [
+        Column(_heading(name), list(map(one_line, texts)), ranks.get(name, 0), is_number=_is_number(name, rows))
+        for name, texts in zip(used, cells, strict=True)
+    ]
+    return text_table(shown, _said(title, rows))
 
 
 def _used(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -22,7 +22,22 @@ from itertools import islice
 from math import log10
 from typing import TYPE_CHECKING, Any
 
-from kodo.lab.drawing import BROKEN, CARD, INK, PALE, QUIET, SLOW, Figure, Line2D, Picture, Rectangle, card, width_of
+from kodo.lab.drawing import (
+    BROKEN,
+    CARD,
+    FAINT,
+    INK,
+    PALE,
+    QUIET,
+    SLOW,
+    SLOW_INK,
+    Figure,
+    Line2D,
+    Picture,
+    Rectangle,
+    card,
+    width_of,
+)
 from kodo.lab.history import Event, Message
 from kodo.lab.naming import numbered, tally
 
@@ -34,7 +49,7 @@ COLUMNS = (
 )
 COLOURS = {"/register": "#d39a3d", "/connect": "#8a5a8f", "/update/node": "#2f5d8c"}
 OTHER = "#5f7284"
-SHADE = {True: "#b5503c", False: "#c98a1b"}
+SHADE = {True: BROKEN, False: SLOW}
 ROW, LEFT, RIGHT, FOOT = 0.42, 0.3, 0.35, 0.95
 MANY, TALLEST = 60, 14.0
 """Lines up to which all members have one, each with its name; inches that more of them share."""
@@ -354,7 +369,7 @@ class _Diagram:
         size = (max(end - begin, 0.03), label + 0.08 - FOOT)
         self._axes.add_patch(Rectangle((begin, FOOT), *size, facecolor=colour, alpha=0.1, linewidth=0, zorder=0.5))
         self._line((begin, begin), (FOOT, label + 0.08), color=colour, linewidth=0.8, alpha=0.7, zorder=0.6)
-        self._write(begin + 0.06, label, _cut(span.label), 7.5, colour, zorder=7)
+        self._write(begin + 0.06, label, _cut(span.label), 7.5, BROKEN if span.cut else SLOW_INK, zorder=7)
 
     def _draw_ticks(self) -> None:
         zero = self._timeline.scope.zero
@@ -374,13 +389,13 @@ class _Diagram:
         for span in (
             [Span(self._begin, None)] if stranger else _states(self._timeline.events, name, "started", "exited")
         ):
-            self._band(span, y, {"color": QUIET, "linewidth": 1.4, "zorder": 1.1})
+            self._band(span, y, {"color": FAINT, "linewidth": 1.4, "zorder": 1.1})
         for span in _states(self._timeline.events, name, "paused", "resumed"):
             self._band(span, y, {"color": SLOW, "linewidth": 5, "alpha": 0.45, "zorder": 1.2, "solid_capstyle": "butt"})
         for event in self._events:
             if event.who == name and event.what in ("started", "exited"):
                 killed = event.what == "exited" and event.code not in (0, -15)
-                marker, colour = ("o", QUIET) if event.what == "started" else ("X", BROKEN) if killed else ("|", INK)
+                marker, colour = ("o", FAINT) if event.what == "started" else ("X", BROKEN) if killed else ("|", INK)
                 self._mark(self._at(event.at), y, marker, colour, 4 if marker == "o" else 7)
 
     def _band(self, span: Span, y: float, look: dict[str, Any]) -> None:

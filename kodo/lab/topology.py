@@ -32,10 +32,12 @@ from kodo.lab.crowd import crowd_places
 from kodo.lab.drawing import (
     BROKEN,
     CARD,
+    FAINT,
     INK,
     PALE,
     QUIET,
     SLOW,
+    SLOW_INK,
     Affine2D,
     Figure,
     Line2D,
@@ -62,10 +64,12 @@ GOLDEN = pi * (3 - 5**0.5)
 ROUNDS = 400
 MARGIN = 0.35
 LEGEND = 0.42
-PLACES = 25
+PLACES = 50
 """Places on a link that are tried for its words."""
 WORDS = 7.5
 """Points of the words on a link."""
+CROSS = 0.06
+"""Inches that a cross takes to each side."""
 LONGEST = 26
 """Characters of a label."""
 
@@ -412,8 +416,8 @@ def _draw_wrong(axes: Any, ends: tuple[complex, complex], wrong: Wrong, taken: l
     """A cross on what is cut, and words beside the rest, each where nothing stands yet; without room there are none."""
     cross = wrong.label == "cut"
     lines = re.split(", |; ", wrong.label)
-    high = 0.09 * len(lines)
-    half = 0.09 if cross else max(width_of(line, WORDS) for line in lines) / 2 + 0.05
+    high = CROSS if cross else 0.09 * len(lines)
+    half = CROSS if cross else max(width_of(line, WORDS) for line in lines) / 2 + 0.05
     box = Box(half, high, high)
     at = _room(ends, box, taken)
     if at is None:
@@ -423,7 +427,7 @@ def _draw_wrong(axes: Any, ends: tuple[complex, complex], wrong: Wrong, taken: l
         axes.add_line(_cross(at))
         return
     style = {"boxstyle": "round,pad=0.15", "facecolor": CARD, "edgecolor": "none", "alpha": 0.92}
-    colour = BROKEN if wrong.cut else SLOW
+    colour = BROKEN if wrong.cut else SLOW_INK
     where = {"ha": "center", "va": "center", "parse_math": False, "zorder": 5, "bbox": style}
     axes.text(at.real, at.imag, "\n".join(lines), fontsize=WORDS, color=colour, **where)
 
@@ -523,7 +527,7 @@ def _legend(graph: nx.DiGraph, faults: Mapping[Way, Effect]) -> Iterator[tuple[s
         if kind in kinds:
             yield kind, [_marker(0j, look, 7.5, True)]
     if any(paused for _, paused in graph.nodes(data="paused")):
-        yield "paused", [_marker(0j, Look("s", 9, QUIET, 8), 9, True), *_paused(0j, 0.028, 1.2)]
+        yield "paused", [_marker(0j, Look("s", 9, FAINT, 8), 9, True), *_paused(0j, 0.028, 1.2)]
     if not all(answers or paused for answers, paused in _states(graph)):
         yield "does not answer", [_marker(0j, LOOKS["node"], 7.5, False)]
     if not all(stands for *_, stands in graph.edges(data="stands")):

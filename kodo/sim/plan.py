@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, TypeAdapter, model_validator
+from pydantic import Field, TypeAdapter, ValidationInfo, field_validator, model_validator
 
 from kodo.core.registry import Profile
 from kodo.errors import InvalidMessageError, LoaderError, SimulationError
@@ -53,6 +53,13 @@ class Service:
 Mesh = Mapping[str, Service]
 """What a plan comes to in a world: its services by their names."""
 
+FORMS = {
+    "cut": "two or more groups of members, such as [[north], [south, east]]",
+    "one_way": "who sends and to whom, such as [north, south]",
+    "latency": "the least and the most, such as [1ms, 300ms]",
+}
+"""Fields that are lists, and what stands in them."""
+
 
 class FaultPlan(Strict):
     """One fault, or several that come and go together: from `at`, `for` so long."""
@@ -64,13 +71,23 @@ class FaultPlan(Strict):
     doubles: Chance | None = None
     reorder: Chance | None = None
     latency: tuple[Moment, Moment] | None = None
-    cut: tuple[tuple[str, ...], ...] | None = Field(None, min_length=2)
+    cut: tuple[tuple[str, ...], ...] | None = None
     one_way: tuple[str, str] | None = None
     slow: dict[str, Moment] = Field(default_factory=dict)
     crash: str | None = None
     lose: bool = False
     pause: str | None = None
     clock: dict[str, Time] = Field(default_factory=dict)
+
+    @field_validator(*FORMS, mode="before")
+    @classmethod
+    def _has_its_form(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse another number of items, and members where groups belong: what is in them is checked as all else."""
+        field = str(info.field_name)
+        several = isinstance(value, list) and (len(value) == 2 or (field == "cut" and len(value) > 2))
+        if not several or (field == "cut" and not all(isinstance(group, list) and group for group in value)):
+            raise ValueError(f"expected {FORMS[field]}")
+        return value
 
     @model_validator(mode="after")
     def _is_a_fault(self) -> FaultPlan:

@@ -10,6 +10,7 @@ from playwright.sync_api import Page
 
 from kodo.lab.widgets import STATIC
 from tests.browser.conftest import Snap
+from tests.waiting import until
 
 KERNEL = (Path(__file__).parent / "kernel.js").read_text()
 
@@ -140,6 +141,15 @@ def test_fifty_changes_in_ten_thousand_take_less_than_a_frame_or_two(grid: Page)
       return performance.now() - began;
     }""")
     assert took < 200
+
+
+def test_no_title_is_cut_off_when_its_column_is_sorted(grid: Page, snap: Snap) -> None:
+    """With the sign of its order beside it, the longest too."""
+    for title in grid.locator(".kodo-title button").all():
+        title.click()
+        until(lambda title=title: title.locator(".kodo-sign").text_content(), "the sign")  # type: ignore[misc]
+        assert title.evaluate("one => one.scrollWidth <= one.clientWidth"), title.text_content()
+    snap(grid, "grid-sorted")
 
 
 def test_members_and_the_end(grid: Page, snap: Snap) -> None:

@@ -134,6 +134,8 @@ def test_the_dashboard_breaks_and_mends(page: Page, jupyter: Lab, theme: str, sn
     page.locator(".jp-WindowedPanel-outer").evaluate("one => one.scrollBy(0, 600)")
     expect(mesh.locator(".kodo-member")).to_have_count(4)
     expect(mesh.locator(".kodo-link")).to_have_count(3)
+    choices = [page.get_by_label(label, exact=True).bounding_box() for label in ("member", "between")]
+    assert len({choice["x"] for choice in choices if choice is not None}) == 1, "choices begin beneath each other"
     places = {name: place(mesh, name) for name in ("north", "south", "library", "school")}
     snap(page, f"dashboard-{theme}")
     page.get_by_label("member", exact=True).select_option("north")

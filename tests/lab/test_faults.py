@@ -10,13 +10,15 @@ import threading
 import time
 from collections.abc import Callable
 from itertools import combinations
+from operator import mul
 from typing import Any
 
 import networkx as nx  # type: ignore[import-untyped]
 import pytest
 
-from kodo.errors import LabError
+from kodo.errors import LabError, UnavailableError
 from kodo.lab import MeshLab
+from kodo.lab.drawing import BROKEN, INK, QUIET, SLOW_INK
 from kodo.lab.faults import Effect, Fault, ways
 from kodo.lab.history import Message
 from kodo.lab.member import Member
@@ -245,6 +247,44 @@ def test_who_does_not_run_is_not_paused(lab: MeshLab) -> None:
             verb()
 
 
+def test_who_is_paused_is_not_started_and_told_to_be_resumed(lab: MeshLab) -> None:
+    """To start what stands still would do nothing: the error names the verb that does."""
+    registry = lab.add_registry()
+    registry.pause()
+    with pytest.raises(LabError, match=r"registry1 to have ended, but it is paused; use registry1.resume\(\)"):
+        registry.start()
+    registry.resume()
+    registry.start()
+    assert registry.state == "running"
+
+
+@pytest.mark.parametrize(
+    ("verb", "said"),
+    [
+        ("pause", r"it is paused; use registry1.resume\(\)"),
+        ("terminate", r"it is terminated; use registry1.start\(\)"),
+        ("kill", r"it is killed; use registry1.start\(\)"),
+    ],
+)
+def test_who_cannot_answer_is_not_asked(lab: MeshLab, verb: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is sent: the error names the member, its state, and the verb that brings it back; it is drawn still."""
+    registry = lab.add_registry()
+    getattr(registry, verb)()
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "_client", None)
+        for ask in (
+            registry.flows,
+            registry.counts,
+            registry.map,
+            registry.status,
+            registry.get,
+            lambda: registry.post("/"),
+        ):
+            with pytest.raises(UnavailableError, match=f"expected registry1 to answer, but {said}"):
+                ask()
+    assert not lab.topology().graph.nodes["registry1"]["answers"]
+
+
 # -- what cannot be, and the end ---------------------------------------------------------------------------
 
 WRONG: dict[str, tuple[Callable[[MeshLab], Fault], str]] = {
@@ -367,6 +407,26 @@ def test_labels_of_faults_cover_nothing_in_a_clique_of_24() -> None:
     assert box_of("registry1", "registry").half > 0
 
 
+def test_a_cut_between_members_with_long_names_has_its_cross() -> None:
+    """Where labels leave little of a link, there is room for it still."""
+    one, other = "Rheinische Zeitungsgruppe", "Mediaplus International"
+    graph = nx.DiGraph()
+    graph.add_nodes_from([one, other], kind="registry", answers=True, paused=False)
+    graph.add_edge(one, other, kind="connect", stands=True)
+    faults = dict.fromkeys(ways([[one], [other]]), Effect(cut=True))
+    drawn = Topology(graph, {one: 0j, other: -1.43 + 0.75j}, faults).draw()
+    crosses = [line for line in drawn.axes[0].lines if line.get_marker() == "x"]
+    assert len(crosses) == 2, "one on the link, one in the legend"
+
+
+@pytest.mark.parametrize("colour", [INK, QUIET, BROKEN, SLOW_INK])
+def test_words_in_pictures_can_be_read(colour: str) -> None:
+    """On the white of a card with a contrast of 4.5, as WCAG 2.1 asks of small text."""
+    red, green, blue = (int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in (red, green, blue)]
+    assert 1.05 / (sum(map(mul, (0.2126, 0.7152, 0.0722), linear)) + 0.05) >= 4.5
+
+
 def test_a_fault_that_could_not_be_told_never_was(lab: MeshLab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted while its members are told, a fault is gone with all its traces, and the timeline can be drawn."""
     first, second, _ = pair(lab)
@@ -380,6 +440,33 @@ def test_a_fault_that_could_not_be_told_never_was(lab: MeshLab, monkeypatch: pyt
     with pytest.raises(KeyboardInterrupt):
         lab.cut(first, second)
     assert (len(lab.faults), lab.table_of(first.name), lab.timeline().faults) == (0, {}, [])
+    lab.settle()
+
+
+def test_a_fault_that_does_not_hold_in_time_is_told_with_who_is_late(
+    lab: MeshLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every verb of faults takes a timeout: what began is taken back, what is healed is over as soon as it is heard."""
+    first, second, _ = pair(lab)
+    began = lab.latency(first, second, ms=1)
+    take = lab.engine._take  # type: ignore[attr-defined]
+    with monkeypatch.context() as patch:
+        patch.setattr(lab.engine, "_take", lambda report: None if report.get("linked") == "registry2" else take(report))
+        late = r"but registry2 did not take it in within 0\.1 s; give it a longer timeout="
+        for begin in (
+            lambda: lab.cut(first, second, timeout=0.1),
+            lambda: lab.partition([first], timeout=0.1),
+            lambda: lab.latency(first, second, ms=5, timeout=0.1),
+            lambda: lab.loss(first, second, request=1, timeout=0.1),
+        ):
+            with pytest.raises(LabError, match=f"to hold, {late}; it was taken back"):
+                begin()
+        assert lab.faults.all == [began]
+        with pytest.raises(LabError, match="timeout: expected seconds"):
+            began.heal(timeout=-1)
+        with pytest.raises(LabError, match=f"expected 1 ms registry1 <-> registry2 to be healed, {late}"):
+            lab.heal(timeout=0.1)
+    assert lab.faults.active == []
     lab.settle()
 
 

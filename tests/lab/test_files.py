@@ -181,6 +181,11 @@ def test_a_lab_that_was_built_by_hand_is_written_with_names(tmp_path: Path) -> N
         ("members:\n  a:\n    connect: {}\n", ["line 3, members.a.connect: expected a text or a list of texts"]),
         ("members:\n  n: {kind: node, flows: [a], loader: 'a:b'}\n", ["members.n.loader: expected flows or a loader"]),
         ("members:\n  a: {options: {url: x}}\n", ["line 2, members.a.options.url: expected none"]),
+        (
+            "members:\n  n:\n    kind: node\n    flows: [press agent, a, {name: other, url: press-agent/}]\n",
+            ["line 4, members.n.flows: expected each flow once, but two are at /press-agent"],
+        ),
+        (f"members:\n  {'n' * 51}: {{}}\n", ["expected a name of printable characters without a slash, at most 50"]),
         ("members: [a]\n", ["line 1, members: expected a mapping"]),
         ("member:\n  a: {}\n", ["line 1, member: expected no such field, but one of name, members"]),
         (

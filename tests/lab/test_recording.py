@@ -150,9 +150,11 @@ def test_recording_begins_and_ends_at_any_time(tmp_path: Path) -> None:
 
 def test_a_disk_that_is_full_breaks_off_the_record_and_not_the_lab(lab: MeshLab, tmp_path: Path) -> None:
     """A file that cannot be written is refused; one that can be no longer is said to be broken off, and all goes on."""
-    with pytest.raises(LabError, match="/dev/full: no space left on device; choose another"):
+    with pytest.raises(
+        LabError, match="/dev/full: expected a file to write, but no space left on device; choose another"
+    ):
         lab.record("/dev/full")
-    with pytest.raises(LabError, match=r"nowhere/record\.jsonl: no such file or directory"):
+    with pytest.raises(LabError, match=r"nowhere/record\.jsonl: expected a file to write, but its folder is not there"):
         lab.record(tmp_path / "nowhere/record.jsonl")
     recording = lab.record(tmp_path / "record.jsonl")
     with Path("/dev/full").open("w", encoding="utf-8") as full:

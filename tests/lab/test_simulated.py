@@ -297,7 +297,7 @@ def test_members_are_paused_resumed_ended_and_started_again(pair: MeshLab) -> No
     second.pause()
     second.pause()
     assert (repr(second), second.pid) == ("<Registry registry2: paused>", None)
-    with pytest.raises(UnavailableError, match="did not answer"):
+    with pytest.raises(UnavailableError, match=r"registry2 to answer, but it is paused; use registry2.resume\(\)"):
         second.status()
     with pytest.raises(LabError, match="registry2 is paused"):
         pair.settle(timeout=1)
@@ -358,7 +358,7 @@ def test_what_needs_files_or_processes_is_refused(pair: MeshLab, tmp_path: Path)
             MeshLab(engine="simulated", **given)  # type: ignore[arg-type]
     with pytest.raises(LabError, match="seed: expected a whole number"):
         MeshLab(engine="simulated", seed="x")  # type: ignore[arg-type]
-    with pytest.raises(LabError, match="expected 'processes' or 'simulated'"):
+    with pytest.raises(LabError, match="engine: expected one of processes, simulated, not"):
         MeshLab(engine="quantum")  # type: ignore[arg-type]
 
 
@@ -426,8 +426,9 @@ def check_explanations(lab: MeshLab) -> None:
     explanation = lab.explain("node1", "my test")
     assert repr(explanation) == "<Explanation of node1 /my-test: listed by 2 of 2 registries>"
     assert explanation.why == dict.fromkeys(["registry1", "registry2"], "registered at registry1")
-    heading, *rows, said = str(explanation).splitlines()
+    heading, *rows, said, more = str(explanation).splitlines()
     assert heading.split()[:3] == ["registry", "listed", "why"]
+    assert more == ".frame has status too"
     assert [row.split()[:2] for row in rows] == [["registry1", "yes"], ["registry2", "yes"]]
     assert said == repr(explanation)
     assert str(lab.convergence()).endswith(repr(lab.convergence()))

@@ -53,6 +53,7 @@ def test_the_timeline_has_the_real_messages_of_both_ends(lab: MeshLab) -> None:
     """One row a message, with its way, and a text without a measure."""
     first = lab.add_registry()
     lab.add_registry(connect=first)
+    lab.settle()  # a registry that connects after the node is told of it in the answer, and by no message
     lab.add_node(connect=first, flows=["a"])
     lab.settle()
     timeline = lab.timeline()

@@ -9,7 +9,7 @@ const BEAT = 10000; // milliseconds after which a view that heard nothing asks a
 const PATIENCE = 5000; // milliseconds after which a kernel that does not answer is said to be silent
 const WIDTHS = {
   name: "minmax(8rem, 2.2fr)", node: "minmax(6rem, 1.2fr)", url: "minmax(6rem, 1.6fr)",
-  organization: "minmax(5rem, 1.1fr)", author: "minmax(4rem, 1fr)", description: "minmax(7rem, 2.4fr)",
+  organization: "minmax(8rem, 1.1fr)", author: "minmax(5.5rem, 1fr)", description: "minmax(7.5rem, 2.4fr)",
   tags: "minmax(5rem, 1.4fr)", registries: "minmax(7rem, 1.5fr)",
 };
 const TITLES = { registries: "listed by" };
@@ -321,7 +321,8 @@ export class Grid {
       cell.append(...value.map((word) => element("span", "kodo-word", word)));
       cell.title = value.join(", ");
     } else {
-      cell.textContent = value;
+      // Of a service that is no member the host and port tell most.
+      cell.textContent = column === "node" ? value.replace(/^https?:\/\//, "") : value;
       cell.title = value;
     }
     return cell;
