@@ -161,6 +161,7 @@ def test_what_kodo_says_when_it_connects(serve: Start, old: Old) -> None:
     plain = old()
     plain.offer(stamped("http://node2:3367", "b", created=ago(hours=1)))
     served = serve(organization="registry1", loader=["mytest"], connect=plain.url)
+    until(lambda: connected(served, plain.url), "the connection to stand", timeout=8)
     until(lambda: served.url in plain.listed, "its nodes to be listed", timeout=8)
     calm(served)
     (heard,) = plain.requests("/connect")
