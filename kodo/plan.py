@@ -158,7 +158,8 @@ def _path_of(flow: Any) -> object:
     if isinstance(flow, str):
         return flow_path(flow)
     fields = flow.__dict__ if isinstance(flow, BaseModel) else flow if isinstance(flow, Mapping) else {}
-    return flow_path(fields.get("name"), fields.get("url"))
+    name, url = fields.get("name"), fields.get("url")
+    return flow_path(name, url) if isinstance(name, str) or url is not None else None
 
 
 def faults_of(plan: Plan) -> list[Fault]:
@@ -271,7 +272,8 @@ def read_yaml(path: Path | str, read: Callable[[Any], tuple[T, list[Fault]]], fi
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
         raise PlanError(f"{path}{line}: expected YAML, but {error.problem or error.context}") from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError) as error:
+        # What a tag such as !!int is given may be none: PyYAML's constructors do not say so in words of their own.
         raise PlanError(f"{path}: expected YAML, but {error}") from error
     faults = list(_doubles(tree))
     try:

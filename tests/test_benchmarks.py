@@ -261,7 +261,7 @@ def test_a_quick_run_says_what_it_leaves_out() -> None:
     """What is smaller in a quick run than in a full one is said above its table."""
     assert Scale().reduced() == ""
     assert "flows 5,000 of 100,000" in QUICK.reduced()
-    assert "rounds 3 of 5" in QUICK.reduced()
+    assert "rounds 2 of 5" in QUICK.reduced()
 
 
 def test_the_soak(tmp_path: Path) -> None:

@@ -165,6 +165,47 @@ def test_flows_come_from_names_dicts_callables_and_modules(lab: MeshLab, tmp_pat
     assert listed == [["one", "two"], ["three"], ["a", "closure", "from"], ["from a file"], ["of a module"]]
 
 
+def test_a_member_that_two_threads_start_is_started_once(lab: MeshLab) -> None:
+    """Whoever comes second is told so, or finds it running; every verb still reaches it."""
+    registry = lab.add_registry()
+    registry.kill()
+    both, refused = threading.Barrier(2), []
+
+    def start() -> None:
+        both.wait(10)
+        try:
+            registry.start()
+        except LabError as error:
+            refused.append(str(error))
+
+    threads = [threading.Thread(target=start) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert all("was started meanwhile" in said for said in refused), refused
+    until(lambda: registry.answers and registry.status(), "the member to answer")
+    registry.kill()
+    assert not registry.running
+
+
+def test_a_registry_is_given_no_flows(lab: MeshLab) -> None:
+    """They would be offered by nobody: an error that says who takes them, and nothing has changed."""
+    with pytest.raises(LabError, match=r"flows: expected none, for a registry offers no flows; give them to add_node"):
+        lab.add_registry(flows=["a"])
+    registry = lab.add_registry()
+    with pytest.raises(LabError, match="loader: expected none"):
+        registry.restart(loader="tests.test_lab:module_flows")
+    assert [member.name for member in lab] == [registry.name]
+
+
+def test_flows_without_a_name_are_told_as_such(lab: MeshLab) -> None:
+    """Two flows that have neither name nor url are not said to be at one path."""
+    with pytest.raises(LabError, match="name") as raised:
+        lab.add_node(flows=[{"description": "a"}, {"description": "b"}])
+    assert "are at" not in str(raised.value)
+
+
 @pytest.mark.parametrize(
     "flows",
     [["my test", "other", "my test"], ["my test", {"name": "x", "url": "my-test/"}], [Flow(url="/a", name="a"), "a"]],
@@ -856,7 +897,7 @@ def test_terminate_ends_everything_and_may_be_repeated() -> None:
     for ask in (lab.add_registry, lab.settle):
         with pytest.raises(LabError, match="this lab was terminated; start a new one"):
             ask()
-    with pytest.raises(LabError, match="the lab has ended"):
+    with pytest.raises(LabError, match="this lab was terminated"):
         node.restart()
     with pytest.raises(LabError, match="give the lab a folder= to keep logs"):
         node.logs()

@@ -6,7 +6,7 @@ it is nor how it works. A third one, such as a cluster elsewhere, is a class wit
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
@@ -81,15 +81,18 @@ class Engine(Protocol):
     def check(self, name: str, setup: Setup) -> None:
         """Raise `LabError` for a setup that no member can be given: before the one that runs is ended for it."""
 
-    def launch(self, name: str, setup: Setup, links: Table) -> Life:
-        """Have a member started, and wait for nothing."""
+    def launch(self, name: str, setup: Setup, links: Callable[[], Table]) -> Life:
+        """Have a member started, with the policies that hold when it is, and wait for nothing."""
         ...
 
     def wait_for_start(self, life: Life, timeout: float) -> None:
         """Wait until a member is about to answer, has ended, was refused, or the time is over."""
 
-    def link(self, tables: Mapping[str, Table], timeout: float) -> list[str]:
-        """Let these policies hold for the messages of these members, and wait until they do. For whom they do not."""
+    def link(self, tables: Callable[[], Mapping[str, Table]], timeout: float) -> list[str]:
+        """Let these policies hold for the messages of these members, and wait until they do. For whom they do not.
+
+        `tables` says what holds when members are told: of two threads, who tells last tells what is true.
+        """
         ...
 
     def signal(self, name: str, word: Word) -> None:

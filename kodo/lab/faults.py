@@ -85,8 +85,14 @@ class Fault:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.heal()
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        try:
+            self.heal()
+        except LabError as late:
+            if error is None:
+                raise
+            # What went wrong in the block is what its writer has to see.
+            error.add_note(str(late))
 
     def __repr__(self) -> str:
         return f"<Fault {self.label}: {'active' if self.active else 'healed'}>"
@@ -97,17 +103,19 @@ class Faults:
 
     def __init__(
         self,
-        apply: Callable[[set[str], float | None], str],
+        apply: Callable[[set[str], float], str],
+        patience: Callable[[float | None], float],
         note: Callable[[str, Fault], None],
         clock: Callable[[], float],
     ) -> None:
-        """`apply` tells members what holds for them, and who has not taken it in when a timeout is over, if anyone.
+        """`apply` tells members what holds for them, and who has not taken it in after so many seconds, if anyone.
 
-        `note` is told of each fault that begins or ends.
+        `patience` makes these seconds of a timeout; `note` is told of each fault that begins or ends.
         """
         self.all: list[Fault] = []
         self._clock = clock
         self._apply = apply
+        self._patience = patience
         self._note = note
         self._ending = threading.Lock()
 
@@ -134,16 +142,17 @@ class Faults:
 
     def begin(self, label: str, effects: dict[Way, Effect], timeout: float | None = None) -> Fault:
         """Let a fault hold, and wait until it does. Raises `LabError` when the time is over; it does not hold then."""
+        limit = self._patience(timeout)
         fault = Fault(label, effects, self._end, self._clock())
         self.all.append(fault)
         try:
-            if late := self._apply({caller for caller, _ in effects}, timeout):
+            if late := self._apply({caller for caller, _ in effects}, limit):
                 raise LabError(f"expected {label} to hold, but {late}; it was taken back")
         except BaseException:
             # It is one that never was, but for members that were told of it already.
             self.all.remove(fault)
             with suppress(LabError):
-                self._apply({caller for caller, _ in effects}, timeout)
+                self._apply({caller for caller, _ in effects}, 0.0)
             raise
         self._note("fault", fault)
         return fault
@@ -157,18 +166,24 @@ class Faults:
         self._end(*self.active, timeout=timeout)
 
     def _end(self, *faults: Fault, timeout: float | None = None) -> None:
-        if timeout is not None:
-            checked_timeout(timeout)
-        late = ""
+        limit, late = self._patience(timeout), ""
         with self._ending:  # two threads may heal the same, such as a block at its end and a button
             ended = [fault for fault in faults if fault.active]
             for fault in ended:
                 fault.ended = self._clock()
-        # With the lab its faults are over as well.
-        with suppress(LabError):
-            late = self._apply({caller for fault in ended for caller, _ in fault.effects}, timeout)
-        for fault in ended:
-            self._note("healed", fault)
+        callers = {caller for fault in ended for caller, _ in fault.effects}
+        try:
+            # With the lab its faults are over as well.
+            with suppress(LabError):
+                late = self._apply(callers, limit)
+        except BaseException:
+            # Who was not told yet is told now: nobody could end it any more.
+            with suppress(LabError, OSError):
+                self._apply(callers, 0.0)
+            raise
+        finally:
+            for fault in ended:
+                self._note("healed", fault)
         if late:
             labels = ", ".join(fault.label for fault in ended)
             raise LabError(f"expected {labels} to be healed, but {late}; it is as soon as that is done")

@@ -95,12 +95,17 @@ class Member:
     # -- asking it -----------------------------------------------------------------------------------------
 
     @property
+    def _word(self) -> str:
+        """How a user writes it: by its name, where that can be a variable's."""
+        return self.name if self.name.isidentifier() else f"lab[{self.name!r}]"
+
+    @property
     def _asked(self) -> Asking:
         """What asks it. Raises `UnavailableError` at once when it cannot answer, `LabError` when its lab has ended."""
         self.lab.check_alive()
         if not self.answers:
             back = "resume" if self.paused else "start"
-            raise UnavailableError(f"expected {self.name} to answer, but it is {self.state}; use {self.name}.{back}()")
+            raise UnavailableError(f"expected {self.name} to answer, but it is {self.state}; use {self._word}.{back}()")
         return self._client
 
     def get(self, path: str = "/", **params: Any) -> Any:
@@ -149,9 +154,10 @@ class Member:
         self._stand("CONT", timeout)
 
     def _stand(self, word: Literal["STOP", "CONT"], timeout: float | None) -> None:
+        self.lab.check_alive()
         pause, limit = word == "STOP", self.lab.patience(timeout)
         if not self.running:
-            raise LabError(f"expected {self.name} to run, but it is {self.state}; use {self.name}.restart() first")
+            raise LabError(f"expected {self.name} to run, but it is {self.state}; use {self._word}.start() first")
         if pause == self.paused:
             return
         self._remember()
@@ -179,6 +185,7 @@ class Member:
         `flows`, `loader` and `connect` are taken as `add_node` takes them. Should the new one not start, the handle
         stays, and can be restarted with other changes.
         """
+        self.lab.check_alive()
         if fixed := {"url", "name"} & changes.keys():
             raise LabError(f"{self.name}: a restart keeps its {fixed.pop()}; add another member instead")
         setup = self.lab.changed_setup(self.setup, changes)
@@ -191,15 +198,16 @@ class Member:
 
         Raises `LabError` when it does not come to that, and for one that is paused: `resume` it.
         """
+        self.lab.check_alive()
         self.lab.patience(timeout)
         if self.paused:
-            raise LabError(f"expected {self.name} to have ended, but it is paused; use {self.name}.resume()")
+            raise LabError(f"expected {self.name} to have ended, but it is paused; use {self._word}.resume()")
         if not self.running:
             self.await_start(self.launch(self.setup), timeout)
 
     def launch(self, setup: Setup) -> Life:
         """Have its process started; `await_start` is to follow."""
-        life = self.lab.engine.launch(self.name, setup, self.lab.table_of(self.name))
+        life = self.lab.engine.launch(self.name, setup, lambda: self.lab.table_of(self.name))
         self.setup = setup
         self.lab.save()
         return life

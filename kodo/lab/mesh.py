@@ -99,7 +99,7 @@ class MeshLab:
         self.engine = _kept(engine, name, folder, timeout) if keep else _engine(engine, seed, folder, record)
         self.name = name if self.engine.kept is None else self.engine.kept.name
         self.history = self.engine.history
-        self.faults = Faults(self._apply, self._note_fault, self.history.clock.moment)
+        self.faults = Faults(self._apply, self.patience, self._note_fault, self.history.clock.moment)
         # It holds no lab, runs when nobody can reach the lab or a handle any more, and when the interpreter ends.
         self._end = weakref.finalize(self, self.engine.leave)
         self._recordings: list[Recording] = []
@@ -146,11 +146,11 @@ class MeshLab:
             self.history.note("fault", fault.label, at=fault.began)
             if fault.ended is not None:
                 self.history.note("healed", fault.label, at=fault.ended)
-        self._apply({member.name for member in self if member.running}, None)
+        self._apply({member.name for member in self if member.running}, self.timeout)
 
     def save(self) -> None:
-        """Write down what the lab is, if it is kept: the verbs that change it do so."""
-        if self.engine.kept is None:
+        """Write down what the lab is, if it is kept: the verbs that change it do so. Once it is let go, others do."""
+        if self.engine.kept is None or self.ended:
             return
         with self._saving:
             members = {member.name: kept_setup(member.name, member.kind, member.setup) for member in self}
@@ -268,7 +268,7 @@ class MeshLab:
 
         Raises `LabError` as they do, and for a kind that there is not.
         """
-        if kind not in ROLES:
+        if not isinstance(kind, str) or kind not in ROLES:
             raise LabError(f"kind: {one_of(kind, ROLES)}")
         return self._add(kind, name, {**ROLES[kind], **options}, None)
 
@@ -320,6 +320,9 @@ class MeshLab:
             options["connect"] = self._urls(changes["connect"])
         check_plain(options)
         kept = setup.loader if not {"flows", "loader"} & changes.keys() else flow_source(flows, loader)
+        if kept is not None and not options.get("node", True):
+            word = "loader" if flows is None else "flows"
+            raise LabError(f"{word}: expected none, for a registry offers no flows; give them to add_node(connect=...)")
         return Setup(options, kept)
 
     def _urls(self, targets: Targets) -> list[str]:
@@ -604,13 +607,12 @@ class MeshLab:
         one_way: bool = False,
     ) -> Fault:
         self.check_alive()
-        limit = self.patience(timeout)
         named = [self._members_of(side) for side in sides]
         checked_sides(named)
         joint = " | " if kind == "partition" else " -> " if one_way else " <-> "
         sides_named = joint.join(_few(side) for side in named)
         label = f"{kind} {sides_named}" if effect.cut else f"{effect.label or kind} {sides_named}"
-        return self.faults.begin(label, dict.fromkeys(ways(named, one_way=one_way), effect), limit)
+        return self.faults.begin(label, dict.fromkeys(ways(named, one_way=one_way), effect), timeout)
 
     def _members_of(self, targets: Targets) -> list[str]:
         """The names of members of this lab."""
@@ -627,11 +629,13 @@ class MeshLab:
     def _tables(self, names: Iterable[str]) -> dict[str, Table]:
         return self.faults.tables(names, {member.name: member.url for member in self})
 
-    def _apply(self, names: set[str], timeout: float | None) -> str:
-        """Tell members what holds for them; who has not taken it in within that time, in words."""
-        limit = self.patience(timeout)
-        self.save()
-        late = self.engine.link(self._tables(sorted(names)), limit)
+    def _apply(self, names: set[str], limit: float) -> str:
+        """Tell members what holds for them; who has not taken it in after so many seconds, in words."""
+        try:
+            self.save()
+        finally:
+            # It holds, or is over, even where that cannot be written down.
+            late = self.engine.link(lambda: self._tables(sorted(names)), limit)
         return f"{_few(late)} did not take it in within {limit:g} s; give it a longer timeout=" if late else ""
 
     def _note_fault(self, what: str, fault: Fault) -> None:

@@ -37,6 +37,8 @@ def tally(kinds: Iterable[str]) -> str:
 def one_of(word: object, known: Iterable[str]) -> str:
     """What was expected in place of a word: what there is, and which of it was probably meant."""
     names = list(known)
+    if not names:
+        return f"there is none, so there is no {word!r} either"
     more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
     near = get_close_matches(str(word), names, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""

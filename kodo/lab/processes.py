@@ -89,6 +89,8 @@ class Processes:
         self._owner = os.getpid()
         self._lives: dict[str, Life] = {}
         self._changed = threading.Condition()
+        # Of what holds for members: who tells it makes it, so that what is told last is what holds.
+        self._telling = threading.Lock()
         self._gone = False
         self._guardian: int | None = None
         self._busy: int | None = None
@@ -164,20 +166,23 @@ class Processes:
         """Raise `LabError` for a loader that cannot travel."""
         _pickled(name, setup.loader)
 
-    def launch(self, name: str, setup: Setup, links: Table) -> Life:
-        """Have a member started, and wait for nothing."""
-        order = self._order(name, setup, links)
-        life = Life()
-        with self._changed:
-            self._lives[name] = life
-        self.history.note("launched", name, setup=recorded(setup))
-        self._tell(start=name, **order)
+    def launch(self, name: str, setup: Setup, links: Callable[[], Table]) -> Life:
+        """Have a member started, and wait for nothing. Raises `LabError` when it runs, or another thread starts it."""
+        order, life = self._order(name, setup), Life()
+        with self._telling:
+            with self._changed:
+                if self.running(name):
+                    raise LabError(
+                        f"expected {name} to have ended, but it was started meanwhile; wait until it answers"
+                    )
+                self._lives[name] = life
+            self.history.note("launched", name, setup=recorded(setup))
+            self._tell(start=name, links=links(), **order)
         return life
 
-    def _order(self, name: str, setup: Setup, links: Table) -> dict[str, Any]:
+    def _order(self, name: str, setup: Setup) -> dict[str, Any]:
         return {
             "options": _plain(setup.options),
-            "links": links,
             "loader": None if setup.loader is None else _pickled(name, setup.loader),
             "log": str(self._log(name)),
             "folder": str(Path.cwd()),
@@ -190,18 +195,17 @@ class Processes:
         if self._gone and not life.over:
             raise self._over()
 
-    def link(self, tables: Mapping[str, Table], timeout: float) -> list[str]:
+    def link(self, tables: Callable[[], Mapping[str, Table]], timeout: float) -> list[str]:
         """Let these policies hold for the outgoing messages of these members, and wait until they do. For whom not.
 
         Waited for are members that can say so: one that is paused has taken them when it goes on.
         """
-        with self._changed:
+        with self._telling:
             self._number += 1
-            number = self._number
-        lives = {name: self._lives[name] for name in tables if self.running(name)}
-        for name, table in tables.items():
-            if self.running(name):
-                self._tell(links=table, name=name, number=number)
+            number, told = self._number, tables()
+            lives = {name: self._lives[name] for name in told if self.running(name)}
+            for name in lives:
+                self._tell(links=told[name], name=name, number=number)
 
         def late() -> list[str]:
             return [name for name, life in lives.items() if not (life.linked >= number or life.over or life.paused)]
@@ -359,7 +363,7 @@ class Processes:
                     self._lives[name].paused = False
                     self.history.note("resumed", name, **told)
                 case {"linked": name, "number": number}:
-                    self._lives[name].linked = number
+                    self._lives[name].linked = max(number, self._lives[name].linked)
                 case {"refused": name, "reason": reason} if self._lives[name].pid is None:
                     self._lives[name].refused = reason
             self._changed.notify_all()

@@ -54,7 +54,7 @@ class Settled:
     which `pushes` told other registries of nodes. `per_registry` says when each got its last news, in seconds from the
     last thing that was done to the mesh; 0 when it needed none. Providers take none, and are not counted. `missing` are
     the members that do not run, with what no registry lists because of that. `alone` are the nodes that run and have no
-    registry, so that nobody lists them.
+    registry, so that nobody lists them; `apart` the groups of registries that nothing connects, if there are several.
     """
 
     seconds: float
@@ -65,6 +65,7 @@ class Settled:
     per_registry: Mapping[str, float] = field(default_factory=dict)
     missing: Sequence[Missing] = ()
     alone: Sequence[str] = ()
+    apart: Sequence[Sequence[str]] = ()
 
     def __repr__(self) -> str:
         return f"<Settled: {'; '.join(self._said)}>"
@@ -82,6 +83,10 @@ class Settled:
             more = f" and {len(self.alone) - FEW} more" if len(self.alone) > FEW else ""
             have, their = ("has", "its") if len(self.alone) == 1 else ("have", "their")
             said.append(f"{', '.join(self.alone[:FEW])}{more} {have} no registry, so nobody lists {their} flows")
+        if self.apart:
+            groups = " | ".join(", ".join([*group[:FEW], *["..."][: len(group) - FEW]]) for group in self.apart[:FEW])
+            more = f" | {len(self.apart) - FEW} more" if len(self.apart) > FEW else ""
+            said.append(f"nothing connects {groups}{more}, so each lists its own alone")
         return said
 
     @property
@@ -189,7 +194,16 @@ def _measured(members: Sequence[Member], look: Look, began: float, trail: Trail,
         per_registry={name: max(0.0, round(told.get(name, deed) - deed, 6)) for name in takers},
         missing=missing,
         alone=_alone(members, look),
+        apart=_apart(members, look),
     )
+
+
+def _apart(members: Sequence[Member], look: Look) -> list[list[str]]:
+    """The groups of registries that nothing connects, if there are several."""
+    groups: dict[str, list[str]] = {}
+    for name, lead in groups_of(members, look, Names({member.name: member.url for member in members})).items():
+        groups.setdefault(lead, []).append(name)
+    return list(groups.values()) if len(groups) > 1 else []
 
 
 def _alone(members: Sequence[Member], look: Look) -> list[str]:

@@ -10,7 +10,7 @@ calls with the same seed give the same run, to the byte. Nothing of it is a proc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Self, cast
@@ -95,7 +95,7 @@ class Simulated:
     def check(self, name: str, setup: Setup) -> None:
         """Whatever a setup holds stays in this process."""
 
-    def launch(self, name: str, setup: Setup, links: Table) -> Life:
+    def launch(self, name: str, setup: Setup, links: Callable[[], Table]) -> Life:
         """Start a member, or start it again, now."""
         life = self._lives[name] = Life()
         url = self._urls[name] = setup.options["url"]
@@ -106,7 +106,7 @@ class Simulated:
             life.refused = str(error)
             return life
         self.history.note("launched", name)
-        self._link(name, links)
+        self._link(name, links())
         if canonical(url) in self.world.members:
             self.world.change(url, profile, own)
             self.world.restart(url, keep_disk=not setup.options.get("reset"))
@@ -169,9 +169,9 @@ class Simulated:
 
     # -- faults --------------------------------------------------------------------------------------------
 
-    def link(self, tables: Mapping[str, Table], timeout: float) -> list[str]:
+    def link(self, tables: Callable[[], Mapping[str, Table]], timeout: float) -> list[str]:
         """Let these policies hold for the messages of these members, at once."""
-        for name, table in tables.items():
+        for name, table in tables().items():
             self._link(name, table, mend=False)
         self._mend()
         return []

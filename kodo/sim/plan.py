@@ -83,6 +83,8 @@ class FaultPlan(Strict):
     @classmethod
     def _has_its_form(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse another number of items, and members where groups belong: what is in them is checked as all else."""
+        if value is None:
+            return value
         field = str(info.field_name)
         several = isinstance(value, list) and (len(value) == 2 or (field == "cut" and len(value) > 2))
         if not several or (field == "cut" and not all(isinstance(group, list) and group for group in value)):

@@ -69,7 +69,8 @@ def compared(*, more: bool = False) -> Target:
 class Row:
     """A line of the table. `{flows}` in `work` is how many flows are held; `grows`: it is worth a curve over them.
 
-    One that is only compared tells how far kodo could go: its floor does more of what kodo promises.
+    One that is only compared tells how far kodo could go: by a floor that does more of what kodo promises, or by two
+    such floors.
     """
 
     name: str
@@ -101,7 +102,7 @@ class Outcome:
     @property
     def strain(self) -> float:
         """How much of the target is used up, likewise."""
-        return median(map(self.row.target.strain, self.floor, self.kodo))
+        return median(self.row.target.strain(*pair) for pair in zip(self.floor, self.kodo, strict=True))
 
     @property
     def verdict(self) -> str:

@@ -995,7 +995,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "register-sqlite",
-        "POST /register, 16 clients, durable, against SQLite alone doing the same",
+        "POST /register, 16 clients, durable, against SQLite alone, told what kodo tells it",
         NODES,
         ALONE_REGISTER,
         kodo(registering),
@@ -1019,7 +1019,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "join-sqlite",
-        "a registry joins one with {flows} flows, against SQLite alone doing the same",
+        "a registry joins one with {flows} flows, against SQLite alone, told what kodo tells it",
         S,
         Side(ALONE, sqlite_joining),
         kodo(joining),

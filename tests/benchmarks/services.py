@@ -59,7 +59,7 @@ class Scale:
         return f"reduced: {', '.join(less)}" if less else ""
 
 
-QUICK = Scale(5_000, rounds=3, seconds=0.5, members=8, chain=4, samples=5, nodes=300, simulated=300, carried=2_000)
+QUICK = Scale(5_000, rounds=2, seconds=0.3, members=8, chain=4, samples=3, nodes=300, simulated=300, carried=2_000)
 """Every row within three minutes: whether all works, and roughly how well."""
 
 
@@ -245,8 +245,11 @@ class Bench:
     def told_again(self, name: str, holding: int, **given: Any) -> Any:
         """What a function of `subjects` returns that works on two caches with so many flows."""
         url = self.filled(holding)[1] if holding else "http://127.0.0.1:2"
-        record, replay = (str(self.copied(holding)) for _ in range(2))
-        return self.subject(name, record=record, replay=replay, url=url, **given)
+        record, replay = (self.copied(holding) for _ in range(2))
+        told = self.subject(name, record=str(record), replay=str(replay), url=url, **given)
+        record.unlink()
+        replay.unlink()
+        return told
 
     def listing(self, flows: int | None = None) -> Service:
         """A registry that lists so many flows, shared by all that only read."""

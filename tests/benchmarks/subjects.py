@@ -49,10 +49,13 @@ def registering_alone(record: str, replay: str, url: str, first: int, nodes: int
     new there, numbered from `first`.
     """
     from kodo.core.instructions import Save  # noqa: PLC0415
+    from kodo.core.parts import Part  # noqa: PLC0415
+    from kodo.models import Version, canonical  # noqa: PLC0415
 
     def work(catalogue: Catalogue) -> None:
         for number in range(nodes):
-            catalogue.write(Save(entries=(_entry(url, first + number),)))
+            part = Part(canonical(url), Version(1, "00", first + number))
+            catalogue.write(Save(entries=(_entry(url, first + number),), parts=(part,)))
             if number % 16 == 15:
                 catalogue.commit()
         catalogue.commit()

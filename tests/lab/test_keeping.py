@@ -217,6 +217,22 @@ def test_who_comes_second_is_told_who_was_first(begin: Begin) -> None:
     MeshLab.attach("demo").terminate()
 
 
+def test_a_block_may_outlive_its_lab() -> None:
+    """A fault whose lab was let go in its block ends without a word, and changes nothing of what others have."""
+    with MeshLab("mine", keep=True) as lab:
+        lab.add_registry("a")
+        lab.add_registry("b", connect="a")
+        with lab.cut("a", "b"):
+            lab.detach()
+            with MeshLab.attach("mine") as again:
+                again.add_registry("c")
+                written = (again.folder / "lab.state").read_text()
+                (fault,) = lab.faults
+                fault.heal()
+                assert (again.folder / "lab.state").read_text() == written
+                assert again.faults.active
+
+
 def test_only_what_is_kept_can_be_detached() -> None:
     """Any other lab would end."""
     with MeshLab() as lab, pytest.raises(LabError, match=r"expected a lab that is kept, for this one would end"):
