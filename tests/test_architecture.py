@@ -77,7 +77,7 @@ OUTSIDE: dict[str, set[str]] = {
     "numpy": {"kodo.lab"},
     "sqlite3": {"kodo.cache", "kodo.catalogue", "kodo.checkup"},
     "typer": {"kodo.cli"},
-    "rich": {"kodo.cli"},
+    "rich": {"kodo.cli", "kodo.lab"},
 }
 NOT_IN_CORE = {
     "asyncio",

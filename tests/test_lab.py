@@ -609,8 +609,8 @@ def test_a_table_of_long_cells_stays_readable() -> None:
     )
     lines = repr(table).splitlines()
     assert max(map(len, lines)) <= 80
-    assert lines[-1] == "2 flows; .frame has url, author, description, tags too"
-    brief = FlowTable([{**row, "url": long, "name": "a", "author": None}, {**row, "url": "/b"}], Names({}))
+    assert lines[-1] == "2 flows; .frame has url, organization, author, description, tags too"
+    brief = FlowTable([{**row, "url": long, "name": "a"}, {**row, "url": "/b", "name": "b"}], Names({}))
     assert "final-name" in repr(brief)
     html = table._repr_html_()
     assert html.count("overflow-wrap:anywhere") == 4

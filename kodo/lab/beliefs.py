@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from kodo.errors import LabError
 from kodo.lab.flows import CELL, Row
 from kodo.lab.naming import NO_ANSWER, numbered, one_of
-from kodo.lab.plain import Column, fits, text_table
+from kodo.lab.plain import WIDEST, Column, fits, text_table
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -117,7 +117,10 @@ class Beliefs:
 
     def _text_columns(self, *, each: bool) -> list[Column]:
         headings, lines = self._cells(each=each)
-        return [Column(heading, cells) for heading, cells in zip(headings, zip(*lines, strict=True), strict=True)]
+        nodes, *words = zip(*lines, strict=True)
+        named = zip(headings[1:], words, strict=True)
+        node = Column("node", "node", nodes, least=WIDEST, middle=True)
+        return [node, *(Column(heading, heading, cells) for heading, cells in named)]
 
     def __repr__(self) -> str:
         if not self.table:

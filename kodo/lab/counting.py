@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from kodo.client import Counts
 from kodo.errors import LabError
 from kodo.lab.naming import NO_ANSWER, NOBODY, Names, numbered, one_of
+from kodo.lab.plain import LEAST
 from kodo.lab.tables import Cells, html_table, plain_table
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class CountTable:
         return frame_of(self.rows, self.columns)
 
     def __repr__(self) -> str:
-        return plain_table(self._said, *self._cells)
+        return plain_table(self._said, *self._cells, self._ranks, dict.fromkeys(self.columns, LEAST))
 
     def _repr_html_(self) -> str:
         return html_table(self._said, *self._cells)
@@ -92,6 +93,16 @@ class CountTable:
     @property
     def _cells(self) -> Cells:
         return self.columns, self.rows
+
+    @property
+    def _ranks(self) -> dict[str, int] | None:
+        """Of counts by something: the first registry's have room first, and then those that are not the same."""
+        if not self.by:
+            return None
+        told = {name: answer[self.by] for name, answer in self.answers.items() if answer}
+        first, *others = told or [""]
+        others.sort(key=lambda name: told[name] == told[first])
+        return {name: rank for rank, name in enumerate([self.by, first, *others])}
 
     @property
     def _said(self) -> str:

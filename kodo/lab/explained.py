@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from kodo.errors import LabError
 from kodo.lab.flows import Row
 from kodo.lab.naming import NO_ANSWER, Names, numbered
+from kodo.lab.plain import LEAST
 from kodo.lab.tables import Cells, html_table, plain_table
 
 if TYPE_CHECKING:
@@ -27,11 +28,14 @@ Answers = Mapping[str, dict[str, Any] | None]
 MANY = 20
 """Registries that have rows of their own; of more it is counted how many say the same, or shown who is behind."""
 RECORD = ("origin", "state", "status", "flow", "on_behalf_of", "told_by")
-RANKS = {name: rank for rank, name in enumerate(("told_by", "on_behalf_of", "origin", "state", "status", "flow"), 1)}
-"""In which order columns get room in plain text, after those that are always there."""
 RECORD_MEASURES = ("created", "modified", "seq", "version", "age", "lease")
 PEER = ("peer", "state", "deltas", "behind")
 PEER_MEASURES = ("changes", "heard", "next_try")
+ROOM = ("told_by", "on_behalf_of", "origin", "state", "age", "lease", "status", "flow", "created", "modified")
+RANKS = {name: rank for rank, name in enumerate((*ROOM, "seq", "version"), 1)}
+"""In which order columns get room in plain text, after those that are always there."""
+SHORTEST = {"why": 40, "behind": LEAST}
+"""To how many cells they are cut there to give others room."""
 _URL = re.compile(r"https?://[^\s,;]+")
 
 
@@ -99,7 +103,7 @@ class Explanation:
         return f"<Explanation of {what}: listed by {yes} of {registries}>"
 
     def __str__(self) -> str:
-        return plain_table(repr(self), *self._cells(), RANKS)
+        return plain_table(repr(self), *self._cells(), RANKS, SHORTEST)
 
     def _repr_html_(self) -> str:
         return html_table(repr(self), *self._cells())
@@ -174,7 +178,7 @@ class Convergence:
         return f"<Convergence: {numbered(len(self.answers), 'registry', 'registries')}, {state}>"
 
     def __str__(self) -> str:
-        return plain_table(repr(self), *self._cells())
+        return plain_table(repr(self), *self._cells(), least=SHORTEST)
 
     def _repr_html_(self) -> str:
         return html_table(repr(self), *self._cells())

@@ -14,9 +14,11 @@ from functools import cached_property
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
+
 from kodo.lab.engine import Asking
 from kodo.lab.naming import Names, numbered, one_line
-from kodo.lab.plain import WIDEST, Column, text_table, wrapped
+from kodo.lab.plain import LEAST, WIDEST, Column, text_table, wrapped
 from kodo.misread import explanation
 from kodo.models import MISSING_AUTHOR, MISSING_DESCRIPTION
 from kodo.query import parse_order
@@ -32,13 +34,13 @@ MOST = 200
 MANY = 12
 """Registries that a row names; of more it says how many they are."""
 LONGEST = 40
-"""Characters of plain text beyond which the registries of a row are counted there."""
+"""Cells of plain text beyond which the registries of a row are counted there."""
 SHOWN = ("node", "name", "url", "organization", "author", "description", "tags", "registries")
 TIMES = ("created", "modified", "heartbeat")
-RANKS = {"registries": 1, "organization": 2, "tags": 3, "url": 4, "author": 5, "description": 6}
-"""In which order columns get room in plain text, after those that are always there."""
-LEAST = 24
-"""To how many characters cells may be cut there: what would have less room is left out."""
+ALWAYS = ("node", "name")
+"""What plain text always has, and cuts for no other column's sake."""
+ROOM = ("registries", "created", "heartbeat", "modified", "organization", "tags", "url", "author", "description")
+"""In which order the others get room there."""
 _EMPTY: tuple[Any, ...] = (None, "", [], (), MISSING_AUTHOR, MISSING_DESCRIPTION)
 _GREY = "rgba(128,128,128,0.28)"
 CELL = f"padding:4px 14px 4px 0;text-align:left;vertical-align:top;border-bottom:1px solid {_GREY}"
@@ -164,14 +166,20 @@ def _text(value: Any) -> str:
 
 def _column(name: str, rows: Sequence[Row]) -> Column:
     """A column of plain text: times to the second, and registries by their number where their names are long."""
+    if name in ALWAYS:
+        return Column(name, name, [_text(row.get(name)) for row in rows], least=WIDEST, middle=True)
+    rank = ROOM.index(name) + 1
+    if name == "registries":
+        return Column(name, name, [_registries(row[name]) for row in rows], rank)
     cells = [_text(row.get(name)) for row in rows]
     if name in TIMES:
-        return Column(name, [cell.partition(".")[0].replace("T", " ") for cell in cells])
-    if name == "registries" and max(map(len, cells)) > LONGEST:
-        cells = [_number_of(row["registries"]) for row in rows]
-    if name == "registries":
-        return Column(name, cells, RANKS[name])
-    return Column(name, cells, RANKS.get(name, 0), LEAST, middle=name == "url")
+        return Column(name, name, [cell.partition(".")[0].replace("T", " ") for cell in cells], rank)
+    return Column(name, name, cells, rank, LEAST, middle=name == "url")
+
+
+def _registries(registries: list[str] | str) -> str:
+    named = _text(registries)
+    return named if cell_len(named) <= LONGEST else _number_of(registries)
 
 
 def _number_of(registries: list[str] | str) -> str:

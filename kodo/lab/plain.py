@@ -2,30 +2,39 @@
 
 Columns get room in the order of their rank. Cells that may be cut are cut as far as it takes; a column that finds no
 room even so is left out, and named beneath the table. A name is cut only when it is longer than anyone reads.
+
+How wide a text is, is told by rich: signs of Chinese and pictures take two cells of a line, marks on letters none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from textwrap import fill
+from functools import cached_property
+
+from rich.cells import cell_len
 
 LINE = 80
-"""Characters of a line."""
+"""Cells of a line."""
 GAP = "  "
 WIDEST = 48
-"""Characters of a cell that may be cut: most."""
+"""Cells of a text that may be cut: most."""
+LEAST = 24
+"""To how many a text is cut that gives way to others: what would have less room is left out."""
 FEW = 5
 """Columns without room that are named."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Column:
-    """A column: one of rank 0 is always there; one with `least` has cells that may be cut down to so many characters.
+    """A column: one of rank 0 is always there; one with `least` may be cut down to so much, to give others room.
 
-    `middle` cuts in the middle, for what matters at its end too.
+    It is cut down further only where nothing else is left to be done. `middle` cuts in the middle, for what matters at
+    its end too. `name` is what the column is called where it is to be had when it is left out.
     """
 
+    name: str
     heading: str
     cells: Sequence[str]
     rank: int = 0
@@ -33,47 +42,70 @@ class Column:
     middle: bool = False
     is_number: bool = False
 
-    def width(self, limit: int) -> int:
-        """How wide it is when nothing that may be cut is longer than `limit`."""
-        longest = max(map(len, (self.heading, *self.cells)))
-        return longest if self.least is None else min(longest, max(limit, self.least))
+    @cached_property
+    def longest(self) -> int:
+        """How wide it is when nothing is cut."""
+        return max(map(cell_len, (self.heading, *self.cells)))
 
-    def lines(self, limit: int) -> list[str]:
+    def width(self, limit: int, *, least: bool = True) -> int:
+        """How wide it is when nothing that may be cut is longer than `limit`, or than its `least`."""
+        if self.least is None:
+            return self.longest
+        return min(self.longest, max(limit, self.least) if least else limit)
+
+    def lines(self, width: int) -> list[str]:
         """Heading and cells, all of one width."""
-        width = self.width(limit)
-        pad = str.rjust if self.is_number else str.ljust
-        return [pad(_cut(text, width, middle=self.middle), width) for text in (self.heading, *self.cells)]
+        return [self._padded(_cut(text, width, middle=self.middle), width) for text in (self.heading, *self.cells)]
+
+    def _padded(self, text: str, width: int) -> str:
+        space = " " * (width - cell_len(text))
+        return space + text if self.is_number else text + space
 
 
 def text_table(columns: Sequence[Column], said: str) -> str:
     """A table, with what it says beneath."""
     shown = _with_room(columns)
-    limit = next((limit for limit in range(WIDEST, 0, -1) if _width(shown, limit) <= LINE), 0)
-    lines = zip(*(column.lines(limit) for column in shown), strict=True)
-    beneath = _with_more(wrapped(said), [column.heading for column in columns if column not in shown])
-    return "\n".join([*(GAP.join(line).rstrip() for line in lines), beneath])
+    cells = (column.lines(width) for column, width in zip(shown, _widths(shown), strict=True))
+    beneath = _with_more(wrapped(said), [column.name for column in columns if column not in shown])
+    return "\n".join([*(GAP.join(line).rstrip() for line in zip(*cells, strict=True)), beneath])
 
 
 def fits(columns: Sequence[Column]) -> bool:
-    """Whether a line has room for all of them, uncut."""
-    return _width(columns, WIDEST) <= LINE
+    """Whether a line has room for all of them."""
+    return _line(column.width(0) for column in columns) <= LINE
 
 
 def wrapped(text: str, indent: str = "") -> str:
     """A text in lines, the first of which is not indented; no word is broken."""
-    return fill(text, LINE, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    lines: list[str] = []
+    for word in text.split():
+        if lines and cell_len(f"{lines[-1]} {word}") <= LINE:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(indent + word if lines else word)
+    return "\n".join(lines)
 
 
 def _with_room(columns: Sequence[Column]) -> list[Column]:
     shown: list[Column] = []
     for column in sorted(columns, key=lambda column: column.rank):
-        if not column.rank or _width([*shown, column], 0) <= LINE:
+        if not column.rank or fits([*shown, column]):
             shown.append(column)
     return [column for column in columns if column in shown]
 
 
-def _width(columns: Sequence[Column], limit: int) -> int:
-    return sum(column.width(limit) + len(GAP) for column in columns) - len(GAP)
+def _widths(columns: Sequence[Column]) -> list[int]:
+    """The most that a line has room for; less than the least only where columns that are always there need it."""
+    tries = (
+        [column.width(limit, least=least) for column in columns]
+        for least in (True, False)
+        for limit in range(WIDEST, 0, -1)
+    )
+    return next((widths for widths in tries if _line(widths) <= LINE), [column.width(0) for column in columns])
+
+
+def _line(widths: Iterable[int]) -> int:
+    return sum(width + len(GAP) for width in widths) - len(GAP)
 
 
 def _with_more(said: str, left_out: Sequence[str]) -> str:
@@ -82,11 +114,28 @@ def _with_more(said: str, left_out: Sequence[str]) -> str:
     more = (
         f".frame has {', '.join(left_out)} too" if len(left_out) <= FEW else f".frame has {len(left_out)} more columns"
     )
-    return f"{said}; {more}" if len(said) + len(more) + 2 <= LINE else f"{said}\n{more}"
+    return f"{said}; {more}" if cell_len(f"{said}; {more}") <= LINE else f"{said}\n{wrapped(more)}"
 
 
-def _cut(text: str, limit: int, *, middle: bool) -> str:
+def _cut(text: str, room: int, *, middle: bool) -> str:
     """A text as long as there is room."""
-    if len(text) <= limit:
+    if cell_len(text) <= room:
         return text
-    return f"{text[: limit // 3]}…{text[limit // 3 + 1 - limit :]}" if middle else text[: limit - 1] + "…"
+    if not middle:
+        return _beginning(text, room - 1) + "…"
+    beginning = _beginning(text, room // 3)
+    return f"{beginning}…{_end(text, room - 1 - cell_len(beginning))}"
+
+
+def _beginning(text: str, room: int) -> str:
+    sizes = range(len(text) + 1)
+    return text[: bisect_right(sizes, room, key=lambda size: cell_len(text[:size])) - 1]
+
+
+def _end(text: str, room: int) -> str:
+    """The longest end that there is room for, without marks whose letter is cut off."""
+    starts = range(len(text) + 1)
+    start = len(text) + 1 - bisect_right(starts, room, key=lambda size: cell_len(text[len(text) - size :]))
+    while start < len(text) and not cell_len(text[start]):
+        start += 1
+    return text[start:]

@@ -8,10 +8,12 @@ from typing import Any
 
 from kodo.lab.flows import CELL, MOST
 from kodo.lab.naming import one_line
-from kodo.lab.plain import Column, text_table, wrapped
+from kodo.lab.plain import WIDEST, Column, text_table, wrapped
 
 Cells = tuple[Sequence[str], Sequence[Mapping[str, Any]]]
 """The columns of a table, and its rows."""
+SENTENCES = ("why",)
+"""Columns that are cut at their end; names and urls are cut in the middle, for it is at the end that they differ."""
 
 
 def html_table(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
@@ -33,17 +35,31 @@ def html_table(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, A
 
 
 def plain_table(
-    title: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], ranks: Mapping[str, int] | None = None
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    ranks: Mapping[str, int] | None = None,
+    least: Mapping[str, int] | None = None,
 ) -> str:
-    """The same as text, for `print`; columns get room by their ranks, from left to right if there are none."""
+    """The same as text, for `print`; columns get room by their ranks, from left to right if there are none.
+
+    `least` has those that give way to others, down to so many cells.
+    """
     used = _used(columns, rows)
     if not rows:
         return wrapped(title)
     ranks = {name: rank for rank, name in enumerate(columns)} if ranks is None else ranks
-    cells = zip(*_lines(used, rows), strict=True)
     shown = [
-        Column(_heading(name), list(map(one_line, texts)), ranks.get(name, 0), is_number=_is_number(name, rows))
-        for name, texts in zip(used, cells, strict=True)
+        Column(
+            name,
+            _heading(name),
+            list(map(one_line, texts)),
+            ranks.get(name, 0),
+            (least or {}).get(name, WIDEST),
+            middle=name not in SENTENCES,
+            is_number=_is_number(name, rows),
+        )
+        for name, texts in zip(used, zip(*_lines(used, rows), strict=True), strict=True)
     ]
     return text_table(shown, _said(title, rows))
 
