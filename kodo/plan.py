@@ -72,7 +72,7 @@ def _seconds(value: Any) -> Any:
 
 Time = Annotated[float, BeforeValidator(_seconds)]
 """Seconds, as a number or as a text with its unit."""
-Moment = Annotated[Time, Field(ge=0)]
+Moment = Annotated[Time, Field(ge=0, allow_inf_nan=False)]
 
 
 class Strict(BaseModel):
@@ -272,8 +272,10 @@ def read_yaml(path: Path | str, read: Callable[[Any], tuple[T, list[Fault]]], fi
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
         raise PlanError(f"{path}{line}: expected YAML, but {error.problem or error.context}") from error
-    except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError) as error:
-        # What a tag such as !!int is given may be none: PyYAML's constructors do not say so in words of their own.
+    except (LookupError, AttributeError) as error:
+        # So PyYAML's own constructors fail.
+        raise PlanError(f"{path}: expected YAML, but a tag such as !!int stands before no such thing") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise PlanError(f"{path}: expected YAML, but {error}") from error
     faults = list(_doubles(tree))
     try:

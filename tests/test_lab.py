@@ -475,11 +475,16 @@ def test_settle_names_who_is_paused(lab: MeshLab) -> None:
 
 
 def test_registries_that_nothing_connects_need_not_agree(lab: MeshLab) -> None:
-    """Two islands settle each by itself, and so does a lab without members."""
+    """Two islands settle each by itself, which is said, and so does a lab without members."""
     assert lab.settle().registries == 0
     lab.add_node(connect=lab.add_registry(), flows=["here"])
+    assert lab.settle().apart == []
     lab.add_registry()
-    assert lab.settle().flows == 1
+    settled = lab.settle()
+    assert (settled.flows, settled.apart) == (1, [["registry1"], ["registry2"]])
+    assert "nothing connects registry1 | registry2, so each lists its own alone" in repr(settled)
+    with pytest.raises(LabError, match="q: expected a text"):
+        lab.flows(q=5)  # type: ignore[arg-type]
 
 
 def test_a_provider_is_not_blamed_for_what_it_does_not_take(lab: MeshLab) -> None:

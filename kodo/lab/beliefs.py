@@ -40,13 +40,19 @@ def offer_of(rows: Sequence[Row]) -> Offer:
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """A node: whether it runs, what it offers if anyone knows, and which registries are to list it."""
+    """A node: whether it runs, or is paused, what it offers if anyone knows, and which registries are to list it."""
 
     name: str
     url: str
     runs: bool
     offer: Offer | None
     expected: frozenset[str]
+    paused: bool = False
+
+    @property
+    def state(self) -> str:
+        """Whether it runs, in a word."""
+        return "paused" if self.paused else "runs" if self.runs else "ended"
 
 
 def beliefs_of(truths: Sequence[Truth], listings: Mapping[str, Sequence[Row] | None]) -> Beliefs:
@@ -59,7 +65,7 @@ def beliefs_of(truths: Sequence[Truth], listings: Mapping[str, Sequence[Row] | N
             else _belief(truth, [row for row in rows if row["node"] == truth.url], registry)
             for registry, rows in listings.items()
         }
-    states = {truth.name: "runs" if truth.runs else "ended" for truth in truths}
+    states = {truth.name: truth.state for truth in truths}
     return Beliefs(table, states, list(listings))
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from kodo.errors import LabError
 from kodo.lab.flows import Row
-from kodo.lab.naming import NO_ANSWER, Names, numbered
+from kodo.lab.naming import NO_ANSWER, Names, numbered, one_line
 from kodo.lab.plain import LEAST
 from kodo.lab.tables import Cells, html_table, plain_table
 
@@ -97,7 +97,8 @@ class Explanation:
             yield from ({**told, **_named(record, self._names)} for record in records or [{}])
 
     def __repr__(self) -> str:
-        what = self._names[self.node] + (f" {self.flow}" if self.flow is not None else "")
+        # What was asked for is whatever somebody registered.
+        what = one_line(self._names[self.node] + (f" {self.flow}" if self.flow is not None else ""))
         yes = sum(bool(listed) for listed in self.listed.values())
         registries = numbered(len(self.answers), "registry", "registries")
         return f"<Explanation of {what}: listed by {yes} of {registries}>"

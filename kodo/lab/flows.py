@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 
+from kodo.errors import LabError
 from kodo.lab.engine import Asking
 from kodo.lab.naming import Names, numbered, one_line
 from kodo.lab.plain import LEAST, WIDEST, Column, text_table, wrapped
@@ -35,6 +36,7 @@ MANY = 12
 """Registries that a row names; of more it says how many they are."""
 LONGEST = 40
 """Cells of plain text beyond which the registries of a row are counted there."""
+EXAMPLES = {"q": 'name ~ "agent"', "by": "organization, name:d"}
 SHOWN = ("node", "name", "url", "organization", "author", "description", "tags", "registries")
 TIMES = ("created", "modified", "heartbeat")
 ALWAYS = ("node", "name")
@@ -112,7 +114,10 @@ class FlowTable:
 
 
 def all_flows(client: Asking, q: str | None = None, by: str | None = None) -> list[Row]:
-    """Every row of a service's listing, page by page."""
+    """Every row of a service's listing, page by page. Raises `LabError` for a question that is no text."""
+    for name, text in (("q", q), ("by", by)):
+        if not isinstance(text, str | None):
+            raise LabError(f"{name}: expected a text, such as {EXAMPLES[name]!r}, not {text!r}")
     rows: list[Row] = []
     while True:
         page = client.flows(q=q, by=by, p=len(rows) // PAGE, pp=PAGE)

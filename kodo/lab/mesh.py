@@ -515,7 +515,8 @@ class MeshLab:
                 rows = self._listing(node)
                 offer = None if rows is None else offer_of(rows)
                 self._offers[node.name] = offer if offer is not None else self._offers.get(node.name)
-                truths.append(Truth(node.name, node.url, node.running, self._offers[node.name], expected[node.name]))
+                offer, registries = self._offers[node.name], expected[node.name]
+                truths.append(Truth(node.name, node.url, node.running, offer, registries, node.paused))
         return beliefs_of(truths, listings)
 
     def _listing(self, member: Member) -> list[dict[str, Any]] | None:

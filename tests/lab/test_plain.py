@@ -187,3 +187,20 @@ def test_whatever_is_cut_fits_a_terminal(rows: list[tuple[str, ...]]) -> None:
         Column(f"column_{n}", f"column {n}", cells[n], max(0, n - 1), least[n], middle=n % 2 == 0) for n in range(5)
     ]
     lines_of(text_table(columns, "said"))
+
+
+def test_what_steers_a_terminal_is_spelled_out_in_a_title() -> None:
+    """The flow that an explanation is of may be whatever somebody has registered."""
+    shown = str(Explanation(NODE, "\x1b[31m\u202ered", {"registry1": None}, NAMES))
+    assert "\x1b" not in shown
+    assert "\u202e" not in shown
+    assert r"\x1b[31m\u202ered" in shown
+
+
+def test_a_paused_node_is_not_said_to_run() -> None:
+    """It may be listed, and answers nobody."""
+    truths = [Truth(name, f"http://{name}:1", True, [], frozenset(), name == "b") for name in "ab"]
+    assert [line.split()[:2] for line in repr(beliefs_of(truths, {})).splitlines()[1:3]] == [
+        ["a", "runs"],
+        ["b", "paused"],
+    ]
