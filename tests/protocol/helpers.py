@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -139,10 +139,12 @@ class Heard:
 class OldRegistry:
     """A registry of the plain protocol: it knows the Fixed part, `/connect` and `/update/node`, and nothing more."""
 
-    def __init__(self, organization: str = "old", feed: bool = True, port: int = 0) -> None:
+    def __init__(
+        self, organization: str = "old", feed: bool = True, port: int = 0, listed: Iterable[Json] = ()
+    ) -> None:
         self.organization = organization
         self.feed = feed
-        self.listed: dict[str, Json] = {}
+        self.listed: dict[str, Json] = {each["url"]: each for each in listed}
         self.peers: set[str] = set()
         self.heard: list[Heard] = []
         self.open = threading.Event()  # cleared: requests hang until it is set
