@@ -289,8 +289,7 @@ def _read_listings(look: Look, registries: Iterable[Member], clients: Mapping[st
 
 def groups_of(members: Sequence[Member], look: Look, names: Names) -> dict[str, str]:
     """For each registry, the name that stands for all that belong together with it."""
-    takers = {member.name for member in members if member.kind == "registry"}
-    leader = {name: name for name in takers}
+    leader = {member.name: member.name for member in members if member.kind == "registry"}
     for member in members:
         for url in {*member.connect, *look.connections.get(member.name, {})}:
             one, other = leader.get(member.name), leader.get(names[url])
