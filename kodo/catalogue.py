@@ -110,6 +110,22 @@ _ROW = "origin, key, url, created, modified, seq, flows_seq, digest, organizatio
 _CONTENT = "key, seq, url, organization, created, modified, heartbeat, status, digest"
 """What `Row.content` stands for, in its order."""
 _STORED = "origin, key, url, organization, created, modified, heartbeat, status, seq, flows_seq, via, gone"
+_TOTAL = "(SELECT flows FROM tally WHERE kind = 'total')"
+_SHOWN = """json_object('registry', ?2, 'node', f.node, 'organization', n.organization, 'created', n.created,
+  'modified', n.modified, 'heartbeat', n.heartbeat, 'url', f.url, 'name', f.name, 'author', f.author,
+  'description', f.description, 'tags', json(f.tags))"""
+"""A row as displayed, of the service that is the second parameter."""
+_COUNTS = f"""
+SELECT json_object(
+  'total', {_TOTAL},
+  'node', (SELECT json_group_object(node, flows) FROM
+    (SELECT node, count(*) AS flows FROM flow GROUP BY node ORDER BY node)),
+  'organization', (SELECT json_group_object(organization, flows) FROM
+    (SELECT n.organization, count(*) AS flows FROM record n CROSS JOIN flow f ON f.record = n.id
+     WHERE n.listed AND n.organization IS NOT NULL GROUP BY n.organization ORDER BY n.organization)),
+  'tags', (SELECT json_group_object(value, flows) FROM
+    (SELECT value, flows FROM tally WHERE kind = 'tag' ORDER BY value)))
+"""
 _FROM, _WIDTH = 10**12, 14
 """Ids in a ranking are counted from here, so that each takes so many characters, with the comma behind it."""
 _PART = TypeAdapter(Part)
@@ -118,11 +134,17 @@ _PEER = TypeAdapter(PeerState)
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page of the listing: `total` flows, `filtered` of them selected, and the rows as displayed."""
+    """A page of the listing: `total` flows, `filtered` of them selected, and the rows as displayed, as a JSON array."""
 
     total: int
     filtered: int
-    items: list[dict[str, Any]]
+    rows: str
+
+    @property
+    def items(self) -> list[dict[str, Any]]:
+        """The rows as dictionaries of the columns."""
+        found: list[dict[str, Any]] = orjson.loads(self.rows)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -648,12 +670,11 @@ class Catalogue:
         return db
 
     def page(self, select: Filter | None, order: Order, p: int, pp: int, *, brief: bool = False) -> Page:
-        """Page `p` (from 0) of `pp` rows of what `select` selects, in this order, as dictionaries of the columns."""
+        """Page `p` (from 0) of `pp` rows of what `select` selects, in this order."""
         selected = _selection(select, order)
         begin, count = p * pp, self.changes.count("flows")
         params: dict[str, Any] = {"registry": self.url} | (select.params if select is not None else {})
         with self.reading(brief=brief) as db:
-            total = db.execute("SELECT flows FROM tally WHERE kind = 'total'").fetchone()[0]
             # Changes that are under way may show in this read or not: then nothing is known of it, and nothing kept.
             name = (count, selected, *params.values()) if self.changes.stands("flows", count) else None
             ranking = self._rankings.get(name)
@@ -664,54 +685,34 @@ class Catalogue:
                 and (name is None or order.keys[0][0] in INDEXED)
             ):
                 ids = _ranked(db, f"{selected} LIMIT :pp OFFSET :begin", params | {"pp": pp, "begin": begin})
-                return Page(total, total, self._rows(db, ids))
+                total, shown = self._rows(db, ids)
+                return Page(total, total, shown)
             if ranking is None:
                 ranking = _ranked(db, selected, params)
                 if name is not None:
                     self._rankings.put(name, ranking)
-            ids = ranking[begin * _WIDTH : (begin + pp) * _WIDTH].rstrip(",")
-            return Page(total, -(-len(ranking) // _WIDTH), self._rows(db, ids))
+            total, shown = self._rows(db, ranking[begin * _WIDTH : (begin + pp) * _WIDTH].rstrip(","))
+            return Page(total, -(-len(ranking) // _WIDTH), shown)
 
-    def _rows(self, db: sqlite3.Connection, ids: str) -> list[dict[str, Any]]:
-        """The rows of these ids, in their order."""
+    def _rows(self, db: sqlite3.Connection, ids: str) -> tuple[int, str]:
+        """How many flows there are in all, and the rows of these ids in their order, as a JSON array.
+
+        SQLite makes them in one go, in the order in which a CROSS JOIN walks: for each row that it hands out instead, a
+        busy thread may take the interpreter for a turn.
+        """
         found = db.execute(
-            "SELECT f.node, n.organization, n.created, n.modified, n.heartbeat, f.url, f.name, f.author,"
-            f" f.description, f.tags FROM json_each(?) i CROSS JOIN flow f ON f.id = i.value - {_FROM}"
-            " CROSS JOIN record n ON n.id = f.record ORDER BY i.key",
-            (f"[{ids}]",),
+            f"SELECT {_TOTAL}, (SELECT json_group_array({_SHOWN}) FROM json_each(?1) i"
+            f" CROSS JOIN flow f ON f.id = i.value - {_FROM} CROSS JOIN record n ON n.id = f.record)",
+            (f"[{ids}]", self.url),
         )
-        return [self._displayed(row) for row in found]
+        total, shown = found.fetchone()
+        return total, shown
 
-    def _displayed(self, row: Sequence[Any]) -> dict[str, Any]:
-        node, organization, created, modified, heartbeat, url, name, author, description, tags = row
-        return {
-            "registry": self.url,
-            "node": node,
-            "organization": organization,
-            "created": created,
-            "modified": modified,
-            "heartbeat": heartbeat,
-            "url": url,
-            "name": name,
-            "author": author,
-            "description": description,
-            "tags": orjson.loads(tags),
-        }
-
-    def counts(self, *, brief: bool = False) -> dict[str, Any]:
-        """How many flows there are in all, and by node, organization and tag."""
+    def counts_json(self, *, brief: bool = False) -> str:
+        """How many flows there are in all, and by node, organization and tag: as a JSON object, made in one go."""
         with self.reading(brief=brief) as db:
-            return {
-                "total": db.execute("SELECT flows FROM tally WHERE kind = 'total'").fetchone()[0],
-                "node": dict(db.execute("SELECT node, count(*) FROM flow GROUP BY node ORDER BY node")),
-                "organization": dict(
-                    db.execute(
-                        "SELECT n.organization, count(*) FROM record n CROSS JOIN flow f ON f.record = n.id"
-                        " WHERE n.listed AND n.organization IS NOT NULL GROUP BY n.organization ORDER BY n.organization"
-                    )
-                ),
-                "tags": dict(db.execute("SELECT value, flows FROM tally WHERE kind = 'tag' ORDER BY value")),
-            }
+            counted: str = db.execute(_COUNTS).fetchone()[0]
+        return counted
 
     def nodes_after(self, key: str, size: int) -> tuple[dict[Key, dict[str, Any]], bool]:
         """The listed nodes with their flows whose keys come after this one: about `size` bytes, and whether it is all.

@@ -54,6 +54,10 @@ def names(catalogue: Catalogue, q: str = "", by: str = "") -> list[str]:
     return [item["name"] for item in catalogue.page(select, parse_order(by), 0, 1000).items]
 
 
+def counts(catalogue: Catalogue) -> Any:
+    return orjson.loads(catalogue.counts_json())
+
+
 @pytest.fixture(params=["memory", "file"])
 def catalogue(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     made = Catalogue(URL, tmp_path / "c.db" if request.param == "file" else None)
@@ -69,7 +73,7 @@ def test_the_newer_record_is_listed_whatever_the_order_of_arrival(catalogue: Cat
     assert names(catalogue) == ["new"]
     write(catalogue, entry(1, [flow("newest")], 3))
     assert names(catalogue) == ["newest"]
-    assert catalogue.counts()["total"] == 1
+    assert counts(catalogue)["total"] == 1
 
 
 def test_a_tie_goes_by_the_origins_url(catalogue: Catalogue) -> None:
@@ -86,7 +90,7 @@ def test_a_record_that_lapsed_uncovers_what_is_below(catalogue: Catalogue) -> No
     assert names(catalogue) == ["own"]
     write(catalogue, entry(1, None, 4, gone=True, lapsed=True))
     assert names(catalogue) == []
-    assert catalogue.counts() == {"total": 0, "node": {}, "organization": {}, "tags": {}}
+    assert counts(catalogue) == {"total": 0, "node": {}, "organization": {}, "tags": {}}
 
 
 def test_a_node_that_left_is_gone_whoever_lists_it(catalogue: Catalogue) -> None:
@@ -160,7 +164,7 @@ def test_changed_flows_replace(catalogue: Catalogue) -> None:
     assert names(catalogue) == ["beta", "gamma"]
     assert names(catalogue, "alpha") == names(catalogue, '@tag("x")') == []
     assert names(catalogue, "gamma") == ["gamma"]
-    assert catalogue.counts()["tags"] == {}
+    assert counts(catalogue)["tags"] == {}
 
 
 def test_an_organization_that_changes(catalogue: Catalogue) -> None:
@@ -208,7 +212,7 @@ def test_settling_many_is_writing_each(catalogue: Catalogue, tmp_path: Path) -> 
     write(settled, settled=(Settle(stage, whole=True),))
     write(written, *before)
     write(written, *pages)
-    for shown in (names, lambda of: names(of, "ow"), lambda of: names(of, "b24"), Catalogue.counts):
+    for shown in (names, lambda of: names(of, "ow"), lambda of: names(of, "b24"), counts):
         assert shown(settled) == shown(written)
     keys = [page.key for page in pages]
     assert settled.rows(keys) == written.rows(keys)
@@ -238,9 +242,9 @@ def test_duplicate_tags_count_once(catalogue: Catalogue) -> None:
     """A flow that names a tag twice shows it twice and counts once."""
     write(catalogue, entry(1, [flow("a", tags=["x", "x"])]))
     assert catalogue.page(None, parse_order(""), 0, 1).items[0]["tags"] == ["x", "x"]
-    assert catalogue.counts()["tags"] == {"x": 1}
+    assert counts(catalogue)["tags"] == {"x": 1}
     write(catalogue, entry(1, [], 2))
-    assert catalogue.counts()["tags"] == {}
+    assert counts(catalogue)["tags"] == {}
 
 
 class Clock:

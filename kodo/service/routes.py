@@ -261,7 +261,7 @@ def add_reading(router: APIRouter, runtime: Runtime, cache: Cache) -> None:
                         "filtered": page.filtered,
                         "p": p,
                         "pp": pp,
-                        "items": page.items,
+                        "items": orjson.Fragment(page.rows),
                         "by": order.shown,
                         "q": query.shown(asked),
                     }
@@ -278,7 +278,7 @@ def add_reading(router: APIRouter, runtime: Runtime, cache: Cache) -> None:
             return same
         body = answers.get(tagged["ETag"])
         if body is None:
-            body = await runtime.read(lambda brief=False: orjson.dumps(catalogue.counts(brief=brief)))
+            body = (await runtime.read(catalogue.counts_json)).encode()
             tagged = kept(tagged, body, "counts", count)
         return Response(body, media_type=JSON.media_type, headers=tagged)
 
