@@ -24,7 +24,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
@@ -233,10 +233,11 @@ class Runtime:
         return await self._loop.run_in_executor(self._helpers, work)
 
     async def _briefly(self, read: Callable[..., T], threads: ThreadPoolExecutor) -> T:
-        try:
-            return read(brief=True)
-        except BusyError:
-            return await self._loop.run_in_executor(threads, read)
+        # While the writer works, the loop would have to wait for the interpreter again after each step of a read.
+        if not self._working:
+            with suppress(BusyError):
+                return read(brief=True)
+        return await self._loop.run_in_executor(threads, read)
 
     # -- the loop ------------------------------------------------------------------------------------------
 
@@ -270,11 +271,11 @@ class Runtime:
         except Exception as error:  # noqa: BLE001, a bug in the core ends the service like a broken disk
             self._loop.call_soon_threadsafe(self._give_up, error)
             return
-        self._loop.call_soon_threadsafe(self._follow, steps)
         with self._turn:
             self._working = bool(self._queue) and not self._ending
             if self._working:
                 self._worker.submit(self._work)
+        self._loop.call_soon_threadsafe(self._follow, steps)
 
     def _follow(self, steps: list[_Step]) -> None:
         """Back on the loop, after the commit: answer, send, wait."""
