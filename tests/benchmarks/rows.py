@@ -379,6 +379,39 @@ def sqlite_registering(*, empty: bool) -> Begin:
 
 
 @contextmanager
+def sqlite_beside_a_route(bench: Bench) -> Iterator[Measure]:
+    """SQLite alone is told what kodo tells it for new nodes, while the bare route takes all that it can."""
+    requests = newcomers()
+    nodes = 2 * bench.scale.nodes
+
+    def measure() -> float:
+        with bench.floor("register", str(bench.path("registrations")), path="/") as service, _loaded(service, requests):
+            return float(bench.told_again("registering_alone", 0, first=1, nodes=nodes))
+
+    yield measure
+
+
+@contextmanager
+def _loaded(service: Service, requests: Sequence[Request]) -> Iterator[None]:
+    """Meanwhile, registrations come without end."""
+    over = threading.Event()
+
+    def go_on() -> None:
+        for first in count(0, 1_000_000):
+            load(service.url, requests, CLIENTS, 0.5, first)
+            if over.is_set():
+                return
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextmanager
 def sqlite_joining(bench: Bench) -> Iterator[Measure]:
     """SQLite alone is told what kodo tells it when it joins."""
     yield lambda: float(bench.told_again("joining_alone", 0, flows=bench.scale.flows))
@@ -999,6 +1032,14 @@ ROWS: tuple[Row, ...] = (
         NODES,
         ALONE_REGISTER,
         kodo(registering),
+        compared(more=True),
+    ),
+    Row(
+        "register-beside",
+        "SQLite alone, told what kodo tells it, beside the bare route, against the bare route alone",
+        NODES,
+        BARE_REGISTER,
+        Side("SQLite alone, beside the bare route under load", sqlite_beside_a_route),
         compared(more=True),
     ),
     Row(
