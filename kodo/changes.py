@@ -22,7 +22,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sized
 from typing import Generic, Literal, TypeVar
 
 from kodo.models import Key
@@ -31,7 +31,7 @@ KEPT_KEYS, KEPT_CHANGES = 20_000, 4096
 """Nodes, and changes, that are remembered; who was away for longer than these reads everything anew."""
 
 Count = Literal["nodes", "flows", "counts", "map"]
-T = TypeVar("T", str, bytes)
+T = TypeVar("T", bound=Sized)
 
 
 class Changes:
@@ -109,10 +109,10 @@ class Changes:
 
 
 class Kept(Generic[T]):
-    """Texts that may be wanted again, each under a name that says all it depends on: those used last, `most` bytes."""
+    """What may be wanted again, each under a name that says all it depends on: those used last, `most` bytes."""
 
     def __init__(self, most: int) -> None:
-        """Nothing is kept yet. Texts are bytes, or ASCII."""
+        """Nothing is kept yet. The length of what is put here counts as its bytes."""
         self._most = most
         self._used = 0
         self._texts: OrderedDict[Hashable, T] = OrderedDict()
