@@ -88,6 +88,7 @@ PRELOADED = (
     "httptools",
     "cloudpickle",
     "httpx",
+    "anyio._backends._asyncio",
     "pydantic.v1",
 )
 """What a service would import when it starts or sends, and can do without; fastapi asks the last whether a parameter of
