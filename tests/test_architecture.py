@@ -10,7 +10,9 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -223,6 +225,40 @@ def test_the_budget_of_a_start(tmp_path: Path) -> None:
 def _loaded(importtime: str) -> set[str]:
     lines = importtime.splitlines()
     return {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
+
+
+MESSAGE = """
+import asyncio, sys
+from kodo import transport
+
+async def main():
+    client = await asyncio.to_thread(transport._client)
+    before = set(sys.modules)
+    async with client.stream("POST", sys.argv[1], content=b"{}") as answer:
+        await answer.aread()
+    print(sorted(set(sys.modules) - before), "sniffio" in sys.modules)
+
+asyncio.run(main())
+"""
+
+
+def test_what_the_first_message_loads() -> None:
+    """The first message to a peer loads nothing more on the event loop, nor looks there for what is not installed."""
+
+    class Peer(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(HTTPStatus.OK)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Peer) as peer, ThreadPoolExecutor(1) as thread:
+        peer.timeout = 30
+        thread.submit(peer.handle_request)
+        sent = [sys.executable, "-c", MESSAGE, f"http://127.0.0.1:{peer.server_port}/update/node"]
+        loaded = subprocess.run(sent, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert loaded.stdout.strip() == "[] True"
 
 
 def test_what_a_lab_loads() -> None:

@@ -47,6 +47,7 @@ def test_pages_are_right_at_every_moment(durable: bool, chance: random.Random) -
         closing(Catalogue(R, Path(folder, "c.db") if durable else None)) as catalogue,
     ):
         patch.setattr("kodo.catalogue.SHALLOW", 2)
+        patch.setattr("kodo.catalogue.IDS", 3)
         for _ in range(5):
             save, listing = random_save(chance, counts), store.listing()
             with catalogue.writing():

@@ -68,6 +68,7 @@ class Fault:
     end: Callable[..., None] = field(repr=False)
     began: float = 0.0
     ended: float | None = None
+    timeout: float | None = None
 
     @property
     def active(self) -> bool:
@@ -75,12 +76,12 @@ class Fault:
         return self.ended is None
 
     def heal(self, timeout: float | None = None) -> None:
-        """End it, and wait until that holds. Doing so again does nothing.
+        """End it, and wait until that holds, as long as it had to begin with. Doing so again does nothing.
 
         Raises `LabError` when the time is over and a member has not taken it in: it ends there as soon as it has.
         """
         if self.active:
-            self.end(self, timeout=timeout)
+            self.end(self, timeout=self.timeout if timeout is None else timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -143,7 +144,7 @@ class Faults:
     def begin(self, label: str, effects: dict[Way, Effect], timeout: float | None = None) -> Fault:
         """Let a fault hold, and wait until it does. Raises `LabError` when the time is over; it does not hold then."""
         limit = self._patience(timeout)
-        fault = Fault(label, effects, self._end, self._clock())
+        fault = Fault(label, effects, self._end, self._clock(), timeout=timeout)
         self.all.append(fault)
         try:
             if late := self._apply({caller for caller, _ in effects}, limit):

@@ -486,6 +486,17 @@ def test_the_end_of_a_block_does_not_hide_what_went_wrong_in_it(lab: MeshLab, mo
         assert not fault.active
 
 
+def test_the_end_of_a_block_waits_as_long_as_its_beginning(lab: MeshLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault that was given a time of its own has it at the end of its block too, and not the lab's."""
+    first, second, _ = pair(lab)
+    apply, limits = lab._apply, []
+    monkeypatch.setattr(lab.faults, "_apply", lambda callers, limit: limits.append(limit) or apply(callers, limit))
+    with lab.latency(first, second, ms=1, timeout=7):
+        pass
+    lab.latency(first, second, ms=1, timeout=8).heal(timeout=9)
+    assert limits == [7, 7, 8, 9]
+
+
 def end(fault: Fault, error: Exception | None) -> None:
     """A block of this fault that ends, with an error or none."""
     with fault:
