@@ -39,6 +39,13 @@ def listed(member: Member) -> list[str]:
     return [row["name"] for row in member.flows().rows]
 
 
+def news_reaches(registry: Member, lab: MeshLab, node: Member) -> None:
+    """Nothing is in force any more: what the node offers from now on is listed there."""
+    node.restart(flows=["new"])
+    lab.settle()
+    assert listed(registry) == ["new"]
+
+
 def messages(lab: MeshLab, sender: Member, receiver: Member) -> list[Message]:
     lab.remember()
     found = lab.history.messages(lab.names)
@@ -521,9 +528,7 @@ def test_what_interrupts_the_end_of_a_block_leaves_nothing_in_force(
         patch.setattr(lab.engine, "link", interrupted)
         with pytest.raises(KeyboardInterrupt):
             end(fault, None)
-    node.restart(flows=["new"])
-    lab.settle()
-    assert listed(second) == ["new"]
+    news_reaches(second, lab, node)
 
 
 def test_faults_of_two_threads_are_told_as_they_are(lab: MeshLab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -546,9 +551,7 @@ def test_faults_of_two_threads_are_told_as_they_are(lab: MeshLab, monkeypatch: p
     fault.heal()
     healed.set()
     other.join(10)
-    node.restart(flows=["new"])
-    lab.settle()
-    assert listed(second) == ["new"]
+    news_reaches(second, lab, node)
 
 
 def test_a_fault_is_over_even_if_that_cannot_be_written_down(lab: MeshLab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -564,8 +567,7 @@ def test_a_fault_is_over_even_if_that_cannot_be_written_down(lab: MeshLab, monke
         with pytest.raises(OSError, match="No space"):
             fault.heal()
     assert [event.what for event in lab.history.events if event.who == fault.label] == ["fault", "healed"]
-    node.restart(flows=["new"])
-    lab.settle()
+    news_reaches(second, lab, node)
 
 
 def test_a_fault_that_two_heal_is_healed_once(lab: MeshLab) -> None:
