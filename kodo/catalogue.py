@@ -43,7 +43,7 @@ from kodo.errors import BusyError, CacheError, DamagedCacheError
 from kodo.models import MISSING_AUTHOR, MISSING_DESCRIPTION, NOTHING, Key, canonical, flows_json
 from kodo.query import Filter, Order
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 BRIEF, LONGEST = 0.002, 5.0
 """Seconds that a brief read may take, and any read."""
 STEPS = 500
@@ -74,7 +74,8 @@ CREATE TABLE record (
   seq INTEGER NOT NULL, flows_seq INTEGER NOT NULL, digest TEXT NOT NULL, size INTEGER NOT NULL,
   via TEXT, gone INTEGER NOT NULL, listed INTEGER NOT NULL DEFAULT 0, flows TEXT NOT NULL, UNIQUE (key, origin));
 CREATE INDEX record_seq ON record (origin, seq);
-CREATE INDEX record_organization ON record (organization, url) WHERE listed;
+CREATE INDEX record_url ON record (url, size) WHERE listed;
+CREATE INDEX record_organization ON record (organization, url, size) WHERE listed;
 CREATE INDEX record_created ON record (created, url) WHERE listed;
 CREATE INDEX record_modified ON record (modified, url) WHERE listed;
 CREATE INDEX record_heartbeat ON record (heartbeat, url) WHERE listed;
@@ -102,7 +103,7 @@ CREATE TABLE tally (kind TEXT NOT NULL, value TEXT NOT NULL, flows INTEGER NOT N
 INSERT INTO tally VALUES ('total', '', 0);
 """
 
-_FLOW_INDEXES = {"flow_record": "(record, url)", "flow_node": "(node, url)", "flow_name": "(name, node, url)"}
+_FLOW_INDEXES = {"flow_record": "(record, url)", "flow_name": "(name, node, url)"}
 _STAGED = "FROM staged s WHERE origin = ? AND peer = ?"
 _KNOWN = "EXISTS (SELECT 1 FROM record r WHERE r.key = s.key)"
 _BODY = "url, organization, flows, created, modified, heartbeat, status"
@@ -119,10 +120,10 @@ _COUNTS = f"""
 SELECT json_object(
   'total', {_TOTAL},
   'node', (SELECT json_group_object(node, flows) FROM
-    (SELECT node, count(*) AS flows FROM flow GROUP BY node ORDER BY node)),
+    (SELECT url AS node, size AS flows FROM record WHERE listed AND size ORDER BY url)),
   'organization', (SELECT json_group_object(organization, flows) FROM
-    (SELECT n.organization, count(*) AS flows FROM record n CROSS JOIN flow f ON f.record = n.id
-     WHERE n.listed AND n.organization IS NOT NULL GROUP BY n.organization ORDER BY n.organization)),
+    (SELECT organization, sum(size) AS flows FROM record
+     WHERE listed AND size AND organization IS NOT NULL GROUP BY organization ORDER BY organization)),
   'tags', (SELECT json_group_object(value, flows) FROM
     (SELECT value, flows FROM tally WHERE kind = 'tag' ORDER BY value)))
 """
@@ -921,7 +922,7 @@ class Catalogue:
 
 def _selection(select: Filter | None, order: Order) -> str:
     """What stands after FROM: the flows that are selected, in this order, joined with no table that nobody mentions."""
-    if select is None and order.keys[0][0].startswith("n."):
+    if select is None and order.keys[0][0].startswith(("n.", "f.node")):
         # By itself SQLite would sort all flows; this way it walks the index of that column, node by node.
         sorting = order.sql.replace("f.node", "n.url")
         return f"record n CROSS JOIN flow f ON f.record = n.id WHERE n.listed ORDER BY {sorting}"

@@ -22,7 +22,7 @@ and what compares a list: `tags` may stand only to the left of `~`, where it rea
   `(b) AND a`; therefore the deepest operand comes first.
 
 The SQL is for `FROM flow f JOIN record n ON n.id = f.record JOIN flow_text t ON t.id = f.id`, of which it
-mentions `t.` only where it reads folded texts. Parameters are `:q0`, `:q1` and so on, and `:registry`, which is
+mentions `t.` only where it reads folded texts. The flows are those of the records that are `listed`. Parameters are `:q0`, `:q1` and so on, and `:registry`, which is
 the caller's to bind. The function `casefold(x)` is Python's.
 
 Where rows are displayed and no database is at hand, `matches` and `ordered` read the same trees and orders in plain
@@ -340,7 +340,7 @@ _SOURCES = {
     "description": _Source("f.description", "t.description"),
     "tags": _Source("f.tag_key", "t.tags"),
 }
-_TAGS = Column("tags")
+_NODE, _TAGS = Column("node"), Column("tags")
 _TIMES = (Column("created"), Column("modified"), Column("heartbeat"))
 _SEARCHED = ("organization", "name", "author", "description", "tags")
 
@@ -402,6 +402,9 @@ class _Writer:
         left, right = _timed(tree.left, tree.right), _timed(tree.right, tree.left)
         if tree.operator == "~":
             tests = self.contains(left, right)
+        elif tree.operator == "==" and left == _NODE and isinstance(right, Literal):
+            # A node has one record for all its flows: the index is on those.
+            tests = [f"f.record IN (SELECT id FROM record WHERE listed AND url = {self.value(right)})"]
         else:
             tests = [f"{self.value(left)} {_COMPARISONS[tree.operator]} {self.value(right)}"]
         # Beside these, a test that is null is false, and the index of the column still serves.

@@ -44,7 +44,9 @@ REGISTRY = "http://Straße:1"
 SEARCHED = ("organization", "name", "author", "description", "tags")
 TIMES = ("created", "modified", "heartbeat")
 SCHEMA = """
-CREATE TABLE record (id INTEGER PRIMARY KEY, organization TEXT, created TEXT, modified TEXT, heartbeat TEXT);
+CREATE TABLE record (id INTEGER PRIMARY KEY, url TEXT, organization TEXT, created TEXT, modified TEXT, heartbeat TEXT,
+                     listed INTEGER);
+CREATE INDEX record_url ON record (url) WHERE listed;
 CREATE INDEX record_organization ON record (organization);
 CREATE INDEX record_created ON record (created);
 CREATE TABLE flow (id INTEGER PRIMARY KEY, record INTEGER, node TEXT, url TEXT, name TEXT, author TEXT,
@@ -83,8 +85,8 @@ def row(**given: object) -> Row:
 
 def add(mesh: sqlite3.Connection, number: int, flow: Row) -> None:
     """Write one row the way the catalogue does: each flow with a record of its own."""
-    values = [flow[name] for name in ("organization", *TIMES)]
-    mesh.execute("INSERT INTO record VALUES (?, ?, ?, ?, ?)", (number, *values))
+    values = [flow[name] for name in ("node", "organization", *TIMES)]
+    mesh.execute("INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, 1)", (number, *values))
     values = [flow[name] for name in ("node", "url", "name", "author", "description")]
     mesh.execute(
         "INSERT INTO flow VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (number, number, *values, " ".join(sorted(flow["tags"])))
@@ -599,6 +601,8 @@ def test_equality_uses_indexes() -> None:
     """Equality, order and `@tag` with a string use the index of their column."""
     assert "USING INDEX record_organization (organization=?)" in plan('organization == "x"').replace("COVERING ", "")
     assert "flow_name (name=?)" in plan('name == "x"')
+    assert "record_url (url=?)" in plan('node == "x"')
+    assert "flow_record (record=?)" in plan('node == "x"')
     assert "record_created (created>?" in plan('created > "x"').replace(" AND created<?", "")
     assert "tag_tag (tag=?)" in plan('@tag("x")')
     assert "SEARCH f USING INTEGER PRIMARY KEY" in plan('@tag("x")')
@@ -758,9 +762,9 @@ def words(sql: str) -> set[str]:
 
 
 VOCABULARY = words("""
-    AND OR NOT NULL IS IN SELECT FROM WHERE MATCH UNION ALL rowid id flow trigram unindexed tag f n t 0 1
+    AND OR NOT NULL IS IN SELECT FROM WHERE MATCH UNION ALL rowid id flow record trigram unindexed tag f n t 0 1
     instr casefold lower
-    registry node organization created modified heartbeat url name author description tags
+    registry node organization created modified heartbeat url name author description tags listed
 """)
 
 
