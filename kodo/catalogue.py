@@ -40,7 +40,7 @@ from kodo.core.instructions import Entry, Parcel, Range, Save, Settle
 from kodo.core.parts import Carried, Part, Row, fingerprint, listed, remains
 from kodo.core.peers import PeerState
 from kodo.errors import BusyError, CacheError, DamagedCacheError
-from kodo.models import MISSING_AUTHOR, MISSING_DESCRIPTION, NOTHING, Key, canonical, flows_json
+from kodo.models import MISSING_AUTHOR, MISSING_DESCRIPTION, NOTHING, Key, canonical, digest_of, flows_json
 from kodo.query import Filter, Order
 
 SCHEMA_VERSION = 4
@@ -260,16 +260,16 @@ class Catalogue:
             raise DamagedCacheError(f"expected an intact catalogue in {self.path}, but {fault}")
 
     def _check_content(self) -> None:
-        """Refuse what is another service's, or cannot be read as parts and peers."""
+        """Refuse what is another service's, and what SQLite does not look at: what stands inside a row."""
         owner = self._writer.execute("SELECT value FROM meta WHERE name = 'url'").fetchone()
         if owner is None or canonical(owner[0]) != self.key:
             raise DamagedCacheError(f"expected the cache of {self.url} in {self.path}, but it is another service's")
         try:
             self.parts(), self.peers()
+            # Who opens it asks for this next; counted here it costs no time, since the checkup is still under way.
+            self._contents = self.contents()
         except ValueError as error:
             raise DamagedCacheError(f"expected an intact catalogue in {self.path}, but a row is damaged") from error
-        # Who opens it asks for this next; counted here it costs no time, since the checkup is still under way.
-        self._contents = self.contents()
 
     def interrupt(self) -> None:
         """End the reads that are under way, and the writing of records, with an error each."""
@@ -619,12 +619,20 @@ class Catalogue:
     # -- what the core asks for ----------------------------------------------------------------------------
 
     def contents(self) -> dict[Key, int]:
-        """What the records of each part come to, counted anew if anything was written."""
+        """What the records of each part come to, counted anew if anything was written.
+
+        Raises `ValueError` when the flows of a record are not those that it had when it was written.
+        """
         if self._contents is not None:
             return self._contents
         contents: dict[Key, int] = {}
-        for origin, *said in self._writer.execute(f"SELECT origin, {_CONTENT} FROM record WHERE NOT gone"):
-            contents[origin] = contents.get(origin, 0) ^ fingerprint(*said)
+        for flows, origin, gone, *said in self._writer.execute(
+            f"SELECT CAST(flows AS BLOB), origin, gone, {_CONTENT} FROM record"
+        ):
+            if flows != b"{}" if not said[-1] else digest_of(flows) != said[-1]:
+                raise ValueError(f"expected the flows of {said[0]} as they were written")
+            if not gone:
+                contents[origin] = contents.get(origin, 0) ^ fingerprint(*said)
         return contents
 
     def parts(self) -> list[Part]:

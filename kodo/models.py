@@ -205,7 +205,12 @@ def flows_json(flows: dict[str, Flow] | list[Flow]) -> bytes:
 
 def digest(flows: dict[str, Flow] | list[Flow]) -> str:
     """A short text that is equal for equal flows."""
-    return blake2b(flows_json(flows), digest_size=12).hexdigest()
+    return digest_of(flows_json(flows))
+
+
+def digest_of(flows: bytes) -> str:
+    """The `digest` of flows that are JSON as `flows_json` writes it."""
+    return blake2b(flows, digest_size=12).hexdigest()
 
 
 _FLOWS = TypeAdapter(dict[str, Flow])

@@ -22,8 +22,9 @@ and what compares a list: `tags` may stand only to the left of `~`, where it rea
   `(b) AND a`; therefore the deepest operand comes first.
 
 The SQL is for `FROM flow f JOIN record n ON n.id = f.record JOIN flow_text t ON t.id = f.id`, of which it
-mentions `t.` only where it reads folded texts. The flows are those of the records that are `listed`. Parameters are `:q0`, `:q1` and so on, and `:registry`, which is
-the caller's to bind. The function `casefold(x)` is Python's.
+mentions `t.` only where it reads folded texts; the flows are those of the records that are `listed`.
+Parameters are `:q0`, `:q1` and so on, and `:registry`, which is the caller's to bind. The function
+`casefold(x)` is Python's.
 
 Where rows are displayed and no database is at hand, `matches` and `ordered` read the same trees and orders in plain
 Python. The tests compare the two readings.
