@@ -55,6 +55,9 @@ log = logging.getLogger("kodo")
 
 SPOOLED = 2**20
 """Bytes of an answer that are held in memory."""
+ROOM = 2**22
+"""Bytes that SQLite's log is given at once. A commit that makes it longer takes up to twice as long as one within it,
+since the file system has to note the new length as well; and until it is full for the first time, each would."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,8 @@ class Cache:
         self._lock: FileLock | None = None
         self._failed = False
         self._file: list[tuple[int, int]] = []
+        # How long SQLite's log was made.
+        self._room = 0
         try:
             self.path = path = path.resolve() if path is not None else None
             self._lock = _lock(path) if path is not None else None
@@ -145,10 +150,27 @@ class Cache:
             if self._file and self._file != _identity(self.path):
                 raise CacheError(f"the cache {self.path} was removed or replaced while the service was running")
             self.catalogue.commit()
+            self._make_room()
             if self.path is not None and self.path.suffix == ".json":
                 write_document(self.path, self._owner() | self.catalogue.document())
         except (OSError, sqlite3.Error) as error:
             raise CacheError(f"expected to write the cache {self.path}, but {reason_of(error)}") from error
+
+    def _make_room(self) -> None:
+        """Give the log room, when a commit has made it longer. Where that cannot be, commits take longer.
+
+        SQLite reads up to the first frame that it did not write (https://sqlite.org/fileformat2.html, 4.1), and holds
+        its locks on other files.
+        """
+        if self.catalogue.path is None:
+            return
+        log_file = _files(self.catalogue.path)[1]
+        size = log_file.stat().st_size
+        if size <= self._room:
+            return
+        self._room = size + ROOM
+        with suppress(OSError, AttributeError), log_file.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), size, ROOM)
 
     def spool(self, more: Mapping[str, Any], *, brief: bool = False) -> IO[bytes]:
         """What `/_cache` shows, the five keys of PROTOCOL.md, and `more` behind them, as JSON in a file of its own.

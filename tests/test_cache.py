@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from contextlib import closing
@@ -11,7 +12,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from kodo.cache import Cache, Owner
+from kodo.cache import ROOM, Cache, Owner
 from kodo.core.instructions import Entry, Parcel, Range, Save, Settle, Stage
 from kodo.core.parts import Part
 from kodo.core.peers import PeerState
@@ -57,6 +58,26 @@ def test_what_was_committed_is_there_again(tmp_path: Path, name: str) -> None:
     assert listed(cache) == ["flow 1", "flow 2"]
     assert cache.catalogue.parts() == list(save(1, 2).parts)
     assert cache.catalogue.peers() == list(save(1).peers)
+    cache.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system gives files no room ahead")
+def test_commits_find_room_in_the_log(tmp_path: Path) -> None:
+    """A commit after another does not make SQLite's log longer, and what a kill leaves is read to its end alone."""
+    cache, log = Cache(OWNER, tmp_path / "c.db"), tmp_path / "c.db-wal"
+    sizes = []
+    for number in range(1, 4):
+        with cache.catalogue.writing():
+            cache.write(save(number))
+            cache.commit()
+        sizes.append(log.stat().st_size)
+    assert sizes == [sizes[0]] * 3
+    assert sizes[0] > ROOM
+    for tail in ("", "-wal"):
+        shutil.copy(tmp_path / f"c.db{tail}", tmp_path / f"killed.db{tail}")
+    killed = Cache(OWNER, tmp_path / "killed.db")
+    assert listed(killed) == listed(cache) == ["flow 1", "flow 2", "flow 3"]
+    killed.close()
     cache.close()
 
 

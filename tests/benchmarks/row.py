@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -141,6 +142,8 @@ def measure_sides(row: Row, one: tuple[Begin, Bench], other: tuple[Begin, Bench]
                 # Who comes first changes, so that neither always finds what the other left.
                 sides = [(floor, outcome.floor), (kodo, outcome.kodo)]
                 for side, figures in sides if number % 2 == 0 else reversed(sides):
+                    # Else who makes little durable waits for the disk until what others wrote is there as well.
+                    os.sync()
                     figures.append(side())
     except UnmeasuredError as error:
         outcome.reason = str(error)
