@@ -430,7 +430,7 @@ class Catalogue:
         with self._much_listed(len(added)):
             for start in range(0, len(added), PIECE):
                 self._go_on()
-                self._list([number for number, _, _ in added[start : start + PIECE]])
+                self._list(self._stored([number for number, _, _ in added[start : start + PIECE]]))
         for _, key, size in added:
             self.changes.touch(key, *(("flows", "counts") if size else ()))
 
@@ -480,20 +480,26 @@ class Catalogue:
         db = self._writer
         origin, key, url, organization = row[:4]
         flows_seq, (fingerprint, flows, size) = row[9], row[12:]
-        old = db.execute(
-            "SELECT id, digest, url, organization, gone, created, modified, heartbeat, status, via, size, listed"
-            " FROM record WHERE key = ? AND origin = ?",
-            (key, origin),
-        ).fetchone()
+        known = db.execute(
+            "SELECT id, digest, url, organization, gone, created, modified, heartbeat, status, via, size, listed, origin"
+            " FROM record WHERE key = ?",
+            (key,),
+        ).fetchall()
+        old = next((record for record in known if record[12] == origin), None)
+        gone = bool(row[11])
         if old is None:
             kept = (fingerprint or "", flows or "{}", size or 0)
-            db.execute(
-                f"INSERT INTO record ({_STORED}, digest, flows, size) VALUES ({_placeholders(15)})", (*row[:12], *kept)
+            # Of a node that nobody else knows there is nothing to choose from.
+            first = not (known or gone)
+            inserted = db.execute(
+                f"INSERT INTO record ({_STORED}, digest, flows, size, listed) VALUES ({_placeholders(16)})",
+                (*row[:12], *kept, first),
             )
-            if self._relist(key):
+            if first:
+                self._list([(inserted.lastrowid, url, organization, kept[1])])
+            if first or self._relist(key):
                 self._note_moved(key, size or 0)
             return
-        gone = bool(row[11])
         same = (fingerprint in (None, old[1]) and not gone) and (url, organization) == old[2:4]
         db.execute(
             "UPDATE record SET url = ?, organization = ?, created = ?, modified = ?, heartbeat = ?, status = ?,"
@@ -543,19 +549,22 @@ class Catalogue:
             self._unlist(number)
         for number in wanted:
             self._writer.execute("UPDATE record SET listed = 1 WHERE id = ?", (number,))
-            self._list([number])
+            self._list(self._stored([number]))
         return shown != wanted
 
-    def _list(self, numbers: Sequence[int]) -> None:
-        """Write what is listed of the flows of these records."""
-        db = self._writer
-        stored = db.execute(
+    def _stored(self, numbers: Sequence[int]) -> Iterable[Sequence[Any]]:
+        """Of these records what is listed of them."""
+        return self._writer.execute(
             "SELECT n.id, n.url, n.organization, n.flows FROM json_each(?) i CROSS JOIN record n ON n.id = i.value",
             (_json(numbers),),
         )
+
+    def _list(self, records: Iterable[Sequence[Any]]) -> None:
+        """Write what is listed of records: of each its id, its url, its organization and the JSON of its flows."""
+        db = self._writer
         flows, texts, tags = [], [], []
         added = self._last
-        for number, node, organization, named in stored:
+        for number, node, organization, named in records:
             folded = (organization or "").casefold()
             for flow in orjson.loads(named).values():
                 added += 1
