@@ -141,7 +141,7 @@ class Cache:
             try:
                 self.catalogue.write(replace(save, peers=tuple(self._lazy.values())) if self._lazy else save)
             except sqlite3.Error as error:
-                raise CacheError(f"expected to write the cache {self.path}, but {reason_of(error)}") from error
+                raise self._unwritten(error) from error
             self._lazy.clear()
 
     def commit(self) -> None:
@@ -154,7 +154,10 @@ class Cache:
             if self.path is not None and self.path.suffix == ".json":
                 write_document(self.path, self._owner() | self.catalogue.document())
         except (OSError, sqlite3.Error) as error:
-            raise CacheError(f"expected to write the cache {self.path}, but {reason_of(error)}") from error
+            raise self._unwritten(error) from error
+
+    def _unwritten(self, error: Exception) -> CacheError:
+        return CacheError(f"expected to write the cache {self.path}, but {reason_of(error)}")
 
     def _make_room(self) -> None:
         """Give the log room, when a commit has made it longer. Where that cannot be, commits take longer.

@@ -62,7 +62,7 @@ SHALLOW = 1000
 LOGGED = 8000
 """Pages in SQLite's log (32 MiB) before they go to their places: once for each, however many commits changed it."""
 RANKINGS = 32 * 2**20
-"""Bytes of rankings that are kept: some twenty of 100,000 flows, or two of a million."""
+"""Bytes of rankings that are kept: some forty of 100,000 flows, or three of a million."""
 
 _SCHEMA = f"""
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
@@ -127,8 +127,6 @@ SELECT json_object(
   'tags', (SELECT json_group_object(value, flows) FROM
     (SELECT value, flows FROM tally WHERE kind = 'tag' ORDER BY value)))
 """
-_FROM, _WIDTH = 10**12, 14
-"""Ids in a ranking are counted from here, so that each takes so many characters, with the comma behind it."""
 IDS = 4096
 """Ids in a piece of a ranking. A whole one of 100,000 flows, at once, took up to 50 ms of the interpreter's time: so
 long does the system take for so much new memory, in the worst case."""
@@ -161,9 +159,13 @@ class Content:
 
 
 class Ranking:
-    """The ids of a selection in its order, in pieces of `IDS`; its length is that of its text."""
+    """The ids of a selection in its order, as text in pieces of `IDS`; its length is that of the text.
 
-    def __init__(self, pieces: Sequence[bytes]) -> None:
+    They are counted from `start`, a power of ten above all of them, so that each takes equally many characters.
+    """
+
+    def __init__(self, start: int, pieces: Sequence[bytes]) -> None:
+        self.start = start
         self._pieces = pieces
         self._length = sum(map(len, pieces))
 
@@ -173,14 +175,19 @@ class Ranking:
     @property
     def flows(self) -> int:
         """How many ids it holds."""
-        return -(-self._length // _WIDTH)
+        return -(-self._length // _width(self.start))
 
     def ids(self, begin: int, most: int) -> str:
-        """These ids, counted from `_FROM`, with commas between them."""
-        first = begin // IDS
+        """These ids, counted from `start`, with commas between them."""
+        first, width = begin // IDS, _width(self.start)
         text = b"".join(self._pieces[first : (begin + most - 1) // IDS + 1])
-        at = (begin - first * IDS) * _WIDTH
-        return text[at : at + most * _WIDTH].rstrip(b",").decode()
+        at = (begin - first * IDS) * width
+        return text[at : at + most * width].rstrip(b",").decode()
+
+
+def _width(start: int) -> int:
+    """The characters of an id that is counted from there, with the comma behind it."""
+    return len(str(start)) + 1
 
 
 class Catalogue:
@@ -481,8 +488,8 @@ class Catalogue:
         origin, key, url, organization = row[:4]
         flows_seq, (fingerprint, flows, size) = row[9], row[12:]
         known = db.execute(
-            "SELECT id, digest, url, organization, gone, created, modified, heartbeat, status, via, size, listed, origin"
-            " FROM record WHERE key = ?",
+            "SELECT id, digest, url, organization, gone, created, modified, heartbeat, status, via, size, listed,"
+            " origin FROM record WHERE key = ?",
             (key,),
         ).fetchall()
         old = next((record for record in known if record[12] == origin), None)
@@ -728,26 +735,46 @@ class Catalogue:
                 and begin <= SHALLOW
                 and (name is None or order.keys[0][0] in INDEXED)
             ):
-                found = _ranked(db, f"{selected} LIMIT :pp OFFSET :begin", params | {"pp": pp, "begin": begin})
-                total, shown = self._rows(db, found.ids(0, pp))
+                found = self._ranked(db, f"{selected} LIMIT :pp OFFSET :begin", params | {"pp": pp, "begin": begin})
+                total, shown = self._rows(db, found, 0, pp)
                 return Page(total, total, shown)
             if ranking is None:
-                ranking = _ranked(db, selected, params)
+                ranking = self._ranked(db, selected, params)
                 if name is not None:
                     self._rankings.put(name, ranking)
-            total, shown = self._rows(db, ranking.ids(begin, pp))
+            total, shown = self._rows(db, ranking, begin, pp)
             return Page(total, ranking.flows, shown)
 
-    def _rows(self, db: sqlite3.Connection, ids: str) -> tuple[int, str]:
-        """How many flows there are in all, and the rows of these ids in their order, as a JSON array.
+    def _ranked(self, db: sqlite3.Connection, selected: str, params: Mapping[str, Any]) -> Ranking:
+        """The ids of a selection in its order.
+
+        As one text SQLite makes it in one go, without a turn of Python for each row, and then hands it out in pieces.
+        """
+        start = 10 ** len(str(self._last))
+        size, pieces = IDS * _width(start), []
+        whole = f"SELECT CAST(group_concat({start} + id) AS BLOB) FROM (SELECT f.id AS id FROM {selected})"
+        made = db.execute(
+            "WITH RECURSIVE piece(number) AS (SELECT 0 UNION ALL SELECT number + 1 FROM piece)"
+            f" SELECT substr(({whole}), number * {size} + 1, {size}) FROM piece",
+            params,
+        )
+        for (piece,) in made:
+            pieces.append(piece or b"")
+            if len(pieces[-1]) < size:
+                break
+        made.close()
+        return Ranking(start, pieces)
+
+    def _rows(self, db: sqlite3.Connection, ranking: Ranking, begin: int, most: int) -> tuple[int, str]:
+        """How many flows there are in all, and these rows of a ranking, as a JSON array.
 
         SQLite makes them in one go, in the order in which a CROSS JOIN walks: for each row that it hands out instead, a
         busy thread may take the interpreter for a turn.
         """
         found = db.execute(
             f"SELECT {_TOTAL}, (SELECT json_group_array({_SHOWN}) FROM json_each(?1) i"
-            f" CROSS JOIN flow f ON f.id = i.value - {_FROM} CROSS JOIN record n ON n.id = f.record)",
-            (f"[{ids}]", self.url),
+            " CROSS JOIN flow f ON f.id = i.value - ?3 CROSS JOIN record n ON n.id = f.record)",
+            (f"[{ranking.ids(begin, most)}]", self.url, ranking.start),
         )
         total, shown = found.fetchone()
         return total, shown
@@ -950,26 +977,6 @@ def _selection(select: Filter | None, order: Order) -> str:
     if "t." in where:
         source = f"{source} JOIN flow_text t ON t.id = f.id"
     return f"{source} WHERE {where} ORDER BY {order.sql}"
-
-
-def _ranked(db: sqlite3.Connection, selected: str, params: Mapping[str, Any]) -> Ranking:
-    """The ids of a selection in its order.
-
-    As one text SQLite makes it in one go, without a turn of Python for each row, and then hands it out in pieces.
-    """
-    size, pieces = IDS * _WIDTH, []
-    made = db.execute(
-        "WITH RECURSIVE piece(number) AS (SELECT 0 UNION ALL SELECT number + 1 FROM piece)"
-        f" SELECT substr((SELECT CAST(group_concat({_FROM} + id) AS BLOB) FROM (SELECT f.id AS id FROM {selected})),"
-        f" number * {size} + 1, {size}) FROM piece",
-        params,
-    )
-    for (piece,) in made:
-        pieces.append(piece or b"")
-        if len(pieces[-1]) < size:
-            break
-    made.close()
-    return Ranking(pieces)
 
 
 def _bodies(db: sqlite3.Connection, ids: Sequence[int]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -7,6 +7,7 @@ answers it; the client turns the same status back into the same class (`for_stat
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 
@@ -118,6 +119,14 @@ def reason_of(error: Exception) -> str:
     """Why the system refused, in its words, without the number of the error and without paths."""
     said = str(getattr(error, "strerror", None) or error)
     return said[:1].lower() + said[1:]
+
+
+def suggestion(word: str, known: Iterable[str], *, otherwise: str) -> str:
+    """What to do about an unknown word: the nearest known one, if one is near."""
+    from difflib import get_close_matches  # noqa: PLC0415, where something is wrong
+
+    near = get_close_matches(word, list(known), n=1)
+    return f"did you mean {near[0]!r}?" if near else otherwise
 
 
 def unwritten(path: object, error: OSError) -> str:

@@ -13,7 +13,6 @@ plain list) to a list of `models.Flow`. Its rules:
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import operator
@@ -28,7 +27,7 @@ from typing import Any, TypeAlias, TypeGuard
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from kodo.errors import LoaderError
+from kodo.errors import LoaderError, suggestion
 from kodo.models import Flow, flow_path
 
 EntryPoint: TypeAlias = Callable[..., object] | str
@@ -157,12 +156,6 @@ def read_file(path: str | Path) -> tuple[dict[str, Any], list[Flow]]:
         return content, _collected(flows or [])
     except LoaderError as error:
         raise LoaderError(f"{path}: flows: {error}") from error
-
-
-def suggestion(word: str, known: Iterable[str], *, otherwise: str) -> str:
-    """What to do about an unknown word: the nearest known one, if one is near."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"did you mean {near[0]!r}?" if near else otherwise
 
 
 def expectation(fault: ErrorDetails) -> str:

@@ -33,8 +33,8 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from kodo.errors import OptionError
-from kodo.loader import Loader, Source, expectation, is_file, is_import, read_file, suggestion
+from kodo.errors import OptionError, suggestion
+from kodo.loader import Loader, Source, expectation, is_file, is_import, read_file
 from kodo.models import Key, Text, canonical
 
 ENV_PREFIX = "KODO_"

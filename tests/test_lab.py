@@ -689,6 +689,10 @@ def test_a_word_that_is_none_is_told_from_those_there_are(mesh: MeshLab) -> None
         mesh.beliefs()["registry1", "node1"]
     with pytest.raises(LabError, match="registry: expected one of registry1, registry2, not 'node2'"):
         mesh.beliefs()["node1", "node2"]
+    with pytest.raises(LabError, match=r'expected a node and a registry, such as beliefs\["node1", "registry1"\]'):
+        mesh.beliefs()["node1"]  # type: ignore[index]
+    with pytest.raises(LabError, match=r"registry: expected one of registry1, registry2, not \['registry1'\]"):
+        mesh.counts()[["registry1"]]  # type: ignore[index]
 
 
 def test_where_no_registry_can_be_asked_tables_say_so(lab: MeshLab) -> None:

@@ -90,6 +90,8 @@ class Beliefs:
 
     def __getitem__(self, place: tuple[str, str]) -> str:
         """What a registry says of a node: `beliefs["node1", "registry2"]`. Raises `LabError` for names of neither."""
+        if not (isinstance(place, tuple) and len(place) == 2):
+            raise LabError(f'expected a node and a registry, such as beliefs["node1", "registry1"], not {place!r}')
         node, registry = place
         if node not in self.table:
             raise LabError(f"node: {one_of(node, self.table)}")

@@ -38,7 +38,7 @@ class CountTable:
 
         Raises `LabError` when there is none of this name.
         """
-        if registry not in self.answers:
+        if not isinstance(registry, str) or registry not in self.answers:
             raise LabError(f"registry: {one_of(registry, self.answers)}")
         return self.answers[registry]
 

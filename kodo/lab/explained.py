@@ -9,11 +9,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from kodo.errors import LabError
+from kodo.errors import LabError, suggestion
 from kodo.lab.flows import Row
 from kodo.lab.naming import NO_ANSWER, Names, numbered, one_line
 from kodo.lab.plain import LEAST
@@ -47,8 +46,8 @@ def found_flow(flow: str, rows: Iterable[Row], names: Names, members: Iterable[s
         which = ", ".join(f"explain({node!r}, {url!r})" for node, url in sorted(found))
         raise LabError(f"expected a name that one flow has, but {flow!r} is that of several; use one of {which}")
     if not found:
-        near = get_close_matches(flow, [*members, *sorted({row["name"] for row in known})], n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "lab.flows() shows what there is"
+        there = [*members, *sorted({row["name"] for row in known})]
+        hint = suggestion(flow, there, otherwise="lab.flows() shows what there is")
         raise LabError(f"expected the name of a member, or of a flow, not {flow!r}; {hint}")
     [((_, url), node)] = found.items()
     return node, url

@@ -28,14 +28,13 @@ import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import IO, Any, Literal
 from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kodo.errors import LabError
+from kodo.errors import LabError, suggestion
 from kodo.lab.engine import Setup
 from kodo.lab.naming import tally
 
@@ -209,10 +208,8 @@ def _only() -> Kept:
 
 def _there(asked: str = "") -> str:
     names = [lab.name for lab in kept_labs()]
-    near = get_close_matches(asked, names, n=1)
-    if near:
-        return f"did you mean {near[0]!r}?"
-    return f"kept are {', '.join(map(repr, names))}" if names else "none is kept; MeshLab('demo', keep=True) keeps one"
+    kept = f"kept are {', '.join(map(repr, names))}" if names else "none is kept; MeshLab('demo', keep=True) keeps one"
+    return suggestion(asked, names, otherwise=kept)
 
 
 def free_name(name: str | None) -> str:

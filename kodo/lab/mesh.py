@@ -19,12 +19,11 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import astuple
-from difflib import get_close_matches
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from kodo.errors import LabError, UnavailableError
+from kodo.errors import LabError, UnavailableError, suggestion
 from kodo.lab.beliefs import Beliefs, Offer, Truth, beliefs_of, offer_of
 from kodo.lab.engine import Engine, Setup, Table
 from kodo.lab.faults import Effect, Fault, Faults, checked_number, checked_sides, checked_timeout, ways
@@ -37,6 +36,7 @@ from kodo.lab.plan import changes_of, functions_of_graph, plan_of_graph, plan_of
 from kodo.lab.processes import Processes, kept_setup
 from kodo.lab.recording import Recording
 from kodo.lab.settling import Settled, Trail, expected_by, settle
+from kodo.models import canonical
 from kodo.plan import NAME, Plan, is_name, read_plan, write_plan
 
 if TYPE_CHECKING:
@@ -330,6 +330,10 @@ class MeshLab:
 
     def _url(self, target: Target) -> str:
         if isinstance(target, str) and "://" in target:
+            try:
+                canonical(target)
+            except ValueError as error:
+                raise LabError(f"connect: {error}, not {target!r}") from error
             return target
         member = target if isinstance(target, Member) else self[target]
         if member.kind == "node":
@@ -340,8 +344,8 @@ class MeshLab:
         """The member of this name. Raises `LabError` when there is none."""
         if isinstance(name, str) and name in self._members:
             return self._members[name]
-        near = get_close_matches(str(name), self._members, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(self._members) or 'none yet; add one'}"
+        there = ", ".join(self._members) or "none yet; add one"
+        hint = suggestion(str(name), self._members, otherwise=f"it has {there}")
         raise LabError(f"expected the name of a member of this lab, not {name!r}; {hint}")
 
     def __iter__(self) -> Iterator[Member]:
@@ -729,8 +733,7 @@ def check_names(options: Iterable[str], known: Iterable[str]) -> None:
     """Raise `LabError` for an option that does not exist, naming the one that was probably meant."""
     names = sorted({*known, "connect", "flows", "loader", "timeout"})
     for name in sorted(set(options) - set(names)):
-        near = get_close_matches(name, names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(names)}"
+        hint = suggestion(name, names, otherwise=f"expected one of {', '.join(names)}")
         raise LabError(f"there is no option {name!r}; {hint}")
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 
+from kodo.errors import suggestion
 from kodo.models import Key, canonical
 
 PLURALS = {"registry": "registries", "provider": "providers", "node": "nodes"}
@@ -40,9 +40,8 @@ def one_of(word: object, known: Iterable[str]) -> str:
     if not names:
         return f"there is none, so there is no {word!r} either"
     more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
-    near = get_close_matches(str(word), names, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"expected one of {', '.join(names[:MOST])}{more}, not {word!r}{hint}"
+    hint = suggestion(str(word), names, otherwise="")
+    return f"expected one of {', '.join(names[:MOST])}{more}, not {word!r}{hint and f'; {hint}'}"
 
 
 def one_line(text: str) -> str:

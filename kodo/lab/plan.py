@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from kodo.errors import LabError, PlanError
+from kodo.errors import LabError, PlanError, suggestion
 from kodo.lab.naming import Names
 from kodo.lab.processes import OPTIONS
 from kodo.plan import FOUND, Fault, Plan, PlannedFlow, PlannedMember, checked_plan
@@ -30,8 +29,8 @@ def unknown_options(plan: Plan) -> Iterator[Fault]:
     for name, member in plan.members.items():
         for option in member.options:
             if option not in OPTIONS:
-                near = get_close_matches(option, OPTIONS - FOUND, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"but one of {', '.join(sorted(OPTIONS - FOUND))}"
+                known = sorted(OPTIONS - FOUND)
+                hint = suggestion(option, known, otherwise=f"but one of {', '.join(known)}")
                 yield ("members", name, "options", option), f"expected no such option; {hint}"
 
 

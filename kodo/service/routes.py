@@ -119,10 +119,9 @@ class Spool:
 
 
 async def _pieces(file: IO[bytes]) -> AsyncIterator[bytes]:
-    with file:
-        file.seek(0)
-        while piece := file.read(PIECE):
-            yield piece
+    file.seek(0)
+    while piece := file.read(PIECE):
+        yield piece
 
 
 class Limits(BaseModel):

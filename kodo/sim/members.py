@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
-from difflib import get_close_matches
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from kodo.core.registry import Profile, Timing
-from kodo.errors import SimulationError
+from kodo.errors import SimulationError, suggestion
 from kodo.loader import load_flows
 from kodo.models import Key, Node, canonical
 
@@ -50,8 +49,8 @@ def profile_of(options: Mapping[str, Any]) -> Profile:
     Raises `ValueError` for a url that is none.
     """
     for name in sorted(set(options) - MEANT - MEANINGLESS):
-        near = get_close_matches(name, sorted(MEANT | MEANINGLESS), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(sorted(MEANT))}"
+        expected = f"expected one of {', '.join(sorted(MEANT))}"
+        hint = suggestion(name, sorted(MEANT | MEANINGLESS), otherwise=expected)
         raise SimulationError(f"there is no option {name!r}; {hint}")
     canonical(options["url"])
     given = {name: _seconds(name, options[name]) for name in sorted(TIMING & options.keys())}

@@ -129,6 +129,7 @@ def test_names_that_are_no_hosts_have_urls_too(sim: MeshLab) -> None:
         ({"lease": 0}, "lease: expected seconds"),
         ({"url": "nowhere"}, "expected an http or https url"),
         ({"connect": "registy1"}, "did you mean 'registry1'"),
+        ({"connect": "://"}, "connect: expected an http or https url with a host.* not '://'"),
         ({"connect": "node1"}, "expected a registry, but node1 is a node"),
     ],
 )
