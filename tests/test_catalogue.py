@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
-from kodo.catalogue import INDEXED, SHALLOW, Catalogue
+from kodo.catalogue import INDEXED, SHALLOW, Catalogue, _selection
 from kodo.core.instructions import Entry, Save, Settle, Stage
 from kodo.core.parts import Part
 from kodo.core.peers import PeerState
@@ -317,6 +317,27 @@ def test_a_page_of_a_selection_costs_what_it_shows(
         assert clock.steps(lambda at=p: catalogue.page(select, parse_order(""), at, 10)) < 1000  # type: ignore[misc]
     publish(catalogue, entry(1, None, 3000))
     assert clock.steps(lambda: catalogue.page(select, parse_order(""), 0, 10)) > evaluated / 2
+
+
+@pytest.mark.parametrize(
+    ("q", "walked"),
+    [
+        ('name < "k"', True),
+        ('node ~ "n" & url != "/a"', True),
+        ('not @tag("odd")', True),
+        ('author < "k"', False),
+        ('not (name < "k" | description < "d")', False),
+        ('organization != "even"', False),
+        ('author ~ "x"', False),
+    ],
+)
+def test_names_are_walked_along_where_they_tell_all_that_is_asked(catalogue: Catalogue, q: str, walked: bool) -> None:
+    """A filter that reads more of each flow than the index of names has looks at the flows as they are stored."""
+    selected = _selection(compile_filter(parse(q)), parse_order(""))
+    params = compile_filter(parse(q)).params | {"registry": URL}
+    with catalogue.reading() as db:
+        plan = [step[3] for step in db.execute(f"EXPLAIN QUERY PLAN SELECT f.id FROM {selected}", params)]
+    assert any("flow_name" in step for step in plan) == walked
 
 
 def test_an_older_record_leaves_what_is_listed(catalogue: Catalogue) -> None:
