@@ -168,7 +168,8 @@ class Cache:
         if self.catalogue.path is None:
             return
         log_file = _files(self.catalogue.path)[1]
-        size = log_file.stat().st_size
+        # Where SQLite cannot share memory, as on some network file systems, it keeps no log.
+        size = log_file.stat().st_size if log_file.exists() else 0
         if size <= self._room:
             return
         self._room = size + ROOM
