@@ -41,7 +41,16 @@ from kodo.core.instructions import Entry, Parcel, Range, Save, Settle
 from kodo.core.parts import Carried, Part, Row, fingerprint, listed, remains
 from kodo.core.peers import PeerState
 from kodo.errors import BusyError, CacheError, DamagedCacheError
-from kodo.models import MISSING_AUTHOR, MISSING_DESCRIPTION, NOTHING, Key, canonical, digest_of, flows_json
+from kodo.models import (
+    MISSING_AUTHOR,
+    MISSING_DESCRIPTION,
+    NOTHING,
+    Key,
+    canonical,
+    digest_of,
+    flows_by_url,
+    flows_json,
+)
 from kodo.query import Filter, Order
 
 SCHEMA_VERSION = 4
@@ -703,6 +712,8 @@ class Catalogue:
         db.execute("BEGIN")
         db.set_progress_handler(lambda: self._ending or time.monotonic() > end, STEPS)
         try:
+            # The moment is that of the first read, not of BEGIN: what is asked of the changes next is to come after it.
+            db.execute("SELECT 1 FROM meta LIMIT 1").fetchone()
             yield db
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
@@ -1024,7 +1035,7 @@ def _columns(entry: Entry) -> tuple[Any, ...]:
 def _flows(entry: Entry) -> tuple[str | None, str | None, int | None]:
     """Digest, JSON and number of an entry's flows; nothing where the stored ones stay."""
     flows = entry.node.flows
-    return (None, None, None) if flows is None else (entry.digest, flows_json(flows).decode(), len(flows))
+    return (None, None, None) if flows is None else (entry.digest, flows_json(flows).decode(), len(flows_by_url(flows)))
 
 
 def _body(row: Sequence[Any]) -> dict[str, Any]:

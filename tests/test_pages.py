@@ -62,6 +62,35 @@ def test_pages_are_right_at_every_moment(durable: bool, chance: random.Random) -
                 same_page(catalogue, listing, chance)
 
 
+def test_a_page_is_of_one_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is committed while a page is being read is in none of it, though its order was kept before."""
+    store, counts, chance = Store(R), dict.fromkeys(ORIGINS, 0), random.Random(1)
+    with closing(Catalogue(R, tmp_path / "c.db")) as catalogue:
+
+        def write() -> None:
+            save = random_save(chance, counts)
+            with catalogue.writing():
+                catalogue.write(save)
+                catalogue.commit()
+            store.write(save)
+
+        select, order, stands = compile_filter(parse('node ~ ""')), parse_order(""), catalogue.changes.stands
+        while len(store.listing()) < 3:
+            write()
+        wanted = catalogue.page(select, order, 0, 1000)
+
+        def overtaken(name: Any, count: int) -> bool:
+            stood = stands(name, count)
+            while store.listing() == before:
+                write()
+            return stood
+
+        before = store.listing()
+        monkeypatch.setattr(catalogue.changes, "stands", overtaken)
+        assert catalogue.page(select, order, 0, 1000) == wanted
+        assert len(wanted.items) == wanted.filtered
+
+
 def test_a_page_beyond_the_last_is_empty() -> None:
     """A page that is not there has no rows, however far away it is."""
     with closing(Catalogue(R)) as catalogue:
