@@ -21,7 +21,7 @@ import random
 import secrets
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
@@ -151,6 +151,7 @@ class Runtime:
         # What people ask has threads of its own, so that their hardest questions hold up no message.
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="kodo-reader")
         self._helpers = ThreadPoolExecutor(READERS, thread_name_prefix="kodo-helper")
+        self._busy: Counter[ThreadPoolExecutor] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -226,18 +227,26 @@ class Runtime:
 
     async def read_aside(self, read: Callable[..., T]) -> T:
         """Read from the catalogue on a thread: what is known to take longer than the event loop can be held."""
-        return await self._loop.run_in_executor(self._readers, read)
+        return await self._on(self._readers, read)
 
     async def aside(self, work: Callable[..., T]) -> T:
         """Do something that would hold the event loop on a thread."""
-        return await self._loop.run_in_executor(self._helpers, work)
+        return await self._on(self._helpers, work)
+
+    async def _on(self, threads: ThreadPoolExecutor, work: Callable[..., T]) -> T:
+        self._busy[threads] += 1
+        try:
+            return await self._loop.run_in_executor(threads, work)
+        finally:
+            self._busy[threads] -= 1
 
     async def _briefly(self, read: Callable[..., T], threads: ThreadPoolExecutor) -> T:
-        # While the writer works, the loop would have to wait for the interpreter again after each step of a read.
-        if not self._working:
+        # While the writer works, the loop would have to wait for the interpreter again after each step of a read. But
+        # nothing that is brief waits for threads that are all busy with what is hard.
+        if not self._working or self._busy[threads] >= READERS:
             with suppress(BusyError):
                 return read(brief=True)
-        return await self._loop.run_in_executor(threads, read)
+        return await self._on(threads, read)
 
     # -- the loop ------------------------------------------------------------------------------------------
 

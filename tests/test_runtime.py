@@ -14,7 +14,7 @@ from kodo.core.instructions import Send
 from kodo.core.registry import Profile, Registry
 from kodo.errors import CacheError
 from kodo.models import PeerReply, Registration
-from kodo.runtime import Answer, Identity, Runtime
+from kodo.runtime import READERS, Answer, Identity, Runtime
 
 URL = "http://127.0.0.1:3366"
 
@@ -69,6 +69,35 @@ def test_what_comes_while_the_writer_works_is_done_next() -> None:
         go.set()
         answers: list[Answer] = await asyncio.gather(first, second)
         assert [answer.reply.ticket for answer in answers] == [1, 2]
+
+    running(cache, work)
+
+
+def test_what_is_brief_does_not_wait_for_hard_questions() -> None:
+    """While the writer works and all reading threads are busy, a brief read is answered at once."""
+    cache = Cache(Owner(URL))
+    inside, go, commit = threading.Event(), threading.Event(), cache.commit
+
+    def slow() -> None:
+        inside.set()
+        go.wait(10)
+        commit()
+
+    def hard() -> None:
+        go.wait(10)
+
+    async def work(runtime: Runtime) -> None:
+        cache.commit = slow  # type: ignore[method-assign]
+        registering = asyncio.create_task(runtime.register(registration(1)))
+        await asyncio.to_thread(inside.wait, 10)
+        questions = [asyncio.create_task(runtime.read_aside(hard)) for _ in range(READERS)]
+        await asyncio.sleep(0)
+        try:
+            assert await runtime.read(lambda brief=False: brief)
+            assert not any(question.done() for question in questions)
+        finally:
+            go.set()
+            await asyncio.gather(registering, *questions)
 
     running(cache, work)
 
