@@ -82,7 +82,7 @@ class Cache:
         self._lock: FileLock | None = None
         self._failed = False
         self._file: list[tuple[int, int]] = []
-        # How long SQLite's log was made.
+        # Up to which length SQLite's log is given no more room.
         self._room = 0
         try:
             self.path = path = path.resolve() if path is not None else None
@@ -162,19 +162,19 @@ class Cache:
     def _make_room(self) -> None:
         """Give the log room, when a commit has made it longer. Where that cannot be, commits take longer.
 
-        SQLite reads up to the first frame that it did not write (https://sqlite.org/fileformat2.html, 4.1), and holds
-        its locks on other files.
+        SQLite keeps no log where it cannot share memory, as on some network file systems. It reads up to the first
+        frame that it did not write (https://sqlite.org/fileformat2.html, 4.1), and holds its locks on other files.
         """
         if self.catalogue.path is None:
             return
         log_file = _files(self.catalogue.path)[1]
-        # Where SQLite cannot share memory, as on some network file systems, it keeps no log.
-        size = log_file.stat().st_size if log_file.exists() else 0
-        if size <= self._room:
-            return
-        self._room = size + ROOM
-        with suppress(OSError, AttributeError), log_file.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), size, ROOM)
+        with suppress(OSError, AttributeError):
+            size = log_file.stat().st_size
+            if size <= self._room:
+                return
+            self._room = size + ROOM
+            with log_file.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), size, ROOM)
 
     def spool(self, more: Mapping[str, Any], *, brief: bool = False) -> IO[bytes]:
         """What `/_cache` shows, the five keys of PROTOCOL.md, and `more` behind them, as JSON in a file of its own.

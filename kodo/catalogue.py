@@ -657,7 +657,7 @@ class Catalogue:
         for flows, origin, gone, *said in self._writer.execute(
             f"SELECT CAST(flows AS BLOB), origin, gone, {_CONTENT} FROM record"
         ):
-            if flows is None or (flows != b"{}" if not said[-1] else digest_of(flows) != said[-1]):
+            if not _as_written(flows, said[-1]):
                 raise ValueError(f"expected the flows of {said[0]} as they were written")
             if not gone:
                 contents[origin] = contents.get(origin, 0) ^ fingerprint(*said)
@@ -712,8 +712,6 @@ class Catalogue:
         db.execute("BEGIN")
         db.set_progress_handler(lambda: self._ending or time.monotonic() > end, STEPS)
         try:
-            # The moment is that of the first read, not of BEGIN: what is asked of the changes next is to come after it.
-            db.execute("SELECT 1 FROM meta LIMIT 1").fetchone()
             yield db
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
@@ -740,6 +738,8 @@ class Catalogue:
         begin, count = p * pp, self.changes.count("flows")
         params: dict[str, Any] = {"registry": self.url} | (select.params if select is not None else {})
         with self.reading(brief=brief) as db:
+            # The moment is that of the first read, not of BEGIN: whether the count stands is to be asked after it.
+            (total,) = db.execute(f"SELECT {_TOTAL}").fetchone()
             # Changes that are under way may show in this read or not: then nothing is known of it, and nothing kept.
             name = (count, selected, *params.values()) if self.changes.stands("flows", count) else None
             ranking = self._rankings.get(name)
@@ -750,14 +750,12 @@ class Catalogue:
                 and (name is None or order.keys[0][0] in INDEXED)
             ):
                 found = self._ranked(db, f"{selected} LIMIT :pp OFFSET :begin", params | {"pp": pp, "begin": begin})
-                total, shown = self._rows(db, found, 0, pp)
-                return Page(total, total, shown)
+                return Page(total, total, self._rows(db, found, 0, pp))
             if ranking is None:
                 ranking = self._ranked(db, selected, params)
                 if name is not None:
                     self._rankings.put(name, ranking)
-            total, shown = self._rows(db, ranking, begin, pp)
-            return Page(total, ranking.flows, shown)
+            return Page(total, ranking.flows, self._rows(db, ranking, begin, pp))
 
     def _ranked(self, db: sqlite3.Connection, selected: str, params: Mapping[str, Any]) -> Ranking:
         """The ids of a selection in its order.
@@ -779,19 +777,18 @@ class Catalogue:
         made.close()
         return Ranking(start, pieces)
 
-    def _rows(self, db: sqlite3.Connection, ranking: Ranking, begin: int, most: int) -> tuple[int, str]:
-        """How many flows there are in all, and these rows of a ranking, as a JSON array.
+    def _rows(self, db: sqlite3.Connection, ranking: Ranking, begin: int, most: int) -> str:
+        """These rows of a ranking, as a JSON array.
 
         SQLite makes them in one go, in the order in which a CROSS JOIN walks: for each row that it hands out instead, a
         busy thread may take the interpreter for a turn.
         """
-        found = db.execute(
-            f"SELECT {_TOTAL}, (SELECT json_group_array({_SHOWN}) FROM json_each(?1) i"
-            " CROSS JOIN flow f ON f.id = i.value - ?3 CROSS JOIN record n ON n.id = f.record)",
+        shown: str = db.execute(
+            f"SELECT json_group_array({_SHOWN}) FROM json_each(?1) i"
+            " CROSS JOIN flow f ON f.id = i.value - ?3 CROSS JOIN record n ON n.id = f.record",
             (f"[{ranking.ids(begin, most)}]", self.url, ranking.start),
-        )
-        total, shown = found.fetchone()
-        return total, shown
+        ).fetchone()[0]
+        return shown
 
     def counts_json(self, *, brief: bool = False) -> str:
         """How many flows there are in all, and by node, organization and tag: as a JSON object, made in one go."""
@@ -1036,6 +1033,13 @@ def _flows(entry: Entry) -> tuple[str | None, str | None, int | None]:
     """Digest, JSON and number of an entry's flows; nothing where the stored ones stay."""
     flows = entry.node.flows
     return (None, None, None) if flows is None else (entry.digest, flows_json(flows).decode(), len(flows_by_url(flows)))
+
+
+def _as_written(flows: bytes | None, digest: str) -> bool:
+    """Whether stored flows are those that their digest was made of; who has none may have no digest either."""
+    if flows is None:
+        return False
+    return digest_of(flows) == digest if digest else flows == b"{}"
 
 
 def _body(row: Sequence[Any]) -> dict[str, Any]:
