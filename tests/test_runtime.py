@@ -50,18 +50,25 @@ def registration(number: int) -> Registration:
     return Registration.model_validate({"url": f"http://n{number}:1", "flows": []})
 
 
-def test_what_comes_while_the_writer_works_is_done_next() -> None:
-    """A registration that comes during a commit is answered without another event."""
-    cache = Cache(Owner(URL))
-    inside, go, commit = threading.Event(), threading.Event(), cache.commit
+def hold_commits(cache: Cache, inside: threading.Event, go: threading.Event) -> None:
+    """From now on a commit says that it is `inside`, and waits until it may `go` on."""
+    commit = cache.commit
 
-    def slow() -> None:
+    def held() -> None:
         inside.set()
         go.wait(10)
         commit()
 
+    cache.commit = held  # type: ignore[method-assign]
+
+
+def test_what_comes_while_the_writer_works_is_done_next() -> None:
+    """A registration that comes during a commit is answered without another event."""
+    cache = Cache(Owner(URL))
+    inside, go = threading.Event(), threading.Event()
+
     async def work(runtime: Runtime) -> None:
-        cache.commit = slow  # type: ignore[method-assign]
+        hold_commits(cache, inside, go)
         first = asyncio.create_task(runtime.register(registration(1)))
         await asyncio.to_thread(inside.wait, 10)
         second = asyncio.create_task(runtime.register(registration(2)))
@@ -76,18 +83,13 @@ def test_what_comes_while_the_writer_works_is_done_next() -> None:
 def test_what_is_brief_does_not_wait_for_hard_questions() -> None:
     """While the writer works and all reading threads are busy, a brief read is answered at once."""
     cache = Cache(Owner(URL))
-    inside, go, commit = threading.Event(), threading.Event(), cache.commit
-
-    def slow() -> None:
-        inside.set()
-        go.wait(10)
-        commit()
+    inside, go = threading.Event(), threading.Event()
 
     def hard() -> None:
         go.wait(10)
 
     async def work(runtime: Runtime) -> None:
-        cache.commit = slow  # type: ignore[method-assign]
+        hold_commits(cache, inside, go)
         registering = asyncio.create_task(runtime.register(registration(1)))
         await asyncio.to_thread(inside.wait, 10)
         questions = [asyncio.create_task(runtime.read_aside(hard)) for _ in range(READERS)]
