@@ -18,7 +18,6 @@ import sqlite3
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import reduce
 from hashlib import sha256
 from operator import xor
@@ -31,7 +30,7 @@ from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError
 
 from kodo.catalogue import Catalogue
-from kodo.checkup import beginning_of, is_catalogue
+from kodo.checkup import aside, beginning_of, is_catalogue, log_of
 from kodo.core.instructions import Entry, Save
 from kodo.core.parts import Part
 from kodo.core.peers import PeerState
@@ -167,7 +166,7 @@ class Cache:
         """
         if self.catalogue.path is None:
             return
-        log_file = _files(self.catalogue.path)[1]
+        log_file = log_of(self.catalogue.path)
         with suppress(OSError, AttributeError):
             size = log_file.stat().st_size
             if size <= self._room:
@@ -226,12 +225,12 @@ def _lock(path: Path) -> FileLock:
 
 def _files(path: Path) -> list[Path]:
     """The cache and what SQLite keeps beside it."""
-    return [path, *(path.with_name(path.name + tail) for tail in ("-wal", "-shm"))]
+    return [path, log_of(path), path.with_name(f"{path.name}-shm")]
 
 
 def _has_log(path: Path) -> bool:
     """Whether there is something in SQLite's log of this file."""
-    log_file = _files(path)[1]
+    log_file = log_of(path)
     return log_file.exists() and log_file.stat().st_size > 0
 
 
@@ -263,12 +262,11 @@ def _is_document(path: Path) -> bool:
 
 
 def _set_aside(path: Path) -> Path:
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
-    aside = path.with_name(f"{path.name}.set-aside-{stamp}")
-    for file, tail in zip(_files(path), ("", "-wal", "-shm"), strict=True):
+    kept = aside(path)
+    for file, kept_file in zip(_files(path), _files(kept), strict=True):
         with suppress(FileNotFoundError):
-            file.rename(aside.with_name(aside.name + tail))
-    return aside
+            file.rename(kept_file)
+    return kept
 
 
 # -- the document ------------------------------------------------------------------------------------------

@@ -21,26 +21,30 @@ A read on the event loop is `brief`: it gives up (`BusyError`) rather than hold 
 
 from __future__ import annotations
 
+import logging
 import re
 import sqlite3
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from shutil import copy
+from traceback import clear_frames
 from typing import Any
 
 import orjson
 from pydantic import TypeAdapter
 
 from kodo.changes import Changes, Kept
-from kodo.checkup import APPLICATION_ID, Checkup, checkup_of
+from kodo.checkup import APPLICATION_ID, Checkup, aside, checkup_of, commits_in_log, log_of
 from kodo.core.instructions import Entry, Parcel, Range, Save, Settle
 from kodo.core.parts import Carried, Part, Row, fingerprint, listed, remains
 from kodo.core.peers import PeerState
-from kodo.errors import BusyError, CacheError, DamagedCacheError
+from kodo.errors import BusyError, CacheError, DamagedCacheError, InUseError
 from kodo.models import (
     MISSING_AUTHOR,
     MISSING_DESCRIPTION,
@@ -53,6 +57,8 @@ from kodo.models import (
 )
 from kodo.query import Filter, Order
 
+log = logging.getLogger("kodo")
+
 SCHEMA_VERSION = 4
 BRIEF, LONGEST = 0.002, 5.0
 """Seconds that a brief read may take, and any read."""
@@ -60,6 +66,8 @@ STEPS = 500
 """Steps of SQLite's machine between looks at the clock."""
 PIECE = 100
 """Nodes that are written at once."""
+LOOKED_OVER = 20
+"""Records that are looked over at once: in some milliseconds, which are for others to wait."""
 MERGED = 8
 """Segments of the trigrams that are merged into one as they come: of 4, SQLite's default, writing them costs 1.4 times
 as much; of 16, which is cheaper still, a search looks into so many that it takes half as long again."""
@@ -113,6 +121,16 @@ CREATE TABLE tally (kind TEXT NOT NULL, value TEXT NOT NULL, flows INTEGER NOT N
 INSERT INTO tally VALUES ('total', '', 0);
 """
 
+_UPGRADES = {
+    3: """
+DROP INDEX flow_node;
+DROP INDEX record_organization;
+CREATE INDEX record_url ON record (url, size) WHERE listed;
+CREATE INDEX record_organization ON record (organization, url, size) WHERE listed;
+UPDATE record SET size = (SELECT count(*) FROM json_each(flows));
+"""
+}
+"""From a version to the next: a cache that an older kodo wrote is taken over, with all that was acknowledged."""
 _FLOW_INDEXES = {"flow_record": "(record, url)", "flow_name": "(name, node, url)"}
 _READ, _NAMED = re.compile(r"\b[fnt]\.\w+"), {"f.id", "f.name", "f.node", "f.url"}
 """What a filter reads of a flow, and what of that stands in the index of names."""
@@ -138,6 +156,22 @@ SELECT json_object(
      WHERE listed AND size AND organization IS NOT NULL GROUP BY organization ORDER BY organization)),
   'tags', (SELECT json_group_object(value, flows) FROM
     (SELECT value, flows FROM tally WHERE kind = 'tag' ORDER BY value)))
+"""
+_LISTED = """
+SELECT f.record, f.node, f.url, f.name, f.author, f.description, f.tags, f.tag_key,
+  t.organization, t.name, t.author, t.description, t.tags
+FROM json_each(?) i CROSS JOIN flow f ON f.record = i.value LEFT JOIN flow_text t ON t.id = f.id
+"""
+"""What is listed of records, as `_shown` makes it."""
+_UNTAGGED = """
+SELECT 1 FROM json_each(?) i CROSS JOIN flow f ON f.record = i.value CROSS JOIN json_each(f.tags) j
+WHERE NOT EXISTS (SELECT 1 FROM tag WHERE tag = j.value AND flow = f.id) LIMIT 1
+"""
+_WELL_COUNTED = f"""
+SELECT 1 WHERE {_TOTAL} = (SELECT count(*) FROM flow) AND {_TOTAL} = (SELECT count(*) FROM flow_text)
+  AND (SELECT count(*) FROM tally) = 1 + (SELECT count(DISTINCT tag) FROM tag)
+  AND NOT EXISTS (
+    SELECT tag, count(*) FROM tag GROUP BY tag EXCEPT SELECT value, flows FROM tally WHERE kind = 'tag')
 """
 IDS = 4096
 """Ids in a piece of a ranking. A whole one of 100,000 flows, at once, took up to 50 ms of the interpreter's time: so
@@ -239,7 +273,7 @@ class Catalogue:
             self._faces = {peer.key: _face(peer) for peer in self.peers()}
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             self.close()
-            if isinstance(error, UnicodeDecodeError) or _is_damage(error):
+            if checkup is not None and (isinstance(error, UnicodeDecodeError) or _is_damage(error)):
                 raise DamagedCacheError(f"expected a catalogue of kodo in {path}, but {error}") from error
             raise
         except BaseException:
@@ -249,9 +283,15 @@ class Catalogue:
     def _prepare(self, checkup: Checkup | None) -> None:
         db = self._writer
         if checkup is not None:
-            self._check_form(checkup)
+            self._check_log()
+            db.execute("BEGIN IMMEDIATE")
+            self._check_form()
+            self._check_content()
+            if (fault := checkup.fault()) is not None:
+                raise DamagedCacheError(f"expected an intact catalogue in {self.path}, but {fault}")
             # Pages go on in the life that began them alone.
             db.execute("DELETE FROM staged")
+            db.execute("COMMIT")
         if self.path is not None:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
@@ -263,31 +303,59 @@ class Catalogue:
         db = self._writer
         stamp = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
         db.executescript(f"BEGIN; {stamp} {_SCHEMA}")
-        self._index_flows()
+        _index_flows(db)
         db.execute("INSERT INTO meta VALUES ('url', ?)", (self.url,))
         db.execute("COMMIT")
         # Out of the log at once: a file that came without it would look like one that nobody has used yet.
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def _check_form(self, checkup: Checkup) -> None:
-        """Refuse, before anything is changed, what is not an intact catalogue of this service."""
-        form = [self._writer.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
-        if form != [APPLICATION_ID, SCHEMA_VERSION]:
+    def _check_log(self) -> None:
+        """Refuse a file whose log holds commits that SQLite leaves out, since something before them is damaged.
+
+        Each is on disk before the next begins: only the last may be incomplete, after a power cut. What is intact goes
+        to its place, so that the next commit begins the log anew and nothing of now is taken for damage then. Of the
+        rest a copy is kept.
+        """
+        if self.path is None:
+            return
+        commits = commits_in_log(self.path)
+        busy, taken, _ = self._writer.execute("PRAGMA wal_checkpoint").fetchone()
+        if busy:
+            raise InUseError(f"the cache {self.path} is in use by another process; end that one")
+        lost = sum(number > taken for number in commits)
+        if not lost:
+            return
+        kept = copy(log_of(self.path), aside(log_of(self.path)))
+        if lost > 1:
+            raise DamagedCacheError(f"{lost} commits in its log, which is kept as {kept}, are behind damage")
+        log.warning("the last commit in the log of %s is incomplete, as after a power cut; kept as %s", self.path, kept)
+
+    def _check_form(self) -> None:
+        """Refuse what is no catalogue of kodo; bring one of an older version to the present one."""
+        db = self._writer
+        stamps = ("application_id", "user_version")
+        application, version = (db.execute(f"PRAGMA {stamp}").fetchone()[0] for stamp in stamps)
+        if application != APPLICATION_ID or version not in {*_UPGRADES, SCHEMA_VERSION}:
             raise DamagedCacheError(f"expected a catalogue of kodo in {self.path}, of version {SCHEMA_VERSION}")
-        self._check_content()
-        if (fault := checkup.fault()) is not None:
-            raise DamagedCacheError(f"expected an intact catalogue in {self.path}, but {fault}")
+        for older in range(version, SCHEMA_VERSION):
+            for statement in _UPGRADES[older].split(";"):
+                db.execute(statement)
+            db.execute(f"PRAGMA user_version = {older + 1}")
+        if _form(db) != _own_form():
+            raise DamagedCacheError(f"expected an intact catalogue in {self.path}, but its tables are others")
+        # Reads what FTS5 keeps in tables of its own, whose form is its own affair.
+        db.execute("SELECT 1 FROM trigram WHERE trigram MATCH 'kodo'").fetchone()
 
     def _check_content(self) -> None:
         """Refuse what is another service's, and what SQLite does not look at: what stands inside a row."""
-        owner = self._writer.execute("SELECT value FROM meta WHERE name = 'url'").fetchone()
-        if owner is None or canonical(owner[0]) != self.key:
-            raise DamagedCacheError(f"expected the cache of {self.url} in {self.path}, but it is another service's")
         try:
-            self.parts(), self.peers()
+            noted = dict(self._writer.execute("SELECT name, value FROM meta"))
+            if canonical(noted["url"]) != self.key:
+                raise DamagedCacheError(f"expected the cache of {self.url} in {self.path}, but it is another service's")
+            int(noted["indexed"]), self.parts(), self.peers()
             # Who opens it asks for this next; counted here it costs no time, since the checkup is still under way.
             self._contents = self.contents()
-        except ValueError as error:
+        except (KeyError, ValueError) as error:
             raise DamagedCacheError(f"expected an intact catalogue in {self.path}, but a row is damaged") from error
 
     def interrupt(self) -> None:
@@ -470,11 +538,7 @@ class Catalogue:
         yield
         self._merge_text(MERGED)
         if first:
-            self._index_flows()
-
-    def _index_flows(self) -> None:
-        for name, columns in _FLOW_INDEXES.items():
-            self._writer.execute(f"CREATE INDEX {name} ON flow {columns}")
+            _index_flows(db)
 
     def _merge_text(self, segments: int) -> None:
         """How many segments of the trigrams are merged into one as they come; 0: none (FTS5's `automerge`)."""
@@ -583,17 +647,12 @@ class Catalogue:
         db = self._writer
         flows, texts, tags = [], [], []
         added = self._last
-        for number, node, organization, named in records:
-            folded = (organization or "").casefold()
-            for flow in orjson.loads(named).values():
+        for record in records:
+            for shown, folded, words in _shown(*record):
                 added += 1
-                words = flow["tags"] or []
-                author = MISSING_AUTHOR if flow["author"] is None else flow["author"]
-                description = MISSING_DESCRIPTION if flow["description"] is None else flow["description"]
-                shown = (flow["url"], flow["name"], author, description)
-                flows.append((added, number, node, *shown, _json(words), " ".join(sorted(words))))
-                texts.append((added, folded, *(text.casefold() for text in (*shown[1:], "\n".join(words)))))
-                tags += [(word, added) for word in set(words)]
+                flows.append((added, *shown))
+                texts.append((added, *folded))
+                tags += [(word, added) for word in words]
         db.executemany(
             "INSERT INTO flow (id, record, node, url, name, author, description, tags, tag_key)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -609,6 +668,28 @@ class Catalogue:
         db.executemany("INSERT INTO tag VALUES (?, ?)", tags)
         self._counted["total", ""] += len(flows)
         self._counted.update([("tag", word) for word, _ in tags])
+
+    def list_anew(self) -> None:
+        """Write anew all that follows from the records, as durable as a `write`; nothing of what stands there is read.
+
+        That takes as long as it took to list all of them, and `/flows` goes on with what there was meanwhile.
+        """
+        db = self._writer
+        db.execute("BEGIN IMMEDIATE")
+        for table in ("flow", "flow_text", "tag", "tally"):
+            db.execute(f"DELETE FROM {table}")
+        db.execute("INSERT INTO trigram (trigram) VALUES ('delete-all')")
+        db.execute("INSERT INTO tally VALUES ('total', '', 0)")
+        # Ids go on, so that nobody who holds one of before finds another flow there.
+        self._indexed = self._last
+        self._counted.clear()
+        found = db.execute("SELECT id, key, size FROM record WHERE listed").fetchall()
+        with self._much_listed(len(found)):
+            for start in range(0, len(found), PIECE):
+                self._go_on()
+                self._list(self._stored([number for number, _, _ in found[start : start + PIECE]]))
+        for _, key, size in found:
+            self.changes.touch(key, *(("flows", "counts") if size else ()))
 
     def _index_texts(self) -> None:
         """Write the trigrams of what was listed lately."""
@@ -686,6 +767,26 @@ class Catalogue:
                 found[key] = tuple(_row(row) for row in rows)
         return found
 
+    # -- looking after -------------------------------------------------------------------------------------
+
+    def look_over(self, after: int) -> int | None:
+        """Look whether what is listed of the next records, whose ids come after this one, is what they say.
+
+        The last of them; None when there are no more, and where nothing is kept in a file. Raises `DamagedCacheError`
+        when something else is listed: SQLite does not notice when a text inside a row changes.
+        """
+        if self.path is None:
+            return None
+        with self.reading() as db:
+            wanted = "SELECT id, url, organization, flows FROM record WHERE listed AND id > ? ORDER BY id LIMIT ?"
+            records = db.execute(wanted, (after, LOOKED_OVER)).fetchall()
+            ids = _json([record[0] for record in records])
+            expected = Counter((*shown, *folded) for record in records for shown, folded, _ in _shown(*record))
+            damaged = Counter(db.execute(_LISTED, (ids,))) != expected or db.execute(_UNTAGGED, (ids,)).fetchone()
+            if damaged or not (records or db.execute(_WELL_COUNTED).fetchone()):
+                raise DamagedCacheError(f"expected to find listed what the records in {self.path} say")
+        return records[-1][0] if records else None
+
     # -- reading -------------------------------------------------------------------------------------------
 
     @contextmanager
@@ -716,7 +817,10 @@ class Catalogue:
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
                 raise BusyError(f"this takes longer than {LONGEST:g} s to answer; ask for less") from error
-            raise CacheError(f"what is listed could not be read: {error}") from error
+            # A statement that failed would stay at its moment for as long as anybody keeps the error.
+            clear_frames(error.__traceback__)
+            kind = DamagedCacheError if _is_damage(error) else CacheError
+            raise kind(f"what is listed could not be read: {error}") from error
         finally:
             db.set_progress_handler(None, 0)
             if db.in_transaction:
@@ -1015,10 +1119,33 @@ def _connect(path: Path | None, *, create: bool = True) -> sqlite3.Connection:
     return db
 
 
+def _index_flows(db: sqlite3.Connection) -> None:
+    for name, columns in _FLOW_INDEXES.items():
+        db.execute(f"CREATE INDEX {name} ON flow {columns}")
+
+
+def _form(db: sqlite3.Connection) -> set[tuple[Any, ...]]:
+    """Which tables and indexes stand in a database, and how they were made."""
+    made = "iif(name GLOB 'trigram_*', NULL, sql)"
+    return set(db.execute(f"SELECT type, name, tbl_name, {made} FROM sqlite_schema"))
+
+
+@cache
+def _own_form() -> set[tuple[Any, ...]]:
+    """The form of a catalogue of this version."""
+    with closing(_connect(None)) as db:
+        db.executescript(_SCHEMA)
+        _index_flows(db)
+        return _form(db)
+
+
 def _is_damage(error: sqlite3.Error) -> bool:
-    """Whether the file itself is broken; not that it is locked, cannot be read, or that the disk is full."""
+    """Whether the file itself is broken; not that it is locked, cannot be read, or that the disk is full.
+
+    A statement that SQLite does not understand (SQLITE_ERROR) names what is not there.
+    """
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_NOTADB) & 0xFF
-    return code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+    return code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
 
 
 def _columns(entry: Entry) -> tuple[Any, ...]:
@@ -1040,6 +1167,23 @@ def _as_written(flows: bytes | None, digest: str) -> bool:
     if flows is None:
         return False
     return digest_of(flows) == digest if digest else flows == b"{}"
+
+
+def _shown(
+    record: int, node: str, organization: str | None, flows: str
+) -> Iterator[tuple[tuple[Any, ...], tuple[str, ...], set[str]]]:
+    """What is listed of a record, by flow: as displayed (`flow`), casefolded to be searched (`flow_text`), its tags."""
+    folded = (organization or "").casefold()
+    for flow in orjson.loads(flows).values():
+        tags = flow["tags"] or []
+        author = MISSING_AUTHOR if flow["author"] is None else flow["author"]
+        description = MISSING_DESCRIPTION if flow["description"] is None else flow["description"]
+        texts = (flow["name"], author, description)
+        yield (
+            (record, node, flow["url"], *texts, _json(tags), " ".join(sorted(tags))),
+            (folded, *(text.casefold() for text in (*texts, "\n".join(tags)))),
+            set(tags),
+        )
 
 
 def _body(row: Sequence[Any]) -> dict[str, Any]:

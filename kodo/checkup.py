@@ -3,7 +3,8 @@
 SQLite reads all of the file for it, a third of a second for 100,000 flows, and lets the rest of Python go on. So
 `kodo serve` begins with this, and loads what is heavy meanwhile: nothing heavy is imported here. Whoever opens the
 cache then, under its lock, takes the check that has begun, if nothing has changed there since. Inside of rows SQLite
-does not look: that is for who reads them.
+does not look: that is for who reads them. Nor does it tell how much of its log it leaves out, which is all from the
+first damaged place: `commits_in_log` is to be compared with what it took.
 
 A process that closes a file loses all its locks on it, SQLite's too, whoever of its threads holds them
 (https://sqlite.org/howtocorrupt.html, 2.2). So a file that SQLite may have open in this process is read past SQLite by
@@ -16,8 +17,11 @@ import sqlite3
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import closing, suppress
-from itertools import pairwise
+from datetime import UTC, datetime
+from itertools import count, pairwise
+from os import SEEK_CUR
 from pathlib import Path
+from struct import unpack_from
 from threading import Thread
 
 MAGIC = b"SQLite format 3\0"
@@ -26,6 +30,7 @@ APPLICATION_ID = 0x6B6F646F  # "kodo"
 CACHE = 8_000
 """KiB of pages that SQLite keeps meanwhile, four times what it would: entries of indexes are looked up all over."""
 _HEADER = 100
+_LOG_HEADER, _FRAME_HEADER = 32, 24
 _early: list[Checkup] = []
 
 
@@ -96,10 +101,42 @@ def is_catalogue(beginning: bytes) -> bool:
     return beginning.startswith(MAGIC) and beginning[68:72] == APPLICATION_ID.to_bytes(4, "big")
 
 
+def aside(path: Path) -> Path:
+    """Under which name beside it a damaged file is kept."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
+    return path.with_name(f"{path.name}.set-aside-{stamp}")
+
+
+def log_of(path: Path) -> Path:
+    """Where SQLite keeps the log of this database."""
+    return path.with_name(f"{path.name}-wal")
+
+
+def commits_in_log(path: Path) -> list[int]:
+    """Which frames in SQLite's log of this database, counted from 1, end a commit of the log's present life.
+
+    Whether or not they are intact: a frame and the log's header name that life by two salts, and damage in one leaves
+    the other (https://sqlite.org/fileformat2.html, 4.1: the first is counted up and the second made anew in each life).
+    """
+    (size,) = unpack_from(">H", beginning_of(path), 16)
+    found: list[int] = []
+    with suppress(FileNotFoundError), log_of(path).open("rb") as log:
+        life = log.read(_LOG_HEADER)[16:24]
+        for number in count(1):
+            frame = log.read(_FRAME_HEADER)
+            if len(frame) < _FRAME_HEADER:
+                break
+            of_this_life = frame[8:12] == life[:4] or frame[12:16] == life[4:]
+            if of_this_life and any(frame[4:8]):
+                found.append(number)
+            log.seek(65_536 if size == 1 else size, SEEK_CUR)
+    return found
+
+
 def _state(path: Path) -> list[tuple[int, ...]]:
     """Which file stands there, and what would be another with anything that is written to it or its log."""
     found = path.stat()
-    log = path.with_name(f"{path.name}-wal")
+    log = log_of(path)
     logged = log.stat() if log.exists() else None
     state: list[tuple[int, ...]] = [(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)]
     # A log without content may come and go with who reads.

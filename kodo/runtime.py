@@ -34,7 +34,7 @@ from kodo.core import events as ev
 from kodo.core.instructions import Instruction, Parcel, Reply, Save, Send, Standing, Wake
 from kodo.core.parts import Carried
 from kodo.core.registry import Registry
-from kodo.errors import BusyError, CacheError, KodoError, RejectedError, UnavailableError
+from kodo.errors import BusyError, CacheError, DamagedCacheError, KodoError, RejectedError, UnavailableError
 from kodo.models import Farewell, Heartbeat, Key, Node, PeerMessage, PeerReply, Registration, now
 
 log = logging.getLogger("kodo")
@@ -46,6 +46,8 @@ PAGE_LIMIT = 2**19
 BATCH, BATCH_TIME = 64, 0.05
 """Events, and seconds of work, that share a commit at most, so that the first does not wait for too many."""
 READERS = 4
+RESTS = 9
+"""Times as long as it worked rests what looks the listing over: a tenth of one core, some 10 s for 100,000 flows."""
 
 T = TypeVar("T")
 
@@ -67,6 +69,8 @@ class Reader(Protocol):
     def rows(self, keys: Iterable[Key]) -> ev.Rows: ...
     def content(self, parcel: Parcel, limit: int, *, brief: bool = False) -> Content: ...
     def own_node(self, *, brief: bool = False) -> dict[str, Any]: ...
+    def look_over(self, after: int) -> int | None: ...
+    def list_anew(self) -> None: ...
     def writing(self) -> AbstractContextManager[None]: ...
     def interrupt(self) -> None: ...
 
@@ -152,6 +156,7 @@ class Runtime:
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="kodo-reader")
         self._helpers = ThreadPoolExecutor(READERS, thread_name_prefix="kodo-helper")
         self._busy: Counter[ThreadPoolExecutor] = Counter()
+        self._listed_anew = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -162,6 +167,7 @@ class Runtime:
         start = partial(ev.Start, own=own, unix=int(time.time()), nonce=secrets.token_hex(8))
         self._queue.append(_Item(start))
         self._follow(await self._loop.run_in_executor(self._worker, self._process))
+        self._spawn(self._look_over())
 
     async def stop(self) -> None:
         """End: sends first, then what is queued is given up, and the store is closed."""
@@ -212,7 +218,11 @@ class Runtime:
 
         Raises `BusyError` when it takes too long there as well.
         """
-        return await self._briefly(read, self._readers)
+        try:
+            return await self._briefly(read, self._readers)
+        except DamagedCacheError as error:
+            self._spawn(self._list_anew(error))
+            raise
 
     async def inspect(self, look: Callable[[Registry, float], T]) -> T:
         """Look at the core between two steps; `look` gets it and the monotonic time, and changes nothing.
@@ -247,6 +257,41 @@ class Runtime:
             with suppress(BusyError):
                 return read(brief=True)
         return await self._on(threads, read)
+
+    # -- looking after the listing -------------------------------------------------------------------------
+
+    async def _look_over(self) -> None:
+        """Look once whether all that is listed is what the records say, slowly, since others have work to do."""
+        last: int | None = 0
+        try:
+            while last is not None:
+                begun = time.monotonic()
+                last = await self._on(self._helpers, partial(self.store.catalogue.look_over, last))
+                await asyncio.sleep(RESTS * (time.monotonic() - begun))
+        except DamagedCacheError as error:
+            await self._list_anew(error)
+        except KodoError as error:
+            log.warning("what is listed was not looked over to its end: %s", error)
+
+    async def _list_anew(self, damage: DamagedCacheError) -> None:
+        """Once at most in the life of a service: if that does not help, it is for people to see to the disk."""
+        if self._listed_anew:
+            return
+        self._listed_anew = True
+        log.error("%s; all of it is listed anew", damage)
+        try:
+            await self._loop.run_in_executor(self._worker, self._write_anew)
+        except Exception as error:  # noqa: BLE001, as in `_work`
+            self._give_up(error)
+
+    def _write_anew(self) -> None:
+        with self.store.catalogue.writing():
+            try:
+                self.store.catalogue.list_anew()
+                self.store.commit()
+            except BaseException:
+                self.store.rollback()
+                raise
 
     # -- the loop ------------------------------------------------------------------------------------------
 

@@ -13,12 +13,14 @@ import orjson
 import pytest
 
 from kodo.cache import ROOM, Cache, Owner
+from kodo.catalogue import SCHEMA_VERSION
+from kodo.checkup import APPLICATION_ID
 from kodo.core.instructions import Entry, Parcel, Range, Save, Settle, Stage
 from kodo.core.parts import Part
 from kodo.core.peers import PeerState
-from kodo.errors import CacheError, InUseError
+from kodo.errors import CacheError, DamagedCacheError, InUseError
 from kodo.models import NOTHING, Flow, Node, Version, canonical, digest
-from kodo.query import parse_order
+from kodo.query import compile_filter, parse, parse_order
 
 OWNER = Owner("http://self:1", "me", True)
 OWN, PEER = canonical(OWNER.url), canonical("http://peer:1")
@@ -240,9 +242,114 @@ def test_a_cache_that_lost_its_log_is_not_taken_for_a_new_one(tmp_path: Path) ->
 def test_a_database_without_a_schema_is_set_aside(tmp_path: Path) -> None:
     """A file that SQLite takes for a database without tables is not what kodo made."""
     with closing(sqlite3.connect(tmp_path / "c.db", isolation_level=None)) as db:
-        db.execute("PRAGMA user_version = 3")
+        db.executescript(f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}")
     Cache(OWNER, tmp_path / "c.db").close()
     assert list(tmp_path.glob("c.db.set-aside-*"))
+
+
+@pytest.mark.parametrize("change", ["DROP INDEX flow_name", "ALTER TABLE flow RENAME COLUMN author TO autho2"])
+def test_a_cache_with_other_tables_is_set_aside(tmp_path: Path, change: str) -> None:
+    """A file whose tables are not those that kodo makes would fail, or answer otherwise, with some request later."""
+    written(tmp_path / "c.db", 1)
+    with closing(sqlite3.connect(tmp_path / "c.db", isolation_level=None)) as db:
+        db.execute(change)
+    Cache(OWNER, tmp_path / "c.db").close()
+    assert list(tmp_path.glob("c.db.set-aside-*"))
+
+
+def test_a_cache_of_the_version_before_is_taken_over(tmp_path: Path) -> None:
+    """What an older kodo acknowledged is listed by this one, from a cache that is then of this one's form."""
+    written(tmp_path / "c.db", 1, 2)
+    with closing(sqlite3.connect(tmp_path / "c.db", isolation_level=None)) as db:
+        db.executescript(
+            "CREATE INDEX flow_node ON flow (node, url); DROP INDEX record_url; DROP INDEX record_organization;"
+            "CREATE INDEX record_organization ON record (organization, url) WHERE listed;"
+            "UPDATE record SET size = 2; PRAGMA user_version = 3"
+        )
+    for _ in range(2):
+        cache = Cache(OWNER, tmp_path / "c.db")
+        assert listed(cache) == ["flow 1", "flow 2"]
+        assert orjson.loads(cache.catalogue.counts_json())["node"] == {"http://n1:1": 1, "http://n2:1": 1}
+        cache.close()
+    assert not list(tmp_path.glob("*set-aside*"))
+
+
+def killed(folder: Path, *numbers: int) -> tuple[Path, list[int]]:
+    """A cache as a kill leaves it after these commits, and where in its log each of them ends."""
+    cache, ends = Cache(OWNER, folder / "c.db"), []
+    for number in numbers:
+        with cache.catalogue.writing():
+            cache.write(save(number))
+            cache.commit()
+        ends.append(len((folder / "c.db-wal").read_bytes().rstrip(b"\0")))
+    for tail in ("", "-wal"):
+        shutil.copy(folder / f"c.db{tail}", folder / f"killed.db{tail}")
+    cache.close()
+    return folder / "killed.db", ends
+
+
+def flip(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 4
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("place", ["first commit", "salt of the log"])
+def test_a_damaged_log_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture, place: str) -> None:
+    """SQLite leaves out all that stands behind damage in its log: what was acknowledged is not lost without a word."""
+    path, ends = killed(tmp_path, 1, 2, 3)
+    flip(path.with_name("killed.db-wal"), 16 if place == "salt of the log" else ends[0] - 1)
+    Cache(OWNER, path).close()
+    assert list(tmp_path.glob("killed.db.set-aside-*"))
+    assert list(tmp_path.glob("killed.db-wal.set-aside-*"))
+    assert "commits in its log" in caplog.text
+
+
+def test_a_log_whose_last_commit_is_incomplete(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A power cut may leave a part of the last commit, which nobody was told of: all before it is there."""
+    path, ends = killed(tmp_path, 1, 2, 3)
+    flip(path.with_name("killed.db-wal"), ends[2] - 1)
+    cache = Cache(OWNER, path)
+    assert listed(cache) == ["flow 1", "flow 2"]
+    assert "the last commit in the log" in caplog.text
+    assert list(tmp_path.glob("killed.db-wal.set-aside-*"))
+    cache.close()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE flow SET author = 'somebody'",
+        "UPDATE flow SET tags = '[\"a'",
+        "UPDATE flow_text SET name = 'another'",
+        "DELETE FROM flow WHERE name = 'flow 2'",
+        "DELETE FROM flow_text",
+        "INSERT INTO tag VALUES ('news', 1)",
+        "UPDATE tally SET flows = 7",
+    ],
+)
+def test_what_is_listed_is_written_anew_from_the_records(tmp_path: Path, damage: str) -> None:
+    """What was damaged where SQLite does not look is found by looking it over, and is as it was when written anew."""
+    written(tmp_path / "c.db", 1, 2)
+    with closing(sqlite3.connect(tmp_path / "c.db", isolation_level=None)) as db:
+        db.execute(damage)
+    cache = Cache(OWNER, tmp_path / "c.db")
+    with pytest.raises(DamagedCacheError):
+        look_over(cache)
+    with cache.catalogue.writing():
+        cache.catalogue.list_anew()
+        cache.commit()
+    look_over(cache)
+    assert listed(cache) == ["flow 1", "flow 2"]
+    found = cache.catalogue.page(compile_filter(parse('name ~ "flow 2"')), parse_order(""), 0, 9)
+    assert (found.total, found.filtered) == (2, 1)
+    cache.close()
+
+
+def look_over(cache: Cache) -> None:
+    last: int | None = 0
+    while last is not None:
+        last = cache.catalogue.look_over(last)
 
 
 def test_a_cache_that_somebody_holds_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ from kodo.core.instructions import Send
 from kodo.core.registry import Profile, Registry
 from kodo.errors import CacheError
 from kodo.models import PeerReply, Registration
+from kodo.query import parse_order
 from kodo.runtime import READERS, Answer, Identity, Runtime
 
 URL = "http://127.0.0.1:3366"
@@ -46,8 +50,8 @@ def running(cache: Cache, work: Callable[[Runtime], Awaitable[None]]) -> None:
     asyncio.run(run())
 
 
-def registration(number: int) -> Registration:
-    return Registration.model_validate({"url": f"http://n{number}:1", "flows": []})
+def registration(number: int, flows: Sequence[Mapping[str, Any]] = ()) -> Registration:
+    return Registration.model_validate({"url": f"http://n{number}:1", "flows": flows})
 
 
 def hold_commits(cache: Cache, inside: threading.Event, go: threading.Event) -> None:
@@ -122,6 +126,25 @@ def test_a_look_at_the_core_comes_between_what_is_asked() -> None:
         await asyncio.gather(*asking)
 
     running(Cache(Owner(URL)), work)
+
+
+def test_a_damaged_listing_is_written_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A service that lists other than its records say, since a bit has changed there, finds that out and mends it."""
+
+    async def register(runtime: Runtime) -> None:
+        await runtime.register(registration(1, flows=[{"url": "/a", "name": "a flow"}]))
+
+    async def mended(runtime: Runtime) -> None:
+        while "a flow" not in (page := cache.catalogue.page(None, parse_order(""), 0, 9).rows):
+            assert "b flow" in page
+            await asyncio.sleep(0.01)
+
+    running(Cache(Owner(URL), tmp_path / "c.db"), register)
+    with closing(sqlite3.connect(tmp_path / "c.db", isolation_level=None)) as db:
+        db.execute("UPDATE flow SET name = 'b flow'")
+    cache = Cache(Owner(URL), tmp_path / "c.db")
+    running(cache, mended)
+    assert "listed anew" in caplog.text
 
 
 def test_a_fault_behind_the_commit_ends_the_service(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,7 +184,13 @@ def _assembled(options: Options, cache: Cache, transport: Transport) -> Runtime:
     timing = Timing(options.lease, options.retention, options.beacon, options.grace)
     profile = Profile(options.url, options.registry, options.provider, tuple(options.connect), timing)
     catalogue = cache.catalogue
-    registry = Registry(profile, catalogue.parts(), catalogue.peers(), catalogue.own_rows(), catalogue.contents())
+    parts, contents = catalogue.parts(), catalogue.contents()
+    for part in parts:
+        if part.content and part.content != contents.get(part.origin, 0):
+            log.error(
+                "the records of %s in the cache are not as they were written; they are compared anew", part.origin
+            )
+    registry = Registry(profile, parts, catalogue.peers(), catalogue.own_rows(), contents)
     identity = Identity(options.url, options.organization, options.node, options.registry, options.provider)
     return Runtime(identity, registry, cache, transport)
 
