@@ -864,7 +864,9 @@ class Catalogue:
     def _ranked(self, db: sqlite3.Connection, selected: str, params: Mapping[str, Any]) -> Ranking:
         """The ids of a selection in its order.
 
-        As one text SQLite makes it in one go, without a turn of Python for each row, and then hands it out in pieces.
+        As one text SQLite makes it in one go, without a turn of Python for each row, and then hands it out in pieces:
+        the text depends on no piece, so it is made once (a scalar subquery, https://sqlite.org/lang_expr.html), and the
+        recursion hands out one row at a time and ends when nobody asks for more.
         """
         start = 10 ** len(str(self._last))
         size, pieces = IDS * _width(start), []

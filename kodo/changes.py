@@ -115,20 +115,20 @@ class Kept(Generic[T]):
         """Nothing is kept yet. The length of what is put here counts as its bytes."""
         self._most = most
         self._used = 0
-        self._texts: OrderedDict[Hashable, T] = OrderedDict()
+        self._kept: OrderedDict[Hashable, T] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, name: Hashable) -> T | None:
-        """The text of this name, if it is there."""
+        """What is kept under this name, if it is there."""
         with self._lock:
-            if name in self._texts:
-                self._texts.move_to_end(name)
-            return self._texts.get(name)
+            if name in self._kept:
+                self._kept.move_to_end(name)
+            return self._kept.get(name)
 
-    def put(self, name: Hashable, text: T) -> None:
-        """Keep a text; those that were not used for the longest time make room for it."""
+    def put(self, name: Hashable, made: T) -> None:
+        """Keep this; what was not used for the longest time makes room for it."""
         with self._lock:
-            self._used += len(text) - len(self._texts.pop(name, ""))
-            self._texts[name] = text
+            self._used += len(made) - len(self._kept.pop(name, ""))
+            self._kept[name] = made
             while self._used > self._most:
-                self._used -= len(self._texts.popitem(last=False)[1])
+                self._used -= len(self._kept.popitem(last=False)[1])

@@ -401,11 +401,12 @@ class _Writer:
 
     def comparison(self, tree: Comparison) -> _Piece:
         left, right = _timed(tree.left, tree.right), _timed(tree.right, tree.left)
+        urls = [side for side in (left, right) if isinstance(side, Literal)]
         if tree.operator == "~":
             tests = self.contains(left, right)
-        elif tree.operator == "==" and left == _NODE and isinstance(right, Literal):
+        elif tree.operator in {"==", "!="} and _NODE in (left, right) and urls:
             # A node has one record for all its flows: the index is on those.
-            tests = [f"f.record IN (SELECT id FROM record WHERE listed AND url = {self.value(right)})"]
+            tests = [f"f.record IN (SELECT id FROM record WHERE listed AND url = {self.value(urls[0])})"]
         else:
             tests = [f"{self.value(left)} {_COMPARISONS[tree.operator]} {self.value(right)}"]
         # Beside these, a test that is null is false, and the index of the column still serves.

@@ -329,6 +329,7 @@ class Runtime:
             self._working = bool(self._queue) and not self._ending
             if self._working:
                 self._worker.submit(self._work)
+        # After the submission: the next batch is begun while the loop writes these answers.
         self._loop.call_soon_threadsafe(self._follow, steps)
 
     def _follow(self, steps: list[_Step]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +24,7 @@ from tests.sim.saves import ORIGINS, R, random_save
 QUERIES = (
     *("", "", "b", "STRASSE", '@tag("a")', 'not @tag("a")', 'organization == "Straße"', 'organization != "Straße"'),
     *('name ~ "A"', 'created < "2025"', "not modified == modified", 'url > "/a" & node ~ "x"'),
+    *('node == "http://x:1"', '"http://x:1" != node', 'node > "http://x:1"'),
 )
 
 
@@ -33,6 +36,12 @@ def same_page(catalogue: Catalogue, listing: list[dict[str, Any]], chance: rando
     page = catalogue.page(None if asked is None else compile_filter(asked), order, p, pp)
     wanted = ordered([row for row in listing if matches(asked, row)], order)
     assert (page.total, page.filtered, page.items) == (len(listing), len(wanted), wanted[p * pp : (p + 1) * pp])
+    assert json.loads(catalogue.counts_json()) == {
+        "total": len(listing),
+        "node": Counter(row["node"] for row in listing),
+        "organization": Counter(row["organization"] for row in listing if row["organization"] is not None),
+        "tags": Counter(tag for row in listing for tag in set(row["tags"])),
+    }
 
 
 @pytest.mark.parametrize("durable", [False, True], ids=["memory", "file"])

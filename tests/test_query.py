@@ -602,6 +602,7 @@ def test_equality_uses_indexes() -> None:
     assert "USING INDEX record_organization (organization=?)" in plan('organization == "x"').replace("COVERING ", "")
     assert "flow_name (name=?)" in plan('name == "x"')
     assert "record_url (url=?)" in plan('node == "x"')
+    assert "record_url (url=?)" in plan('"x" == node')
     assert "flow_record (record=?)" in plan('node == "x"')
     assert "record_created (created>?" in plan('created > "x"').replace(" AND created<?", "")
     assert "tag_tag (tag=?)" in plan('@tag("x")')
