@@ -81,7 +81,7 @@ class Cache:
         self._lock: FileLock | None = None
         self._failed = False
         self._file: list[tuple[int, int]] = []
-        # Up to which length SQLite's log is given no more room.
+        # The length of SQLite's log when it was given room.
         self._room = 0
         try:
             self.path = path = path.resolve() if path is not None else None
@@ -159,7 +159,7 @@ class Cache:
         return CacheError(f"expected to write the cache {self.path}, but {reason_of(error)}")
 
     def _make_room(self) -> None:
-        """Give the log room, when a commit has made it longer. Where that cannot be, commits take longer.
+        """Give the log room, when it has another length than that had. Where that cannot be, commits take longer.
 
         SQLite keeps no log where it cannot share memory, as on some network file systems. It reads up to the first
         frame that it did not write (https://sqlite.org/fileformat2.html, 4.1), and holds its locks on other files.
@@ -169,7 +169,7 @@ class Cache:
         log_file = log_of(self.catalogue.path)
         with suppress(OSError, AttributeError):
             size = log_file.stat().st_size
-            if size <= self._room:
+            if size == self._room:
                 return
             self._room = size + ROOM
             with log_file.open("r+b") as file:

@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import count, cycle, product
@@ -402,13 +403,13 @@ def _loaded(service: Service, requests: Sequence[Request]) -> Iterator[None]:
             if over.is_set():
                 return
 
-    thread = threading.Thread(target=go_on)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+    with ThreadPoolExecutor(1) as threads:
+        loading = threads.submit(go_on)
+        try:
+            yield
+        finally:
+            over.set()
+        loading.result()
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kodo.cache import Cache
     from kodo.catalogue import Catalogue
     from kodo.core.instructions import Entry
 
@@ -89,6 +90,7 @@ def _told_again(record: str, replay: str, url: str, work: Callable[[Catalogue], 
     """Do work on one cache, and what it told SQLite to do on another: the seconds of that."""
     import gc  # noqa: PLC0415
 
+    from kodo.cache import Cache, Owner  # noqa: PLC0415
     from kodo.catalogue import Catalogue  # noqa: PLC0415
 
     catalogue = Catalogue(url, Path(record))
@@ -96,11 +98,11 @@ def _told_again(record: str, replay: str, url: str, work: Callable[[Catalogue], 
     catalogue._writer = told  # type: ignore[assignment]
     work(catalogue)
     catalogue.close()
-    alone = Catalogue(url, Path(replay))
+    alone = Cache(Owner(url), Path(replay))
     # As in a service, which looks for garbage in what is new alone.
     gc.freeze()
     began = time.perf_counter()
-    told.again(alone._writer)
+    told.again(alone)
     took = time.perf_counter() - began
     gc.unfreeze()
     alone.close()
@@ -128,10 +130,13 @@ class Told:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._db, name)
 
-    def again(self, db: sqlite3.Connection) -> None:
-        """Tell another connection the same, and read what it answers."""
+    def again(self, cache: Cache) -> None:
+        """Tell SQLite the same for another cache, and read what it answers. Commits are as that cache makes them."""
+        db = cache.catalogue._writer
         for many, sql, values in self._told:
-            if many:
+            if sql == "COMMIT":
+                cache.commit()
+            elif many:
                 db.executemany(sql, values)
             else:
                 db.execute(sql, values).fetchall()
