@@ -318,7 +318,8 @@ class Catalogue:
         """
         if self.path is None:
             return
-        commits = commits_in_log(self.path)
+        (size,) = self._writer.execute("PRAGMA page_size").fetchone()
+        commits = commits_in_log(self.path, size)
         busy, taken, _ = self._writer.execute("PRAGMA wal_checkpoint").fetchone()
         if busy:
             raise InUseError(f"the cache {self.path} is in use by another process; end that one")

@@ -21,7 +21,6 @@ from datetime import UTC, datetime
 from itertools import count, pairwise
 from os import SEEK_CUR
 from pathlib import Path
-from struct import unpack_from
 from threading import Thread
 
 MAGIC = b"SQLite format 3\0"
@@ -112,13 +111,14 @@ def log_of(path: Path) -> Path:
     return path.with_name(f"{path.name}-wal")
 
 
-def commits_in_log(path: Path) -> list[int]:
+def commits_in_log(path: Path, size: int) -> list[int]:
     """Which frames in SQLite's log of this database, counted from 1, end a commit of the log's present life.
+
+    A frame holds a page of `size` bytes.
 
     Whether or not they are intact: a frame and the log's header name that life by two salts, and damage in one leaves
     the other (https://sqlite.org/fileformat2.html, 4.1: the first is counted up and the second made anew in each life).
     """
-    (size,) = unpack_from(">H", beginning_of(path), 16)
     found: list[int] = []
     with suppress(FileNotFoundError), log_of(path).open("rb") as log:
         life = log.read(_LOG_HEADER)[16:24]
@@ -129,7 +129,7 @@ def commits_in_log(path: Path) -> list[int]:
             of_this_life = frame[8:12] == life[:4] or frame[12:16] == life[4:]
             if of_this_life and any(frame[4:8]):
                 found.append(number)
-            log.seek(65_536 if size == 1 else size, SEEK_CUR)
+            log.seek(size, SEEK_CUR)
     return found
 
 
