@@ -6,10 +6,12 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import pytest
 
 from kodo.errors import OptionError
 from kodo.loader import Loader, load_flows
-from kodo.models import Node
+from kodo.models import Node, canonical
 from kodo.options import load_options
 from kodo.service.node import doubts
 from tests.conftest import Process, Start, free_port
@@ -329,3 +331,18 @@ def test_log_lines_name_the_cache(serve: Start, tmp_path: Path, caplog: pytest.L
     serve(cache=cache, node=False, url=first.url, reset=True)
     assert f"ignore cache {cache}" in caplog.text
     assert "loading from cache" not in caplog.text
+
+
+def test_the_log_says_whose_records_were_spoiled(
+    serve: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Records that are not as they were written are taken up with a word in the log."""
+    cache = tmp_path / "spoiled.db"
+    first = serve(cache=cache, node=False)
+    first.post("/register", record("http://node1:3367", "mytest"))
+    first.end()
+    with closing(sqlite3.connect(cache, isolation_level=None)) as db:
+        db.execute("UPDATE record SET organization = 'another'")
+    assert "as it was written" not in caplog.text
+    serve(cache=cache, node=False, url=first.url)
+    assert f"the records of {canonical(first.url)} in the cache are not as they were written" in caplog.text
