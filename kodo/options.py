@@ -9,13 +9,14 @@ file beats the default. Its rules:
 - `load_options` is the one door. What it lets through can be started; what it refuses is an `OptionError`
   that names every option at fault, where it came from, what was expected and what to give instead.
 - The environment may hold other names that begin with `KODO_` (a cluster puts its own there): they are
-  ignored, and so are empty values. Unknown kwargs and unknown keys of a file are mistakes.
+  ignored, and so are empty values; of those that look like an option a service warns (`misspelt`). Unknown kwargs and
+  unknown keys of a file are mistakes.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit, urlunsplit
@@ -35,7 +36,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from kodo.errors import OptionError, suggestion
 from kodo.loader import Loader, Source, expectation, is_file, is_import, read_file
-from kodo.models import Key, Text, canonical
+from kodo.models import Text, canonical
 
 ENV_PREFIX = "KODO_"
 MIB = 1024 * 1024
@@ -84,7 +85,7 @@ Seconds = Annotated[float, Field(ge=0.05, le=10**9, allow_inf_nan=False)]
 class Options(BaseSettings):
     """Every option of a service, checked and frozen; `load_options` makes it with errors for people.
 
-    `registry` stands after `provider`, which implies it, and `connect` after `url`, which it leaves out.
+    `registry` stands after `provider`, which implies it. Of several spellings in `connect` the first stays.
     Raises pydantic's `ValidationError` for bad values, and what `read_file` raises when `loader` is a file.
     """
 
@@ -135,8 +136,11 @@ class Options(BaseSettings):
 
     @field_validator("connect")
     @classmethod
-    def _without_own_url(cls, urls: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        return _others(urls, own=info.data.get("url"))
+    def _each_once(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        first: dict[str, str] = {}
+        for url in urls:
+            first.setdefault(canonical(url), url)
+        return tuple(first.values())
 
     @field_validator("registry")
     @classmethod
@@ -169,6 +173,11 @@ class Options(BaseSettings):
         if self.provider:
             return "provider"
         return "registry" if self.registry else "node"
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The urls in `connect` without the own one, which is ignored there."""
+        return tuple(url for url in self.connect if canonical(url) != canonical(self.url))
 
     @property
     def feed(self) -> bool:
@@ -208,10 +217,26 @@ def load_options(**kwargs: object) -> Options:
 
 
 def with_port(options: Options, port: int) -> Options:
-    """The same options with another port in the own url, which `connect` then leaves out too."""
+    """The same options with another port in the own url."""
     parts = urlsplit(options.url)
     url = urlunsplit(parts._replace(netloc=f"{parts.netloc.rpartition(':')[0]}:{port}"))
-    return options.model_copy(update={"url": url, "connect": _others(options.connect, own=url)})
+    return options.model_copy(update={"url": url})
+
+
+def misspelt(environment: Iterable[str]) -> Iterator[str]:
+    """What is probably meant by names in the environment that look like an option and are none.
+
+    Names that are near to none of them belong to somebody else.
+    """
+    for name in environment:
+        option = name.lower().removeprefix(ENV_PREFIX.lower())
+        if len(option) == len(name) or option in Options.model_fields:
+            continue
+        from difflib import get_close_matches  # noqa: PLC0415, where something is wrong
+
+        for meant in get_close_matches(option, Options.model_fields, n=1):
+            hint = f"did you mean {ENV_PREFIX}{meant.upper()}?"
+            yield f"{name} in the environment is no option, and is ignored: {hint}"
 
 
 class _FileSource(PydanticBaseSettingsSource):
@@ -269,11 +294,3 @@ def _line(fault: ErrorDetails, origins: Mapping[str, str]) -> str:
 
 def _fault(expected: str, *options: str) -> PydanticCustomError:
     return PydanticCustomError("options", f"expected {expected}", {"options": options})
-
-
-def _others(urls: Iterable[str], *, own: str | None) -> tuple[str, ...]:
-    """The urls without the own one and without repetitions; of several spellings the first stays."""
-    first: dict[Key, str] = {}
-    for url in urls:
-        first.setdefault(canonical(url), url)
-    return tuple(url for key, url in first.items() if own is None or key != canonical(own))

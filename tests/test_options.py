@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from kodo.errors import LoaderError, OptionError
 from kodo.loader import Loader
-from kodo.options import MIB, Options, load_options, with_port
+from kodo.options import MIB, Options, load_options, misspelt, with_port
 
 
 @pytest.fixture(autouse=True)
@@ -169,6 +169,15 @@ def test_foreign_and_empty_variables_are_ignored(monkeypatch: pytest.MonkeyPatch
     assert load_options() == Options()
 
 
+def test_misspelt_variables_are_told() -> None:
+    """A variable that looks like an option names the one that was meant; what looks like none is left alone."""
+    given = ["KODO_LEESE", "kodo_conect", "KODO_LEASE", "KODO_SERVICE_HOST", "KODO_HOST", "KODO_HOME", "HOME"]
+    assert list(misspelt(given)) == [
+        "KODO_LEESE in the environment is no option, and is ignored: did you mean KODO_LEASE?",
+        "kodo_conect in the environment is no option, and is ignored: did you mean KODO_CONNECT?",
+    ]
+
+
 def test_no_env_file_is_read(tmp_path: Path) -> None:
     """A .env in the current directory changes nothing."""
     (tmp_path / ".env").write_text("KODO_ORGANIZATION=acme\n")
@@ -264,7 +273,7 @@ def test_connect_drops_duplicates() -> None:
 def test_connect_ignores_the_own_url() -> None:
     """The own url in `connect` is ignored, however it is spelled."""
     options = load_options(url="http://localhost:80/", connect="HTTP://LOCALHOST,http://a:1")
-    assert options.connect == ("http://a:1",)
+    assert options.others == ("http://a:1",)
 
 
 @pytest.mark.parametrize("entry", ["", "nope", "http://", "ftp://a", "http://a:1,http://b:1", "http://a?b", 5, None])
@@ -447,8 +456,8 @@ def test_with_port(url: str, with_it: str) -> None:
 def test_with_port_leaves_the_new_own_url_out_of_connect() -> None:
     """When the free port makes an entry of `connect` the own url, that entry is ignored too."""
     options = load_options(url="http://localhost:0", connect="http://localhost:4000/,http://a:1")
-    assert options.connect == ("http://localhost:4000/", "http://a:1")
-    assert with_port(options, 4000).connect == ("http://a:1",)
+    assert options.others == ("http://localhost:4000/", "http://a:1")
+    assert with_port(options, 4000).others == ("http://a:1",)
 
 
 def test_import_is_light() -> None:

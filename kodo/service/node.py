@@ -27,9 +27,9 @@ import uvicorn
 from kodo.cache import Cache, Owner
 from kodo.core.registry import Profile, Registry, Timing
 from kodo.errors import InUseError, KodoError
-from kodo.loader import load_flows
+from kodo.loader import Source, is_file, load_flows, read_file
 from kodo.models import Node
-from kodo.options import Options, load_options, with_port
+from kodo.options import Options, load_options, misspelt, with_port
 from kodo.runtime import Identity, Runtime
 from kodo.service.app import create_app
 from kodo.service.routes import Limits
@@ -108,7 +108,7 @@ def bind(options: Options) -> socket.socket:
 def _run_on(listener: socket.socket, options: Options, given: _Given) -> None:
     log.info("%s startup", options.kind)
     own = _own_node(options)
-    for doubt in doubts(options, own):
+    for doubt in (*doubts(options, own), *misspelt(os.environ)):
         log.warning("%s", doubt)
     config = uvicorn.Config(
         app=_nothing,
@@ -137,12 +137,21 @@ def doubts(options: Options, own: Node | None) -> Iterator[str]:
         yield f"others are told {options.url}, where they cannot reach this; name a host in `url` that they know"
     if options.url.lower().startswith("https:"):
         yield f"nobody reaches this by {options.url}, since it speaks plain HTTP; name a `url` with http"
+    if len(options.others) < len(options.connect):
+        yield f"it is told to connect with itself, {options.url}, which is ignored; see to its `connect`"
+    if not options.node and _offered(options.loader):
+        yield "it offers none of the flows of its `loader`, since it is no node; leave out `--no-node`, or the loader"
     if options.registry:
         return
-    if not options.connect:
+    if not options.others:
         yield "its flows are listed nowhere, since it connects with no registry; name one in `connect`"
     if own is not None and not own.flows:
         yield "it offers no flows; see to its `loader`"
+
+
+def _offered(loader: Source) -> bool:
+    """Whether a loader is to give flows: a file may be there for its options alone."""
+    return bool(read_file(loader)[1]) if is_file(loader) else loader is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +191,7 @@ async def _serve(
 
 def _assembled(options: Options, cache: Cache, transport: Transport) -> Runtime:
     timing = Timing(options.lease, options.retention, options.beacon, options.grace)
-    profile = Profile(options.url, options.registry, options.provider, tuple(options.connect), timing)
+    profile = Profile(options.url, options.registry, options.provider, options.others, timing)
     catalogue = cache.catalogue
     parts, contents = catalogue.parts(), catalogue.contents()
     for part in parts:

@@ -279,8 +279,10 @@ def test_log_lines_name_the_role(
         ({"registry": False, "connect": "http://127.0.0.1:9"}, "offers no flows"),
         ({"url": "http://0.0.0.0:0"}, "cannot reach this"),
         ({"url": "https://127.0.0.1:0"}, "plain HTTP"),
+        ({"connect": ["http://127.0.0.1:3366/", "http://a:1"]}, "connect with itself"),
+        ({"node": False, "loader": "flows:load"}, "none of the flows"),
     ],
-    ids=["nowhere", "nothing", "unspecified", "https"],
+    ids=["nowhere", "nothing", "unspecified", "https", "itself", "no node"],
 )
 def test_what_is_hardly_meant_is_a_warning(kwargs: dict[str, Any], doubt: str) -> None:
     """Options that can be, but will disappoint, are told by their doubts."""
@@ -290,10 +292,24 @@ def test_what_is_hardly_meant_is_a_warning(kwargs: dict[str, Any], doubt: str) -
     assert doubt in told
 
 
-def test_doubts_are_warnings_in_the_log(serve: Start, caplog: pytest.LogCaptureFixture) -> None:
-    """A node that nobody will list says so in its log, and starts."""
+def test_a_file_of_options_is_no_loader_of_flows(tmp_path: Path) -> None:
+    """A registry may have its options in a file; flows in it are told to be in vain."""
+    file = tmp_path / "registry.yaml"
+    file.write_text("node: false\n")
+    assert list(doubts(load_options(loader=str(file)), None)) == []
+    file.write_text("node: false\nflows: [a]\n")
+    (told,) = doubts(load_options(loader=str(file)), None)
+    assert "none of the flows" in told
+
+
+def test_doubts_are_warnings_in_the_log(
+    serve: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that nobody will list, and a variable that is misspelt, are told in the log; the service starts."""
+    monkeypatch.setenv("KODO_LEESE", "5")
     serve(registry=False, loader=one)
-    assert "WARNING" in [each.levelname for each in caplog.records if "listed nowhere" in each.getMessage()]
+    warned = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert [any(text in line for line in warned) for text in ("listed nowhere", "KODO_LEASE?")] == [True, True]
 
 
 def test_log_lines_go_to_stderr(tmp_path: Path) -> None:
