@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -37,7 +37,7 @@ from rich.tree import Tree
 from typer.core import TyperGroup
 
 from kodo import __version__, serving
-from kodo.errors import InvalidMessageError, KodoError, OptionError, RejectedError, reason_of
+from kodo.errors import InvalidMessageError, KodoError, OptionError, RejectedError, duration, reason_of
 from kodo.models import MISSING_AUTHOR, MISSING_DESCRIPTION, canonical
 from kodo.options import ENV_PREFIX, Options
 
@@ -67,6 +67,7 @@ STATUS_STYLES = {"online": GOOD, "offline": BAD}
 STATE_STYLES = {"listed": GOOD, "left": BAD, "lapsed": BAD, "older": QUIET}
 PEER_STYLES = {"standing": GOOD, "greeting": POOR, "leaving": POOR}
 """What becomes of a status, of a record in an explanation, and of a peer."""
+TROUBLES = {"away": "away just now", "no registry": "what answers there is no kodo registry"}
 
 
 T = TypeVar("T")
@@ -240,13 +241,14 @@ def map_(url: Url = HOME, as_json: AsJson = False) -> None:
         _answer(url, lambda client: (client.map(), client.status(), _away(client)), lambda seen: _mesh(*seen), as_json)
 
 
-def _away(client: Client) -> set[str]:
-    """The canonical urls of the peers that do not answer just now; a service of another make does not tell."""
+def _away(client: Client) -> dict[str, str]:
+    """Why peers do not answer as they should, by their canonical urls; a service of another make does not tell."""
     try:
         peers = client.get("/convergence")["peers"]
     except RejectedError:
-        return set()
-    return {canonical(url) for url, peer in peers.items() if peer["state"] == "away"}
+        return {}
+    troubles = {url: (TROUBLES.get(peer["state"]), peer.get("why")) for url, peer in peers.items()}
+    return {canonical(url): f"{said}: {why}" if why else said for url, (said, why) in troubles.items() if said}
 
 
 def _answer(url: str, ask: Callable[[Client], T], draw: Callable[[T], Iterable[RenderableType]], as_json: bool) -> None:
@@ -376,7 +378,7 @@ def _add_counted(table: Table, kind: str, by_name: Mapping[str, int], total: int
     table.add_section()
 
 
-def _mesh(seen: View, status: Status, away: Collection[str]) -> Iterator[RenderableType]:
+def _mesh(seen: View, status: Status, away: Mapping[str, str]) -> Iterator[RenderableType]:
     """A service's view of the mesh as a tree, and a line with its numbers."""
     tree = Tree(_service(_kind(status), seen), guide_style=QUIET)
     for node in seen["nodes"].values():
@@ -393,20 +395,21 @@ def _mesh(seen: View, status: Status, away: Collection[str]) -> Iterator[Rendera
     yield Text(f"{_plural(len(nodes), 'node')} with {_plural(offered, 'flow')}", style=QUIET)
 
 
-def _peers(seen: View, away: Collection[str]) -> Iterator[tuple[Mapping[str, Any], Text]]:
+def _peers(seen: View, away: Mapping[str, str]) -> Iterator[tuple[Mapping[str, Any], Text]]:
     """The peers of a service with the state of their connection: those it connects with, then those that came."""
     known = {canonical(url): peer for url, peer in seen["providers"].items()}
     for url, since in seen["connection"].items():
         peer = known.pop(canonical(url), {"url": url, "organization": None, "feed": None, "nodes": {}})
         stands = _stands(url, "connected", away)
-        yield peer, stands if since else Text(", not connected", style=POOR)
+        trouble = f"; {away[canonical(url)]}" if canonical(url) in away else ""
+        yield peer, stands if since else _text(f", not connected{trouble}", POOR)
     for peer in known.values():
         yield peer, _stands(peer["url"], "connected from there", away)
 
 
-def _stands(url: str, how: str, away: Collection[str]) -> Text:
+def _stands(url: str, how: str, away: Mapping[str, str]) -> Text:
     if canonical(url) in away:
-        return Text(f", {how}, but away just now", style=POOR)
+        return _text(f", {how}, but {away[canonical(url)]}", POOR)
     return Text(f", {how}", style=GOOD)
 
 
@@ -458,7 +461,12 @@ def convergence(url: Url = HOME, as_json: AsJson = False) -> None:
 
     Beside that it is shown how old what the service knows of every registry is.
     """
-    _answer(url, lambda client: client.get("/convergence"), _progress, as_json)
+    if as_json:
+        _answer(url, lambda client: client.get("/convergence"), lambda _: (), as_json)
+    else:
+        _answer(
+            url, lambda client: (client.get("/convergence"), client.status()), lambda told: _progress(*told), as_json
+        )
 
 
 def _explanation(told: Mapping[str, Any]) -> Iterator[RenderableType]:
@@ -470,28 +478,28 @@ def _explanation(told: Mapping[str, Any]) -> Iterator[RenderableType]:
         beside = tuple((name,) for name in (*several, "origin", "state", "status", "modified", "heard", "told by"))
         yield Text()
         yield _fitting(
-            list(map(_record, told["records"])),
+            [_record(record, told["registry"]) for record in told["records"]],
             beside,
             ((*several, "origin", "told by"), ("state", "status"), ("modified", "heard")),
         )
 
 
-def _record(record: Mapping[str, Any]) -> dict[str, Text]:
+def _record(record: Mapping[str, Any], asked: str) -> dict[str, Text]:
     """What is shown of a part's record of a node, by the names in the layouts."""
     status = "" if record["state"] in {"left", "lapsed"} else record["status"]
-    lease = "" if record["lease"] is None else f", {_duration(record['lease'])} left"
+    lease = "" if record["lease"] is None else f", {duration(record['lease'])} left"
     return {
         "node": _text(record["node"], STRONG),
         "origin": _text(record["origin"], LINK),
         "state": _text(record["state"], STATE_STYLES.get(record["state"], "")),
         "status": Text.assemble(_text(status, STATUS_STYLES.get(status, "")), (lease, QUIET)),
         "modified": _text(_moment(record["modified"]), QUIET),
-        "heard": _text(f"{_duration(record['age'])} ago", QUIET),
+        "heard": _text(_ago(record["age"], own=record["origin"] == canonical(asked)), QUIET),
         "told by": _teller(record["on_behalf_of"] or record["told_by"], record["origin"]),
     }
 
 
-def _progress(told: Mapping[str, Any]) -> Iterator[RenderableType]:
+def _progress(told: Mapping[str, Any], status: Status) -> Iterator[RenderableType]:
     """How it stands with the peers, how old the news of every registry is, and a line that says what it comes to."""
     peers = told["peers"].values()
     if peers:
@@ -500,39 +508,49 @@ def _progress(told: Mapping[str, Any]) -> Iterator[RenderableType]:
             rows, (("peer",), ("state",), ("heard",), ("behind",)), (("peer", "state", "heard"), ("behind",))
         )
         yield Text()
-    rows = list(starmap(_origin, told["origins"].items()))
+    rows = [_origin(url, known, told["registry"]) for url, known in told["origins"].items()]
     yield _fitting(
         rows, (("registry",), ("news",), ("heard",), ("told by",)), (("registry", "told by"), ("news", "heard"))
     )
     yield Text()
-    owed = sum(bool(peer["behind"]) for peer in peers)
-    away = sum(peer["state"] == "away" for peer in peers)
-    if away:
-        yield Text(f"{away} of {_plural(len(peers), 'peer')} away", style=POOR)
     if told["frozen"]:
         yield Text("most peers are silent, so no node is shown offline for now", style=POOR)
-    if owed:
-        yield Text(f"{owed} of {_plural(len(peers), 'peer')} behind", style=POOR)
-    else:
-        yield Text("nothing is owed to any peer", style=GOOD) if peers else Text("there are no peers", style=QUIET)
+    if not peers:
+        yield Text("there are no peers", style=QUIET)
+    if not status["registry"] and not any(peer["connected"] for peer in peers):
+        yield Text("its flows are listed nowhere, since it is registered with no registry", style=BAD)
+    counted = {
+        "away": sum(peer["state"] == "away" for peer in peers),
+        "not a registry": sum(peer["state"] == "no registry" for peer in peers),
+        "never connected": sum(not peer["connected"] for peer in peers),
+        "behind": sum(bool(peer["behind"]) for peer in peers),
+    }
+    for what, number in counted.items():
+        if number:
+            yield Text(f"{number} of {_plural(len(peers), 'peer')} {what}", style=POOR)
+    if peers and not (counted["never connected"] or counted["behind"]):
+        yield Text("nothing is owed to any peer", style=GOOD)
 
 
 def _standing(url: str, peer: Mapping[str, Any]) -> dict[str, Text]:
     behind = [f"{_plural(owed['changes'], 'change')} of {origin}" for origin, owed in peer["behind"].items()]
-    again = "" if peer["next_try"] is None else f", tried again in {_duration(peer['next_try'])}"
+    if not peer["connected"]:
+        behind = ["all: never connected"]
+    why = "" if peer["why"] is None else f": {peer['why']}"
+    again = "" if peer["next_try"] is None else f", tried again in {duration(peer['next_try'])}"
     return {
         "peer": _text(url, LINK),
-        "state": Text.assemble(_text(peer["state"], PEER_STYLES.get(peer["state"], BAD)), (again, QUIET)),
-        "heard": _text(f"{_duration(peer['heard'])} ago", QUIET),
+        "state": Text.assemble(_text(peer["state"], PEER_STYLES.get(peer["state"], BAD)), _text(why), (again, QUIET)),
+        "heard": _text("never" if peer["heard"] is None else _ago(peer["heard"]), QUIET),
         "behind": Text("\n").join(_text(line, POOR) for line in behind) if behind else Text("nothing", style=QUIET),
     }
 
 
-def _origin(url: str, known: Mapping[str, Any]) -> dict[str, Text]:
+def _origin(url: str, known: Mapping[str, Any], asked: str) -> dict[str, Text]:
     return {
         "registry": _text(url, LINK),
         "news": _text(_plural(known["version"][2], "change")),
-        "heard": _text(f"{_duration(known['age'])} ago", BAD if known["stale"] else QUIET),
+        "heard": _text(_ago(known["age"], own=url == canonical(asked)), BAD if known["stale"] else QUIET),
         "told by": _teller(known["told_by"], url),
     }
 
@@ -541,12 +559,9 @@ def _teller(told_by: str | None, origin: str) -> Text:
     return _text("itself" if told_by in {None, origin} else told_by, QUIET)
 
 
-def _duration(seconds: float) -> str:
-    """So many seconds, in the unit that reads best."""
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+def _ago(seconds: float, *, own: bool = False) -> str:
+    """How long ago; what a service itself has is of now."""
+    return "now" if own else f"{duration(seconds)} ago"
 
 
 # -- leaving -----------------------------------------------------------------------------------------------------------
@@ -658,7 +673,7 @@ def _tell(mesh: MeshLab, picture: Path, keep: bool) -> None:
     _say("", "Whoever asks one of them finds the flows of both organizations:", "")
     _show(_laid_out(map(_fields, harbour.get("/flows")["items"]), BRIEF))
     _say("", "The mesh, as the harbour's registry sees it:", "")
-    _show(*_mesh(harbour.map(), harbour.status(), away=()))
+    _show(*_mesh(harbour.map(), harbour.status(), away={}))
     with _busy("drawing the mesh"):
         mesh.topology().save(picture)
     _say("", f"The picture of the mesh is {picture}.", "")

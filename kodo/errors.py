@@ -86,10 +86,11 @@ class RejectedError(KodoError):
 
     status = 502
 
-    def __init__(self, message: str = "", answered: int | None = None) -> None:
-        """`answered` is the status of the answer, if that was the reason."""
+    def __init__(self, message: str = "", answered: int | None = None, *, foreign: bool = False) -> None:
+        """`answered` is the status of the answer, if that was the reason; `foreign`: none that a registry gives."""
         super().__init__(message)
         self.answered = answered
+        self.foreign = foreign
 
 
 class UnavailableError(KodoError):
@@ -119,6 +120,14 @@ def reason_of(error: Exception) -> str:
     """Why the system refused, in its words, without the number of the error and without paths."""
     said = str(getattr(error, "strerror", None) or error)
     return said[:1].lower() + said[1:]
+
+
+def duration(seconds: float) -> str:
+    """So many seconds, in the unit that reads best."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
 
 
 def suggestion(word: str, known: Iterable[str], *, otherwise: str) -> str:

@@ -30,11 +30,20 @@ from functools import partial
 from itertools import count
 from typing import Any, Protocol, TypeVar
 
+from kodo.contacts import Contacts
 from kodo.core import events as ev
 from kodo.core.instructions import Instruction, Parcel, Reply, Save, Send, Standing, Wake
 from kodo.core.parts import Carried
 from kodo.core.registry import Registry
-from kodo.errors import BusyError, CacheError, DamagedCacheError, KodoError, RejectedError, UnavailableError
+from kodo.errors import (
+    BusyError,
+    CacheError,
+    DamagedCacheError,
+    KodoError,
+    RejectedError,
+    UnavailableError,
+    UnknownServiceError,
+)
 from kodo.models import Farewell, Heartbeat, Key, Node, PeerMessage, PeerReply, Registration, now
 
 log = logging.getLogger("kodo")
@@ -119,17 +128,21 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """Something in the queue: an event still without its moment, and the request that waits for its answer, if any."""
+    """Something in the queue: an event still without its moment.
+
+    `ticket` is the request that waits for its answer, `sent` the message that was answered.
+    """
 
     event: Callable[[ev.Instant], ev.Event]
     ticket: int | None = None
+    sent: Send | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """What a step came to: instructions, or the reason why it was refused."""
+    """What a step came to: instructions, or the reason why it was refused; of an answer that was refused, both."""
 
-    ticket: int | None
+    item: _Item
     instructions: list[Instruction] = field(default_factory=list)
     error: KodoError | None = None
 
@@ -141,6 +154,7 @@ class Runtime:
         self.identity = identity
         self.store = store
         self.standing = registry.standing()
+        self.contacts = Contacts()
         self.failure: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         self._registry = registry
         self._carrier = carrier
@@ -175,6 +189,7 @@ class Runtime:
             self._ending = True
         if self._timer is not None:
             self._timer.cancel()
+        self.contacts.close()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -191,7 +206,10 @@ class Runtime:
 
         Raises `KodoError` when it is refused.
         """
-        return await self._ask(partial(ev.Register, node=node, wait=wait, beats=beats))
+        answer = await self._ask(partial(ev.Register, node=node, wait=wait, beats=beats))
+        if answer.reply.first:
+            self.contacts.registered(node.url)
+        return answer
 
     async def heartbeat(self, beat: Heartbeat) -> Answer:
         """Step a `/heartbeat`, like `register`."""
@@ -199,7 +217,9 @@ class Runtime:
 
     async def connect(self, message: PeerMessage) -> Answer:
         """Step a `/connect`, like `register`."""
-        return await self._ask(partial(ev.Connect, message=message))
+        answer = await self._ask(partial(ev.Connect, message=message))
+        self.contacts.connected(message.url)
+        return answer
 
     async def update(self, message: PeerMessage) -> Answer:
         """Step an `/update/node`, like `register`."""
@@ -207,7 +227,9 @@ class Runtime:
 
     async def disconnect(self, farewell: Farewell) -> Answer:
         """Step a `/disconnect`, like `register`."""
-        return await self._ask(partial(ev.Disconnect, message=farewell))
+        answer = await self._ask(partial(ev.Disconnect, message=farewell))
+        self.contacts.disconnected(farewell.url)
+        return answer
 
     async def leave(self) -> Answer:
         """Step a `DELETE /connect`: the answer once all that this service is connected with were told."""
@@ -336,12 +358,21 @@ class Runtime:
         """Back on the loop, after the commit: answer, send, wait."""
         try:
             for step in steps if not self._ending else ():
-                if step.error is not None:
-                    self._settle(step.ticket, step.error)
+                if step.item.sent is not None:
+                    self._heard_of(step.item.sent, step.error)
+                elif step.error is not None:
+                    self._settle(step.item.ticket, step.error)
                 for instruction in step.instructions:
                     self._carry_out(instruction)
         except Exception as error:  # noqa: BLE001, as in `_work`
             self._give_up(error)
+
+    def _heard_of(self, sent: Send, error: KodoError | None) -> None:
+        """A message was answered; with an `error`, if the answer is none that can be taken."""
+        if error is None:
+            self.contacts.answered(sent)
+        else:
+            self.contacts.failed(sent, RejectedError(f"its answer to {sent.route} breaks the protocol: {error}"))
 
     def _process(self) -> list[_Step]:
         """On the worker thread: step the first events, write what is to be saved, and make it durable together."""
@@ -374,17 +405,18 @@ class Runtime:
         event = item.event(ev.Instant(now(), time.monotonic(), random.random()))
         if isinstance(event, ev.Concerning):
             event = replace(event, rows=self.store.catalogue.rows(self._registry.concerns(event)))
+        fault: KodoError | None = None
         try:
             instructions = self._registry.step(event)
         except KodoError as error:
             if not isinstance(event, ev.Delivered):
-                return _Step(item.ticket, error=error)
-            log.warning("the answer of %s breaks the protocol: %s", event.peer, error)
+                return _Step(item, error=error)
+            fault = error
             instructions = self._registry.step(ev.Refused(event.at, event.peer, event.route))
         for done in instructions:
             if isinstance(done, Save):
                 self.store.write(done)
-        return _Step(item.ticket, instructions)
+        return _Step(item, instructions, fault)
 
     def _give_up(self, error: Exception) -> None:
         """What is in memory can no longer be made durable, or a rule was broken: answer nothing more, and end."""
@@ -448,33 +480,43 @@ class Runtime:
 
     async def _send(self, send: Send) -> None:
         try:
-            self._tell(await self._post(send))
+            await self._deliver(send)
         except RejectedError as error:
-            log.warning("%s was refused by %s: %s", send.route, send.address, error)
+            self._was_refused(send, error)
             self._tell(partial(ev.Refused, peer=send.peer, route=send.route, status=error.answered))
         except UnavailableError as error:
-            log.info("%s to %s will be tried again: %s", send.route, send.address, error)
+            self.contacts.failed(send, error)
             self._tell(partial(ev.Lost, peer=send.peer, retry_after=error.retry_after))
         except Exception:
             # A peer whose message had no end would never be told anything again.
             self._tell(partial(ev.Lost, peer=send.peer))
             raise
 
-    async def _post(self, send: Send) -> Callable[[ev.Instant], ev.Event]:
-        """Write the message from what is committed now, and send it."""
+    def _was_refused(self, send: Send, error: RejectedError) -> None:
+        if error.answered != UnknownServiceError.status or send.route not in {"/heartbeat", "/disconnect"}:
+            self.contacts.failed(send, error)
+        elif send.route == "/heartbeat":
+            self.contacts.unknown(send)
+        else:
+            self.contacts.parted(send)
+
+    async def _deliver(self, send: Send) -> None:
+        """Write the message from what is committed now, send it, and tell what it was answered."""
         carried: Mapping[Key, Carried] = {}
         if send.parcel is not None:
             content = await self._content(send.parcel)
             carried = content.carried
             if send.bare and not (content.nodes or content.deltas):
-                return partial(ev.Unsaid, peer=send.peer, carried=carried)
+                self._tell(partial(ev.Unsaid, peer=send.peer, carried=carried))
+                return
             message = self._message(send, content)
         elif send.route == "/register":
             message = await self._briefly(self.store.catalogue.own_node, self._helpers)
         else:
             message = {"url": self.identity.url, "version": send.version}
         reply = await self._carrier.post(send, message)
-        return partial(ev.Delivered, peer=send.peer, route=send.route, carried=carried, reply=reply)
+        answered = partial(ev.Delivered, peer=send.peer, route=send.route, carried=carried, reply=reply)
+        self._put(_Item(answered, sent=send))
 
     async def _content(self, parcel: Parcel) -> Content:
         limit = PLAIN_LIMIT if parcel.form == "plain" else PAGE_LIMIT

@@ -19,6 +19,8 @@ a connection that is kept alive is hit like a new one. A service that no lab sta
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 import zlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -32,7 +34,8 @@ import orjson
 from pydantic import ValidationError
 
 from kodo.core.instructions import Send
-from kodo.errors import RejectedError, UnavailableError
+from kodo.core.peers import FOREIGN, GREETINGS
+from kodo.errors import RejectedError, UnavailableError, reason_of
 from kodo.models import AT_ONCE, BEATS, PACKED, Key, PeerReply, canonical
 from kodo.trace import HEADER, Message, Trace, nodes_in
 
@@ -43,6 +46,15 @@ OFFER_LIMIT, ANSWER_LIMIT = 64 * 2**20, 2**22
 """Bytes that the answer to a handshake may have (an older registry puts all it has into it), and any other."""
 LONGEST_PAUSE = 3600.0
 """Seconds that a service may ask to be left alone."""
+REASONS = {
+    errno.ECONNREFUSED: "nothing listens there",
+    errno.EHOSTUNREACH: "no way leads there",
+    errno.ENETUNREACH: "no way leads there",
+    errno.ECONNRESET: "it broke off the connection",
+    errno.EPIPE: "it broke off the connection",
+}
+BROKEN_OFF = {"ReadError", "RemoteProtocolError", "WriteError"}
+"""What the reasons of the system, and of the HTTP client, mean here."""
 _HERE = ("localhost", "127.0.0.1", "::1")
 _LOOPBACK = ("all://localhost", "all://127.0.0.1", "all://[::1]")
 _GZIP = 16 + zlib.MAX_WBITS
@@ -170,11 +182,11 @@ class Transport:
                     answer += chunk
                     if len(answer) > limit:
                         noted.outcome = "refused: too long an answer"
-                        raise RejectedError(f"expected an answer of at most {limit} bytes")
+                        raise RejectedError(f"its answer to {send.route} is longer than {limit} bytes")
                 return response, bytes(answer)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             noted.outcome = f"lost: {type(error).__name__}"
-            raise UnavailableError(f"{type(error).__name__}: {error}") from error
+            raise UnavailableError(_lost(error)) from error
 
     async def _made(self) -> httpx.AsyncClient:
         """The one client. Its library and certificates take long to load: at the first message, on a thread."""
@@ -209,12 +221,12 @@ def outcome_of(status: int) -> str:
 
 def _check(response: httpx.Response, send: Send) -> None:
     status = response.status_code
-    if status >= 500 or status == 429:
-        raise UnavailableError(f"answered {status}", _retry_after(response.headers.get("retry-after", "")))
-    if status == 404 and send.route in {"/register", "/connect"}:
-        raise RejectedError("expected a registry there, but what answers is none; see to `connect`", status)
+    said = f"it answered {status} to {send.route}"
+    foreign = status in FOREIGN and send.route in GREETINGS
+    if (status >= 500 or status == 429) and not foreign:
+        raise UnavailableError(said, _retry_after(response.headers.get("retry-after", "")))
     if status != 200:
-        raise RejectedError(f"expected the answer 200, got {status}", status)
+        raise RejectedError(said, status, foreign=foreign)
 
 
 def _retry_after(value: str) -> float:
@@ -226,4 +238,17 @@ def _read(answer: bytes) -> PeerReply:
     try:
         return PeerReply.model_validate_json(answer)
     except ValidationError as error:
-        raise RejectedError("expected the JSON of a registry's answer") from error
+        raise RejectedError("its answer is not the JSON of a registry", 200, foreign=True) from error
+
+
+def _lost(error: Exception) -> str:
+    """Why a message was lost, in our words: as the system told it, below what libraries made of it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, socket.gaierror):
+            return "its name is not known here"
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return REASONS.get(cause.errno) or reason_of(cause)
+        cause = cause.__cause__ or cause.__context__
+    name = type(error).__name__
+    return "it broke off the connection" if name in BROKEN_OFF else f"the message did not get through ({name})"

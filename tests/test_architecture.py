@@ -32,8 +32,8 @@ LAB = WIRE | {
     "kodo.sim",
 }
 SERVICE = CORE | {
-    *("kodo", "kodo.cache", "kodo.catalogue", "kodo.changes", "kodo.checkup", "kodo.loader", "kodo.options"),
-    *("kodo.query", "kodo.runtime", "kodo.trace", "kodo.transport", "kodo.service"),
+    *("kodo", "kodo.cache", "kodo.catalogue", "kodo.changes", "kodo.checkup", "kodo.contacts", "kodo.loader"),
+    *("kodo.options", "kodo.query", "kodo.runtime", "kodo.trace", "kodo.transport", "kodo.service"),
 }
 MAY_IMPORT: dict[str, set[str]] = {
     "kodo": set(),
@@ -50,7 +50,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kodo.loader": WIRE,
     "kodo.options": WIRE | {"kodo.loader"},
     "kodo.plan": WIRE,
-    "kodo.runtime": CORE,
+    "kodo.contacts": CORE,
+    "kodo.runtime": CORE | {"kodo.contacts"},
     "kodo.trace": WIRE,
     "kodo.transport": CORE | {"kodo.trace"},
     "kodo.client": WIRE,

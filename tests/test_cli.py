@@ -371,7 +371,7 @@ def test_convergence_says_who_is_behind(run: Run, mesh: tuple[Served, Served]) -
     until(lambda: not acme.get("/convergence")["peers"][zeta.url]["behind"], "nothing to be owed")
     shown = run("convergence", acme.url).stdout
     assert re.search(rf"^{zeta.url} +standing +[.0-9]+ s ago +nothing$", shown, re.MULTILINE)
-    assert re.search(rf"^{acme.url} +\d+ changes? +0.0 s ago +itself$", shown, re.MULTILINE)
+    assert re.search(rf"^{acme.url} +\d+ changes? +now +itself$", shown, re.MULTILINE)
     assert shown.endswith("\nnothing is owed to any peer\n")
     assert list(json.loads(run("convergence", acme.url, "--json").stdout)) == list(acme.get("/convergence"))
 
@@ -384,7 +384,8 @@ def test_what_a_peer_is_owed_is_shown(run: Run, serve: Start) -> None:
     here.post("/register", {"url": there.url, "flows": []})
     until(lambda: here.get("/convergence")["peers"][other.url]["state"] == "away", "the peer to be found away")
     shown = run("convergence", here.url).stdout
-    assert re.search(rf"^{other.url} +away, tried again in .*1 change of {here.url}$", shown, re.MULTILINE)
+    said = rf"^{other.url} +away: nothing listens there, tried again in .*1 change of {here.url}$"
+    assert re.search(said, shown, re.MULTILINE)
     assert shown.endswith("\n1 of 1 peer behind\n")
 
 
@@ -428,7 +429,31 @@ def test_reasons_fit_a_terminal(mesh: tuple[Served, Served], width: int, words: 
 def test_a_connection_that_does_not_stand_is_shown(run: Run, serve: Start) -> None:
     """A registry that was never reached is in the map, as not connected."""
     away = f"http://127.0.0.1:{free_port()}"
-    assert f"registry {away}, not connected\n" in run("map", serve(connect=away).url).stdout
+    url = serve(connect=away).url
+    said = f"registry {away}, not connected; away just now: nothing listens there\n"
+    until(lambda: said in run("map", url).stdout, "the first try")
+
+
+def test_a_node_that_is_registered_nowhere_is_told_so(run: Run, serve: Start) -> None:
+    """A registry that never answered was never heard of and is owed all, and the flows of such a node are nowhere."""
+    away = f"http://127.0.0.1:{free_port()}"
+    node = serve(registry=False, connect=away, loader=["a"])
+    until(lambda: node.get("/convergence")["peers"][away]["state"] == "away", "the first try")
+    shown = run("convergence", node.url).stdout
+    assert re.search(rf"^{away} +away: nothing listens there.* +never +all: never connected$", shown, re.MULTILINE)
+    assert "its flows are listed nowhere, since it is registered with no registry\n" in shown
+    assert shown.endswith("1 of 1 peer away\n1 of 1 peer never connected\n")
+
+
+@pytest.mark.parametrize("posts", [False, True], ids=["501", "no JSON"])
+def test_what_is_no_registry_is_told_so(run: Run, serve: Start, posts: bool) -> None:
+    """A peer where something else answers is told as that, with what it answered, in the map and the convergence."""
+    with speaking("<html>", posts=posts) as other:
+        url = serve(connect=other, node=False).url
+        until(lambda: "no registry: it" in run("convergence", url).stdout, "the answer")
+        assert "1 of 1 peer not a registry\n" in run("convergence", url).stdout
+        said = f"registry {other}, not connected; what answers there is no kodo registry: it"
+        assert said in run("map", url).stdout
 
 
 @pytest.mark.parametrize("connects", ["asked", "other"])
@@ -668,8 +693,8 @@ def _chunk(terminal: int) -> bytes:
 
 
 @contextmanager
-def speaking(answer: str) -> Iterator[str]:
-    """Something that answers every GET with the same text, called JSON; its url."""
+def speaking(answer: str, *, posts: bool = False) -> Iterator[str]:
+    """Something that answers every GET, and every POST too if it `posts`, with the same text, called JSON; its url."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -677,6 +702,9 @@ def speaking(answer: str) -> Iterator[str]:
             self.send_header("Content-Type", "application/json")
             self.end_headers()
             self.wfile.write(answer.encode())
+
+        if posts:
+            do_POST = do_GET  # noqa: N815, the name is http.server's
 
         def log_message(self, *_: Any) -> None:
             """Nothing to say."""

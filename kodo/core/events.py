@@ -147,7 +147,10 @@ class Unsaid(Event):
 
 @dataclass(frozen=True, slots=True)
 class Refused(Event):
-    """A Send did not happen and will not: `peer` answered with a `status` of 4xx, or something that is no answer."""
+    """A Send did not happen and will not: `peer` answered with a `status` of 4xx or 501, or with nonsense.
+
+    Of that `status` is 200; it is None where the answer breaks the protocol.
+    """
 
     peer: Key
     route: Route = "/update/node"

@@ -33,6 +33,11 @@ PAUSE, PAUSE_LIMIT = 0.5, 60.0
 BEAT = 1 / 3
 """The part of its lease after which a node beats again."""
 
+GREETINGS = ("/register", "/connect")
+FOREIGN = (200, 404, 405, 501)
+"""Answers to a greeting that no registry gives: that of a service without the role, and those of other servers; 200
+where it is not the JSON of a registry."""
+
 Errand = Literal["greeting", "news", "beacon", "beat", "farewell"]
 """What a message to a peer is for."""
 
@@ -63,12 +68,12 @@ class PeerState:
 class Peer:
     """A peer as the running registry sees it.
 
-    `behind` are the origins of which it is owed something. `crossed` are those of which it told news while a message
-    to it was on its way, whose answer may be older. `asks` are asks for receipts to be passed on to it, `asking` those
-    on their way; `confirms` the receipts that it is to get, `confirming` those on their way. `stopped` is the status
-    (401, 403) for which it is not asked again. `next_beacon`: when the next is due, to a peer that gets them; likewise
-    `next_beat`, to a registry that wants them, for which it named a `lease`. Until `left_alone` it is not asked, as it
-    said.
+    `met`: a sign of life came since this service started. `behind` are the origins of which it is owed something.
+    `crossed` are those of which it told news while a message to it was on its way, whose answer may be older. `asks`
+    are asks for receipts to be passed on to it, `asking` those on their way; `confirms` the receipts that it is to get,
+    `confirming` those on their way. `stopped` is the status (401, 403) for which it is not asked again. `foreign`: what
+    answers there is no registry. `next_beacon`: when the next is due, to a peer that gets them; likewise `next_beat`,
+    to a registry that wants them, for which it named a `lease`. Until `left_alone` it is not asked, as it said.
     """
 
     state: PeerState
@@ -83,6 +88,7 @@ class Peer:
     configured: bool = False
     greet: bool = False
     stands: bool = False
+    met: bool = False
     last: str | None = None
     heard_at: float = 0.0
     sending: Errand | None = None
@@ -94,6 +100,7 @@ class Peer:
     next_beat: float | None = None
     lease: float | None = None
     stopped: int | None = None
+    foreign: bool = False
 
     @classmethod
     def restored(cls, state: PeerState) -> Peer:
@@ -103,6 +110,11 @@ class Peer:
     @property
     def key(self) -> Key:
         return self.state.key
+
+    @property
+    def connected(self) -> bool:
+        """Whether the two were ever connected, or this node registered there since it started."""
+        return self.stands or self.state.connected
 
     @property
     def told(self) -> bool:
@@ -186,6 +198,8 @@ class Peer:
     def heard(self, clock: float) -> None:
         """A sign of life ends every pause."""
         self.heard_at = clock
+        self.met = True
+        self.foreign = False
         self.stopped = None
         if self.failures:
             self.failures = 0

@@ -31,7 +31,7 @@ from kodo.core.instructions import Form, Instruction, Parcel, Range, Reply, Save
 from kodo.core.leases import Leases
 from kodo.core.ledger import Change, Ledger, News, check_delta, row_of
 from kodo.core.parts import A_MICROSECOND, Carried, Claim, Part, Row, fingerprint, listed, on_history
-from kodo.core.peers import BEAT, GATHERING, Errand, Peer, PeerState
+from kodo.core.peers import BEAT, FOREIGN, GATHERING, GREETINGS, Errand, Peer, PeerState
 from kodo.core.receipts import Open, Receipts, receipt
 from kodo.errors import InvalidMessageError, UnknownServiceError
 from kodo.models import (
@@ -298,7 +298,7 @@ class Registry:
             message.append(f"received {len(event.node.flows)} flows, registered {len(flows)} flows")
         message += [f"feed forward node to {peer.state.url}" for peer in told]
         lease = self.timing.lease if event.beats else None
-        reply = Reply(event.ticket, tuple(message), self.standing(), lease=lease)
+        reply = Reply(event.ticket, tuple(message), self.standing(), lease=lease, first=seen is None)
         if event.wait is not None:
             self._wait_for_receipts(reply, event.wait, event.at)
             return change.saves()
@@ -567,6 +567,7 @@ class Registry:
         if known is not None:
             known.state = replace(known.state, address=peer.state.address)
             known.configured, known.stands, known.last = True, True, peer.last
+            known.met, known.heard_at = True, peer.heard_at
             known.not_before = peer.not_before
             return known
         peer.state = replace(peer.state, key=key, url=url)
@@ -634,6 +635,7 @@ class Registry:
             return self._taken_leave(peer)
         if event.status in (401, 403):
             peer.stopped = event.status
+        peer.foreign = event.route in GREETINGS and event.status in FOREIGN
         # A refusal means that the two disagree about each other: they start again with a handshake.
         peer.greet = peer.greet or peer.state.farewell is None
         if errand == "beat" and event.status == UnknownServiceError.status:
@@ -656,6 +658,7 @@ class Registry:
         peer = self.peers.get(event.peer)
         if peer is not None:
             errand = self._failed(peer)
+            peer.foreign = False
             if errand == "farewell":
                 self._was_told(peer.key)
             peer.pause(event.at.clock, event.at.chance, at_least=event.retry_after)

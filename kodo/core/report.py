@@ -136,8 +136,12 @@ def _state(row: Row, shown: bool) -> str:
     return "listed" if shown else "older"
 
 
-def convergence(registry: Registry, clock: float) -> dict[str, Any]:
-    """For each origin how old what is known of it is, and for each peer how far it is behind, by its own word."""
+def convergence(registry: Registry, clock: float, why: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """For each origin how old what is known of it is, and for each peer how far it is behind, by its own word.
+
+    `why` says of peers that do not answer, by their addresses, why that is.
+    """
+    reasons = why or {}
     origins = [registry.key, *registry.ledger.told]
     stale = set(registry.ages.stale(registry.parts, clock))
     return {
@@ -153,7 +157,10 @@ def convergence(registry: Registry, clock: float) -> dict[str, Any]:
             }
             for origin in sorted(set(origins))
         },
-        "peers": {peer.state.url: _peer(registry, peer, clock) for _, peer in sorted(registry.peers.items())},
+        "peers": {
+            peer.state.url: _peer(registry, peer, clock) | {"why": reasons.get(peer.state.address)}
+            for _, peer in sorted(registry.peers.items())
+        },
     }
 
 
@@ -161,7 +168,8 @@ def _peer(registry: Registry, peer: Peer, clock: float) -> dict[str, Any]:
     return {
         "state": _standing(peer),
         "deltas": bool(peer.state.deltas),
-        "heard": round(clock - peer.heard_at, 1),
+        "connected": peer.connected,
+        "heard": round(clock - peer.heard_at, 1) if peer.met else None,
         "next_try": round(max(0.0, peer.not_before - clock), 1) if peer.away else None,
         "behind": {
             origin: {
@@ -180,7 +188,7 @@ def _standing(peer: Peer) -> str:
     if peer.state.farewell is not None:
         return "leaving"
     if peer.away:
-        return "away"
+        return "no registry" if peer.foreign else "away"
     return "greeting" if peer.greet else "standing"
 
 

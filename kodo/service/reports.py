@@ -46,7 +46,7 @@ def add_reports(router: APIRouter, runtime: Runtime, cache: Cache) -> None:
     @router.get("/convergence")
     async def get_convergence() -> Response:
         """How far every peer is behind, and how old what is known of every origin is."""
-        return JSON(await runtime.inspect(report.convergence))
+        return JSON(await runtime.inspect(partial(report.convergence, why=runtime.contacts.why)))
 
 
 def _check(url: str) -> None:

@@ -165,11 +165,16 @@ class Behind(BaseModel):
 class PeerStanding(BaseModel):
     """How it stands with a peer."""
 
-    state: str = Field(description="`standing`, `greeting`, `away`, `leaving` or `refused` with the status")
+    state: str = Field(
+        description="`standing`, `greeting`, `away`, `no registry` (something else answers there), `leaving`,"
+        " or `refused` with the status"
+    )
     deltas: bool
-    heard: float = Field(description="seconds since it was last heard of")
+    connected: bool = Field(description="whether the two were ever connected, or this node registered there")
+    heard: float | None = Field(description="seconds since it was last heard of; null if never since this started")
     next_try: float | None
     behind: dict[str, Behind]
+    why: str | None = Field(description="why it does not answer as it should, if it does not")
 
 
 class ConvergenceReply(BaseModel):
@@ -289,7 +294,9 @@ _EXPLAINED = {
 }
 EXPLAIN = _route(ExplainReply, _EXPLAINED, 422, 503)
 _FOLLOWED = Followed(version=_VERSION, age=0, stale=False, told_by=None).model_dump()
-_STANDING = PeerStanding(state="standing", deltas=True, heard=1.5, next_try=None, behind={}).model_dump()
+_STANDING = PeerStanding(
+    state="standing", deltas=True, connected=True, heard=1.5, next_try=None, behind={}, why=None
+).model_dump()
 _CONVERGED = {
     "registry": "http://localhost:3366",
     "idle": True,

@@ -135,7 +135,7 @@ def became(send: Send, carried: Mapping[Key, Carried], response: Response | None
     try:
         reply = PeerReply.model_validate_json(response.body)
     except ValidationError:
-        return refused(send, at)
+        return refused(send, at, response.status)
     return ev.Delivered(at, peer=send.peer, route=send.route, carried=carried, reply=reply)
 
 

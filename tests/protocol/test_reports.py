@@ -30,7 +30,7 @@ RECORD = [
 ]
 CONVERGENCE = ["registry", "idle", "frozen", "origins", "peers"]
 ORIGIN = ["version", "age", "stale", "told_by"]
-PEER = ["state", "deltas", "heard", "next_try", "behind"]
+PEER = ["state", "deltas", "connected", "heard", "next_try", "behind", "why"]
 
 
 def explained(served: Served, node: str, flow: str | None = None) -> dict[str, Any]:
