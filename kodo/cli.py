@@ -15,6 +15,8 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
+import shlex
 import sys
 import threading
 import time
@@ -37,7 +39,7 @@ from rich.tree import Tree
 from typer.core import TyperGroup
 
 from kodo import __version__, serving
-from kodo.errors import InvalidMessageError, KodoError, OptionError, RejectedError, duration, reason_of
+from kodo.errors import InvalidMessageError, KodoError, OptionError, RejectedError, duration, reason_of, suggestion
 from kodo.models import MISSING_AUTHOR, MISSING_DESCRIPTION, canonical
 from kodo.options import ENV_PREFIX, Options
 
@@ -193,9 +195,25 @@ def _joined(value: Any) -> Any:
 
 # -- reading a mesh ----------------------------------------------------------------------------------------------------
 
-Url = Annotated[str, typer.Argument(metavar="URL", help="The service to ask.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the JSON of the service.")]
 HOME: str = Options.model_fields["url"].default
+NAMING = {"flows": "kodo flows -q {}", "explain": "kodo explain --flow {}"}
+"""What takes the name of a flow, where somebody gives it in place of a url."""
+
+
+def _url(context: typer.Context, given: str) -> str:
+    """The url of a service. Raises `OptionError` for another word, and says what was probably meant."""
+    if "://" in given:
+        return given
+    meant = ""
+    if re.fullmatch(r"[\w.-]+:\d+(/.*)?|localhost(/.*)?|\d+(\.\d+){3}|\[[\da-f:]+\].*", given):
+        meant = f"; did you mean http://{given}?"
+    elif context.info_name in NAMING:
+        meant = f"; if it names a flow: {NAMING[context.info_name].format(shlex.quote(given))}"
+    raise OptionError(f"URL: expected the url of a service, such as {HOME}, not {given!r}{meant}")
+
+
+Url = Annotated[str, typer.Argument(metavar="URL", help="The service to ask.", callback=_url)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the JSON of the service.")]
 
 
 @app.command()
@@ -452,7 +470,10 @@ def explain(
     kodo explain --flow "press agent"
     kodo explain http://localhost:3366 --node http://localhost:3367 --flow /press-agent
     """
-    _answer(url, lambda client: client.get("/explain", node=node, flow=flow), _explanation, as_json)
+    if as_json:
+        _answer(url, lambda client: client.get("/explain", node=node, flow=flow), lambda _: (), as_json)
+    else:
+        _answer(url, lambda client: _explained(client, node, flow), lambda told: _explanation(*told), as_json)
 
 
 @app.command()
@@ -469,10 +490,24 @@ def convergence(url: Url = HOME, as_json: AsJson = False) -> None:
         )
 
 
-def _explanation(told: Mapping[str, Any]) -> Iterator[RenderableType]:
-    """Listed or not, why, and what every part says of it."""
+def _explained(client: Client, node: str | None, flow: str | None) -> tuple[Any, str]:
+    """Why a node or a flow is listed, and, of one that nobody knows, which was probably meant."""
+    told = client.get("/explain", node=node, flow=flow)
+    if told["listed"] or (told["records"] and flow is None):
+        return told, ""
+    if node is not None and not told["records"]:
+        return told, suggestion(node, client.counts()["node"], otherwise="")
+    listed = client.flows(q=None if node is None else f'node == "{told["node"]}"', pp=1000)["items"]
+    names = [name for item in listed for name in (item["name"], item["url"])]
+    return told, suggestion(flow or "", names, otherwise="")
+
+
+def _explanation(told: Mapping[str, Any], meant: str) -> Iterator[RenderableType]:
+    """Listed or not, why, what was probably meant, and what every part says of it."""
     verdict = ("listed", GOOD) if told["listed"] else ("not listed", BAD)
     yield Text.assemble(verdict, ": ", _text(told["why"]), overflow="fold")
+    if meant:
+        yield _text(meant, POOR)
     if told["records"]:
         several = ("node",) if told["node"] is None else ()
         beside = tuple((name,) for name in (*several, "origin", "state", "status", "modified", "heard", "told by"))
@@ -568,7 +603,9 @@ def _ago(seconds: float, *, own: bool = False) -> str:
 
 
 @app.command()
-def leave(url: Annotated[str, typer.Argument(metavar="URL", help="The service that is to leave.")]) -> None:
+def leave(
+    url: Annotated[str, typer.Argument(metavar="URL", help="The service that is to leave.", callback=_url)],
+) -> None:
     """Let a service leave the mesh.
 
     All it is connected with are told, and forget it; it goes on serving its own flows. Those that do not answer are

@@ -6,13 +6,16 @@ No `q` is refused, so that a slip of the pen would go unnoticed: what people loo
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+from kodo.errors import suggestion
 from kodo.models import COLUMNS
 from kodo.query import MAX_LENGTH, Text, parse
 
 _WORD = re.compile(r"""("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')|([A-Za-z_]\w*)|(==|!=|<=|>=|[~<>&|()@=])|(["'])""")
+_SIGNS = {"and": "&", "or": "|", "not": "not, in small letters"}
+_EXAMPLE = 'as in name ~ "agent" & @tag("news")'
 _OPERATORS = {"==", "!=", "<=", ">=", "<", ">", "~", "="}
 
 
@@ -22,21 +25,43 @@ def explanation(q: str) -> str:
         return ""
     tokens = [found.groups() for found in _WORD.finditer(q[:MAX_LENGTH])]
     signs = [sign for _, _, sign, _ in tokens if sign]
-    if not signs and not any(open_ for *_, open_ in tokens):
+    if not signs and not _joining(tokens) and not any(open_ for *_, open_ in tokens):
         return ""
-    return f"searched as text: {_mistake(tokens, signs)}"
+    return f"searched as text: {next(_mistakes(tokens, signs))}"
 
 
-def _mistake(tokens: Sequence[Sequence[str | None]], signs: Sequence[str]) -> str:
+def _mistakes(tokens: Sequence[Sequence[str | None]], signs: Sequence[str]) -> Iterator[str]:
+    """What is wrong with an expression, the most telling first."""
     if any(open_ for *_, open_ in tokens):
-        return "a quote is not closed"
+        yield "a quote is not closed"
     for before, this in pairwise(tokens):
         if this[2] in _OPERATORS and before[1] and before[1] not in COLUMNS:
-            return f"there is no column {before[1]}; there are {', '.join(COLUMNS)}"
+            yield _no_column(before[1])
         if before[2] in _OPERATORS and this[1] and this[1] not in COLUMNS:
-            return f'a text stands in quotes: "{this[1]}"'
+            yield f'a text stands in quotes: "{this[1]}"'
+        if before[1] == "tags" and this[2] in _OPERATORS - {"~"}:
+            yield 'a tag is asked for with @tag("news"), and a part of one with tags ~ "news"'
+        if before[2] == this[2] and this[2] in {"&", "|"}:
+            yield f"and is written &, or is written |, each once, {_EXAMPLE}"
+    for at, tag, _, word in zip(tokens, tokens[1:], tokens[2:], tokens[3:], strict=False):
+        if (at[2], tag[1]) == ("@", "tag") and word[1]:
+            yield f'a tag stands in quotes: @tag("{word[1]}")'
+    yield from (f"{word} is written {_SIGNS[word.lower()]}, {_EXAMPLE}" for word in _joining(tokens))
     if "=" in signs:
-        return "two are compared with =="
+        yield "two are compared with =="
     if signs.count("(") != signs.count(")"):
-        return "a parenthesis is not closed"
-    return 'an expression is like name ~ "agent" & @tag("news")'
+        yield "a parenthesis is not closed"
+    yield 'an expression is like name ~ "agent" & @tag("news")'
+
+
+def _joining(tokens: Sequence[Sequence[str | None]]) -> list[str]:
+    """The words that join what is on both sides of them, and are none of the language."""
+    return [word for _, word, *_ in tokens[1:-1] if word and word.lower() in _SIGNS and word != "not"]
+
+
+def _no_column(name: str) -> str:
+    """What to write in place of a column that there is not."""
+    if name.lower() == "tag":
+        return 'there is no column tag; a tag is asked for with @tag("news")'
+    meant = suggestion(name.lower(), COLUMNS, otherwise=f"there are {', '.join(COLUMNS)}")
+    return f"there is no column {name}; {meant}"

@@ -365,6 +365,15 @@ def test_a_flow_of_several_nodes_is_explained_for_each(run: Run, serve: Start) -
     assert {line.split()[0] for line in shown.splitlines() if line.startswith("http")} == set(nodes)
 
 
+@pytest.mark.parametrize("asked", [("--flow", "agent n"), ("--node", "NODE", "--flow", "agent n"), ("--node", "NODE/x")])
+def test_what_was_probably_meant_is_told(run: Run, mesh: tuple[Served, Served], asked: tuple[str, ...]) -> None:
+    """Of a flow or a node that nobody knows, the nearest one that is listed is named."""
+    node = next(item["node"] for item in mesh[1].flows() if item["name"] == "agent m")
+    shown = run("explain", mesh[1].url, *(word.replace("NODE", node) for word in asked)).stdout
+    assert shown.startswith("not listed: ")
+    assert f"did you mean {node if len(asked) == 2 and asked[0] == '--node' else 'agent m'!r}?" in shown
+
+
 def test_convergence_says_who_is_behind(run: Run, mesh: tuple[Served, Served]) -> None:
     """`kodo convergence` shows each peer and each registry, and says in the end whether anything is owed."""
     acme, zeta = mesh
@@ -477,6 +486,24 @@ def test_who_does_not_answer_is_told_in_a_line(run: Run) -> None:
     assert "did not answer" in done.stderr
     done = run("map", "nowhere")
     assert (done.exit_code, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "hint"),
+    [
+        (("flows", "press"), "not 'press'; if it names a flow: kodo flows -q press\n"),
+        (("explain", "press agent"), "; if it names a flow: kodo explain --flow 'press agent'\n"),
+        (("counts", "localhost:3370"), "not 'localhost:3370'; did you mean http://localhost:3370?\n"),
+        (("leave", "10.0.0.1"), "; did you mean http://10.0.0.1?\n"),
+        (("map", "press"), "such as http://localhost:3366, not 'press'\n"),
+    ],
+)
+def test_what_is_no_url_is_told_with_what_was_meant(run: Run, asked: tuple[str, ...], hint: str) -> None:
+    """A word in place of a url, and a url without its scheme, are an error that names what to write."""
+    done = run(*asked)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith("kodo: URL: expected the url of a service, such as ")
+    assert done.stderr.endswith(hint)
 
 
 def test_what_the_service_refuses_is_told_in_its_words(run: Run, mesh: tuple[Served, Served]) -> None:
