@@ -130,11 +130,18 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
 
 
+BEGINNING = 3
+"""Characters by which a word is taken for the beginning of another."""
+
+
 def suggestion(word: str, known: Iterable[str], *, otherwise: str) -> str:
-    """What to do about an unknown word: the nearest known one, if one is near."""
+    """What to do about an unknown word: the nearest known one, or the one that it begins, if there is one."""
     from difflib import get_close_matches  # noqa: PLC0415, where something is wrong
 
-    near = get_close_matches(word, list(known), n=1)
+    there = list(known)
+    near = get_close_matches(word, there, n=1)
+    if not near and len(word) >= BEGINNING:
+        near = [each for each in there if each.startswith(word)][:1]
     return f"did you mean {near[0]!r}?" if near else otherwise
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import operator
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -42,6 +43,7 @@ EXPECTED = {
 }
 """What pydantic's own words would not tell a person who never saw our types, by type of fault."""
 FLOW_FIELDS = ("name", "url", "description", "author", "tags", "entry_point")
+FIELDS = f"expected one of {', '.join(FLOW_FIELDS)}"
 
 
 class Loader:
@@ -206,9 +208,14 @@ def _called(function: Callable[..., object]) -> object:
     except LoaderError:
         raise  # from add_flow: it already names the flow and the field
     except Exception as error:
-        raise LoaderError(
-            f"loader {_name_of(function)}: it raised {_said(error)}{_place_of(error)}; correct it there"
-        ) from error
+        hint = _meant(error) or "correct it there"
+        raise LoaderError(f"loader {_name_of(function)}: it raised {_said(error)}{_place_of(error)}; {hint}") from error
+
+
+def _meant(error: Exception) -> str:
+    """Which field was probably meant by a keyword that `add_flow` does not take; nothing for another error."""
+    unknown = re.search(r"add_flow\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    return suggestion(unknown[1], FLOW_FIELDS, otherwise=FIELDS) if unknown else ""
 
 
 def _takes_loader(function: Callable[..., object]) -> bool:
@@ -254,7 +261,7 @@ def _fields(item: object, *, number: int) -> dict[str, Any]:
         raise LoaderError(f"{label}: name: expected a text; give every flow a name")
     for field in item:
         if field not in FLOW_FIELDS:
-            hint = suggestion(str(field), FLOW_FIELDS, otherwise=f"expected one of {', '.join(FLOW_FIELDS)}")
+            hint = suggestion(str(field), FLOW_FIELDS, otherwise=FIELDS)
             raise LoaderError(f"{label}: unknown field {field!r}: {hint}")
     return dict(item)
 

@@ -365,7 +365,9 @@ def test_a_flow_of_several_nodes_is_explained_for_each(run: Run, serve: Start) -
     assert {line.split()[0] for line in shown.splitlines() if line.startswith("http")} == set(nodes)
 
 
-@pytest.mark.parametrize("asked", [("--flow", "agent n"), ("--node", "NODE", "--flow", "agent n"), ("--node", "NODE/x")])
+@pytest.mark.parametrize(
+    "asked", [("--flow", "agent n"), ("--node", "NODE", "--flow", "agent n"), ("--node", "NODE/x")]
+)
 def test_what_was_probably_meant_is_told(run: Run, mesh: tuple[Served, Served], asked: tuple[str, ...]) -> None:
     """Of a flow or a node that nobody knows, the nearest one that is listed is named."""
     node = next(item["node"] for item in mesh[1].flows() if item["name"] == "agent m")

@@ -76,6 +76,21 @@ def test_add_flow_keeps_every_field() -> None:
     assert loader.flows == [Flow(url="/a", name="a", description="d", author="me", tags=("x", "y"))]
 
 
+@pytest.mark.parametrize(
+    ("field", "hint"), [("desc", "did you mean 'description'?"), ("zzz", "expected one of name, url")]
+)
+def test_add_flow_with_an_unknown_field(field: str, hint: str) -> None:
+    """A keyword that `add_flow` does not take is told with the field that was meant, and the line where it stands."""
+
+    def load(loader: Loader) -> None:
+        loader.add_flow(**{"name": "a", field: "d"})  # type: ignore[arg-type]
+
+    with pytest.raises(LoaderError) as caught:
+        load_flows(load)
+    assert f"got an unexpected keyword argument {field!r}, in {__file__}, line " in str(caught.value)
+    assert hint in str(caught.value)
+
+
 def test_duplicates_are_kept() -> None:
     """Flows with the same url all stay in the list, in the order in which they were added."""
     loader = Loader()
@@ -151,6 +166,7 @@ def test_a_list_of_all_kinds() -> None:
         ({}, "flow number 2: name: expected a text"),
         ({"url": "/x"}, "flow number 2: name: expected a text"),
         ({"name": "x", "autor": "me"}, "flow 'x': unknown field 'autor': did you mean 'author'?"),
+        ({"name": "x", "desc": "d"}, "flow 'x': unknown field 'desc': did you mean 'description'?"),
         ({"name": "x", "zzz": 1}, "flow 'x': unknown field 'zzz': expected one of name, url"),
         ({"name": "x", 5: 1}, "flow 'x': unknown field 5"),
         ("", "flow number 2: name: expected a text that is not empty"),

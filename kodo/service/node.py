@@ -139,6 +139,9 @@ def doubts(options: Options, own: Node | None) -> Iterator[str]:
         yield f"nobody reaches this by {options.url}, since it speaks plain HTTP; name a `url` with http"
     if len(options.others) < len(options.connect):
         yield f"it is told to connect with itself, {options.url}, which is ignored; see to its `connect`"
+    for path, names in _repeated(own).items():
+        said = " and ".join(map(repr, names))
+        yield f"of its flows {said}, all at {path}, the last alone is listed; give each a `url` of its own"
     if not options.node and _offered(options.loader):
         yield "it offers none of the flows of its `loader`, since it is no node; leave out `--no-node`, or the loader"
     if options.registry:
@@ -147,6 +150,14 @@ def doubts(options: Options, own: Node | None) -> Iterator[str]:
         yield "its flows are listed nowhere, since it connects with no registry; name one in `connect`"
     if own is not None and not own.flows:
         yield "it offers no flows; see to its `loader`"
+
+
+def _repeated(own: Node | None) -> dict[str, list[str]]:
+    """The paths that several flows of a node have, with the names of these."""
+    named: dict[str, list[str]] = {}
+    for flow in own.flows if own is not None and isinstance(own.flows, list) else ():
+        named.setdefault(flow.url, []).append(flow.name)
+    return {path: names for path, names in named.items() if len(names) > 1}
 
 
 def _offered(loader: Source) -> bool:
