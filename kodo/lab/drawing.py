@@ -124,4 +124,6 @@ def card(width: float, height: float) -> tuple[Figure, Any]:
 
 def width_of(text: str, size: float) -> float:
     """How wide a text is, in inches, at a size in points."""
+    if not text:
+        return 0.0
     return float(TextPath((0, 0), text.replace("$", r"\$"), size=size, prop=FontProperties()).get_extents().width) / 72

@@ -31,7 +31,7 @@ from kodo.lab.flows import FlowTable, Row, all_flows, united
 from kodo.lab.keeping import Kept, find_kept, kept_labs
 from kodo.lab.logs import Logs
 from kodo.lab.member import Member, flow_source
-from kodo.lab.naming import NOBODY, Names, numbered, one_of, tally
+from kodo.lab.naming import FEW, NOBODY, Names, few, numbered, one_of, tally
 from kodo.lab.plan import changes_of, functions_of_graph, plan_of_graph, plan_of_members, unknown_options
 from kodo.lab.processes import Processes, kept_setup
 from kodo.lab.recording import Recording
@@ -64,8 +64,6 @@ PATIENCE = 2.0
 
 HERE: weakref.WeakValueDictionary[Path, MeshLab] = weakref.WeakValueDictionary()
 """Labs that are kept and used by this process, by their folders: a cell that attaches may be run again."""
-FEW = 8
-"""Members that the label of a fault names."""
 
 
 class MeshLab:
@@ -344,7 +342,7 @@ class MeshLab:
         """The member of this name. Raises `LabError` when there is none."""
         if isinstance(name, str) and name in self._members:
             return self._members[name]
-        there = ", ".join(self._members) or "none yet; add one"
+        there = few(list(self._members)) or "none yet; add one"
         hint = suggestion(str(name), self._members, otherwise=f"it has {there}")
         raise LabError(f"expected the name of a member of this lab, not {name!r}; {hint}")
 
@@ -615,7 +613,7 @@ class MeshLab:
         named = [self._members_of(side) for side in sides]
         checked_sides(named)
         joint = " | " if kind == "partition" else " -> " if one_way else " <-> "
-        sides_named = joint.join(_few(side) for side in named)
+        sides_named = joint.join(few(side, FEW) for side in named)
         label = f"{kind} {sides_named}" if effect.cut else f"{effect.label or kind} {sides_named}"
         return self.faults.begin(label, dict.fromkeys(ways(named, one_way=one_way), effect), timeout)
 
@@ -641,7 +639,7 @@ class MeshLab:
         finally:
             # It holds, or is over, even where that cannot be written down.
             late = self.engine.link(lambda: self._tables(sorted(names)), limit)
-        return f"{_few(late)} did not take it in within {limit:g} s; give it a longer timeout=" if late else ""
+        return f"{few(late)} did not take it in within {limit:g} s; give it a longer timeout=" if late else ""
 
     def _note_fault(self, what: str, fault: Fault) -> None:
         more: dict[str, Any] = {}
@@ -753,8 +751,3 @@ def _several(targets: Targets) -> list[Target]:
     if not isinstance(targets, Iterable):
         raise LabError(f"expected members, their names, or a list of these, not {targets!r}")
     return list(targets)
-
-
-def _few(names: list[str]) -> str:
-    more = [f"{len(names) - FEW} more"] if len(names) > FEW else []
-    return ", ".join([*names[:FEW], *more])

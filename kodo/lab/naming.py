@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from kodo.errors import suggestion
 from kodo.models import Key, canonical
@@ -15,6 +15,8 @@ NO_ANSWER, NOBODY = "no answer", "no registry is there to be asked"
 
 MOST = 12
 """Names that a text tells of all that there are."""
+FEW = 4
+"""Names that the label of a fault tells of each side."""
 
 
 class Names:
@@ -39,9 +41,14 @@ def one_of(word: object, known: Iterable[str]) -> str:
     names = list(known)
     if not names:
         return f"there is none, so there is no {word!r} either"
-    more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
     hint = suggestion(str(word), names, otherwise="")
-    return f"expected one of {', '.join(names[:MOST])}{more}, not {word!r}{hint and f'; {hint}'}"
+    return f"expected one of {few(names)}, not {word!r}{hint and f'; {hint}'}"
+
+
+def few(names: Sequence[str], most: int = MOST, between: str = ", ") -> str:
+    """The first few names, and how many more there are: `a, b and 7 more`."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return between.join(names[:most]) + more
 
 
 def one_line(text: str) -> str:

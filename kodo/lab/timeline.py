@@ -6,8 +6,9 @@ that did not arrive ends in a cross; one that waited at a cut has a diamond ther
 - Silence takes little room: the axis grows with the logarithm of what passes between two moments, so that messages
   which take a millisecond are told apart beside a minute in which nothing happened. The ticks say the time, and a line
   beneath that it is not to scale.
-- What is left out is said. A line is pale while its member does not run, and banded while it is paused; the time of a
-  fault is shaded under its label.
+- What is left out is said. Of a crowd those have a line that ended or were paused, and then those that spoke last.
+- A line is pale while its member does not run, and banded while it is paused; the time of a fault is shaded under its
+  label.
 - The text beside the picture is constant.
 """
 
@@ -51,8 +52,8 @@ COLOURS = {"/register": "#d39a3d", "/connect": "#8a5a8f", "/update/node": "#2f5d
 OTHER = "#5f7284"
 SHADE = {True: BROKEN, False: SLOW}
 ROW, LEFT, RIGHT, FOOT = 0.42, 0.3, 0.35, 0.95
-MANY, TALLEST = 60, 14.0
-"""Lines up to which all members have one, each with its name; inches that more of them share."""
+MANY = 40
+"""Lines that there are at most, each with its name."""
 LABEL_ROW = 0.19
 WIDEST, NARROWEST = 12.5, 6.0
 SHORTEST, GROWTH, GRAIN = 0.055, 0.2, 0.002
@@ -60,6 +61,12 @@ SHORTEST, GROWTH, GRAIN = 0.055, 0.2, 0.002
 NOT_TO_SCALE = "time is not to scale: silence is shortened"
 DASHED = (0, (3, 2))
 """How the way of a message is drawn that gets nowhere, or not yet."""
+Mark = tuple[str, str, str, float]
+"""A mark on a line: what it means, its shape, its colour and its size in points."""
+STARTED: Mark = ("started", "o", FAINT, 4)
+ENDED: Mark = ("ended", "|", INK, 7)
+KILLED: Mark = ("killed", "X", BROKEN, 7)
+MARKS = (STARTED, ENDED, KILLED)
 TICK = 0.85
 """Inches between two times that are written at least."""
 
@@ -277,37 +284,38 @@ class _Diagram:
 
     def __init__(self, timeline: Timeline) -> None:
         self._timeline = timeline
-        self._names = timeline.names
-        if len(self._names) > MANY:
-            spoke = {name for message in timeline.messages for name in (message.sender, message.receiver)}
-            self._names = [name for name in self._names if name in spoke]
+        self._names = _lines_of(timeline)
         self._rows = {name: number for number, name in enumerate(self._names)}
-        self._labelled = len(self._names) <= MANY
-        self._row = ROW if self._labelled else TALLEST / len(self._names)
-        begins = [message.began for message in timeline.messages]
+        self._messages = [
+            message for message in timeline.messages if {message.sender, message.receiver} <= self._rows.keys()
+        ]
+        known = seen_to_start(timeline.events, timeline.messages)
+        begins = [message.began for message in self._messages]
         begins += [] if timeline.scope.begin is None else [timeline.scope.begin]
         self._begin = min(begins, default=timeline.scope.until)
         self._faults = [span for span in timeline.faults if span.end is None or span.end >= self._begin]
-        self._events = [event for event in timeline.events if event.at >= self._begin and event.who in self._rows]
+        self._known = [event for event in known if event.who in self._rows]
+        self._events = [event for event in self._known if event.at >= self._begin]
         self._axis = Axis(self._moments(), WIDEST)
         self._labels = _rows([(self._x(span.begin), self._width_of_label(span)) for span in self._faults])
-        self._left = LEFT + max([width_of(_short(name), 9) for name in self._names * self._labelled], default=0)
+        self._left = LEFT + max([width_of(_short(name), 9) for name in self._names], default=0)
         self._left += 0.2
 
     def draw(self) -> Figure:
         """Draw it: what is behind first."""
         rows = max(1, len(self._names))
         above = 0.35 + LABEL_ROW * (max(self._labels, default=-1) + 1)
-        self._top = FOOT + rows * self._row
+        self._top = FOOT + rows * ROW
         legend = sum(width for *_, width in self._legend())
-        inner = max(self._axis.width, NARROWEST - self._left, legend + LEFT - self._left, self._labels_end())
-        figure, self._axes = card(self._left + inner + RIGHT, self._top + above)
+        foot = max(legend, width_of(self._said, 8) + width_of(NOT_TO_SCALE, 7) + 0.3)
+        self._inner = max(self._axis.width, NARROWEST - self._left, foot + LEFT - self._left, self._labels_end())
+        figure, self._axes = card(self._left + self._inner + RIGHT, self._top + above)
         for span, row in zip(self._faults, self._labels, strict=True):
             self._draw_fault(span, row)
         self._draw_ticks()
         for name in self._names:
             self._draw_line(name)
-        for message in self._timeline.messages:
+        for message in self._messages:
             self._draw_message(message)
         self._draw_foot()
         return figure
@@ -316,7 +324,7 @@ class _Diagram:
 
     def _moments(self) -> Iterator[float]:
         until = self._timeline.scope.until
-        for message in self._timeline.messages:
+        for message in self._messages:
             arrived = message.received if message.received is not None else None
             answered = message.answered if self._timeline.scope.answers else None
             lost = None if message.arrived else message.ended
@@ -336,7 +344,7 @@ class _Diagram:
         return self._left + self._axis(moment)
 
     def _y(self, name: str) -> float:
-        return self._top - self._row * (self._rows[name] + 0.5)
+        return self._top - ROW * (self._rows[name] + 0.5)
 
     def _width_of_label(self, span: Span) -> float:
         return width_of(_cut(span.label), 7.5) + 0.15
@@ -380,23 +388,19 @@ class _Diagram:
 
     def _draw_line(self, name: str) -> None:
         y = self._y(name)
-        if self._labelled:
-            self._write(self._left - 0.15, y, _short(name), 9, INK, ha="right")
+        self._write(self._left - 0.15, y, _short(name), 9, INK, ha="right")
         end = self._left + max(self._axis.width, 0.1)
         dotted: dict[str, Any] = {"color": PALE, "linewidth": 1.2, "linestyle": (0, (1, 3)), "zorder": 1}
         self._line((self._left, end), (y, y), **dotted)
         stranger = name not in self._timeline.scope.kinds
-        for span in (
-            [Span(self._begin, None)] if stranger else _states(self._timeline.events, name, "started", "exited")
-        ):
+        for span in [Span(self._begin, None)] if stranger else _states(self._known, name, "started", "exited"):
             self._band(span, y, {"color": FAINT, "linewidth": 1.4, "zorder": 1.1})
-        for span in _states(self._timeline.events, name, "paused", "resumed"):
+        for span in _states(self._known, name, "paused", "resumed"):
             self._band(span, y, {"color": SLOW, "linewidth": 5, "alpha": 0.45, "zorder": 1.2, "solid_capstyle": "butt"})
         for event in self._events:
-            if event.who == name and event.what in ("started", "exited"):
-                killed = event.what == "exited" and event.code not in (0, -15)
-                marker, colour = ("o", FAINT) if event.what == "started" else ("X", BROKEN) if killed else ("|", INK)
-                self._mark(self._at(event.at), y, marker, colour, 4 if marker == "o" else 7)
+            if event.who == name and (mark := _mark_of(event)) is not None:
+                _, sign, colour, size = mark
+                self._mark(self._at(event.at), y, sign, colour, size)
 
     def _band(self, span: Span, y: float, look: dict[str, Any]) -> None:
         end = self._timeline.scope.until if span.end is None else span.end
@@ -404,14 +408,13 @@ class _Diagram:
             self._line((self._at(max(span.begin, self._begin)), self._at(end)), (y, y), **look)
 
     def _draw_message(self, message: Message) -> None:
-        colour = COLOURS.get(message.route, OTHER)
-        refused = (message.outcome or "").startswith("refused")
+        colour = BROKEN if _refused(message) else COLOURS.get(message.route, OTHER)
         begin = (self._at(message.began), self._y(message.sender))
         released = self._released(message)
         if message.received is not None and released is not None:
             begin = self._draw_wait(begin, self._y(message.receiver), released, colour)
         if message.received is not None:
-            self._arrow(begin, (self._at(message.received), self._y(message.receiver)), BROKEN if refused else colour)
+            self._arrow(begin, (self._at(message.received), self._y(message.receiver)), colour)
             if message.outcome is not None and message.outcome.startswith(("lost", "cut")):
                 self._mark(self._at(message.received) + 0.05, self._y(message.receiver), "x", BROKEN, 4.5)
             elif message.held and released is None:  # its answer waited
@@ -453,18 +456,31 @@ class _Diagram:
         self._axes.annotate("", end, begin, arrowprops={**look, "shrinkB": 0}, zorder=4)
 
     def _legend(self) -> Iterator[tuple[str, str, str, float]]:
-        routes = {message.route for message in self._timeline.messages}
+        routes = {message.route for message in self._messages}
         signs = [(route, "-", COLOURS.get(route, OTHER)) for route in sorted(routes)]
-        if any(not message.arrived and message.outcome and message.ended for message in self._timeline.messages):
+        if self._timeline.scope.answers and any(message.delivered for message in self._messages):
+            signs.append(("answer", "-", PALE))
+        if any(_refused(message) for message in self._messages):
+            signs.append(("refused", "-", BROKEN))
+        if any(not message.arrived and message.outcome and message.ended for message in self._messages):
             signs.append(("lost, or its answer", "x", BROKEN))
-        if any(message.held and (message.arrived or message.ended is None) for message in self._timeline.messages):
+        if any(message.held and (message.arrived or message.ended is None) for message in self._messages):
             signs.append(("waited at a cut", "D", INK))
         if any(event.what == "paused" for event in self._events):
             signs.append(("paused", "-", SLOW))
-        if any(event.what == "exited" and event.code not in (0, -15) for event in self._events):
-            signs.append(("killed", "X", BROKEN))
+        shown = {_mark_of(event) for event in self._events}
+        signs += [(words, sign, colour) for mark in MARKS if mark in shown for words, sign, colour, _ in [mark]]
         for words, sign, colour in signs:
             yield words, sign, colour, width_of(words, 8) + 0.5
+
+    @property
+    def _said(self) -> str:
+        """What of the timeline is not drawn."""
+        timeline = self._timeline
+        if not timeline.messages:
+            return "no messages"
+        left = len(timeline.names) - len(self._names), len(timeline.messages) - len(self._messages)
+        return "; ".join(_left_out(timeline.scope.hidden, *left))
 
     def _draw_foot(self) -> None:
         x, y = LEFT, 0.3
@@ -472,18 +488,60 @@ class _Diagram:
             if sign == "-":
                 self._line((x - 0.08, x + 0.1), (y, y), color=colour, linewidth=2)
             else:
-                self._mark(x, y, sign, colour, 5 if sign == "D" else 6)
+                self._mark(x, y, sign, colour, {"D": 5, "o": 4}.get(sign, 6))
             self._write(x + 0.18, y, words, 8, QUIET)
             x += width
-        said = _left_out(self._timeline.scope.hidden) if self._timeline.messages else "no messages"
-        self._write(LEFT - 0.1, 0.55, said, 8, INK)
-        end = self._left + max(self._axis.width, NARROWEST - self._left)
-        self._write(end, 0.55, NOT_TO_SCALE, 7, QUIET, ha="right", style="italic")
+        self._write(LEFT - 0.1, 0.55, self._said, 8, INK)
+        self._write(self._left + self._inner, 0.55, NOT_TO_SCALE, 7, QUIET, ha="right", style="italic")
 
 
-def _left_out(hidden: int) -> str:
-    words = "earlier message is not shown" if hidden == 1 else "earlier messages are not shown"
-    return f"{hidden} {words}" if hidden else ""
+def _left_out(hidden: int, members: int, theirs: int) -> Iterator[str]:
+    if hidden:
+        yield f"{numbered(hidden, 'earlier message is', 'earlier messages are')} not shown"
+    if members:
+        also = f", nor {numbered(theirs, 'message')} with them" if theirs else ""
+        yield f"{numbered(members, 'more member has', 'more members have')} no line here{also}; .frame has all"
+
+
+def _lines_of(timeline: Timeline) -> list[str]:
+    """Who has a line: all or, of a crowd, those that ended or were paused, and then those that spoke last."""
+    names = timeline.names
+    if len(names) <= MANY:
+        return names
+    since = min((message.began for message in timeline.messages), default=timeline.scope.until)
+    events = [event for event in timeline.events if event.at >= since and event.what in ("exited", "paused", "resumed")]
+    lines = dict.fromkeys([event.who for event in reversed(events)][:MANY])
+    for message in reversed(timeline.messages):
+        ends = lines | dict.fromkeys((message.sender, message.receiver))
+        lines = ends if len(ends) <= MANY else lines
+    return [name for name in names if name in lines]
+
+
+def seen_to_start(events: Iterable[Event], messages: Iterable[Message]) -> list[Event]:
+    """The events, in which a member has started as soon as it spoke: that is heard of before it says that it has."""
+    first: dict[str, list[float]] = {}
+    for message in messages:
+        if message.sent is not None:
+            first.setdefault(message.sender, []).append(message.sent)
+    launched: dict[str, float] = {}
+    known = []
+    for event in events:
+        if event.what == "launched":
+            launched[event.who] = event.at
+        spoke = [at for at in first.get(event.who, ()) if launched.get(event.who, event.at) <= at < event.at]
+        known.append(replace(event, at=min(spoke)) if event.what == "started" and spoke else event)
+    return known
+
+
+def _mark_of(event: Event) -> Mark | None:
+    """How it is marked on its member's line."""
+    if event.what == "exited":
+        return ENDED if event.code in (0, -15) else KILLED
+    return STARTED if event.what == "started" else None
+
+
+def _refused(message: Message) -> bool:
+    return (message.outcome or "").startswith("refused")
 
 
 def _states(events: Iterable[Event], name: str, begin: str, end: str) -> list[Span]:

@@ -251,6 +251,11 @@ class Wrong:
     label: str
     cut: bool
 
+    @property
+    def lines(self) -> list[str]:
+        """The label, in lines that are short enough to stand beside a link."""
+        return re.split(", |; ", self.label)
+
 
 def wrong_with(one: str, other: str, faults: Mapping[Way, Effect]) -> Wrong | None:
     """The faults on a link: `cut`, `200 ms`, or with the way where it is wrong, `200 ms to registry2`."""
@@ -345,19 +350,17 @@ class Topology(Picture):
 
 
 def _draw(graph: nx.DiGraph, places: Mapping[str, complex], faults: Mapping[Way, Effect]) -> Figure:
-    corner, size = _extent(graph, places, faults)
+    said = _said_of_links(graph, places, faults)
+    corner, size = _extent(graph, places, faults, said)
     figure, axes = card(size.real, size.imag)
     at = {name: there - corner for name, there in places.items()}
-    links = sorted(graph.edges(data=True), key=lambda link: link[:2])
-    for one, other, data in links:
+    for one, other, data in _links(graph):
         quiet = not (_answers(graph, one) and _answers(graph, other))
         axes.add_line(_line(at[one], at[other], data, quiet=quiet, wrong=wrong_with(one, other, faults)))
     for name in sorted(graph):
         _draw_member(axes, name, at[name], graph.nodes[name])
-    taken = [(there, box_of(name, graph.nodes[name]["kind"])) for name, there in at.items()]
-    for one, other, _ in links:
-        if (wrong := wrong_with(one, other, faults)) is not None:
-            _draw_wrong(axes, (at[one], at[other]), wrong, taken)
+    for there, _, wrong in said:
+        _draw_wrong(axes, there - corner, wrong)
     _draw_legend(axes, graph, faults)
     return figure
 
@@ -373,18 +376,35 @@ def _draw_crowd(graph: nx.DiGraph, places: Mapping[str, complex], faults: Mappin
     at = {name: there - corner + (width - size.real - 2 * MARGIN) / 2 for name, there in places.items()}
     for line in _crowd_lines(graph, at, faults, scale):
         axes.add_line(line)
+    # Where many are cut the links say it by their colour.
+    cuts = [(at[one] + at[other]) / 2 for one, other in graph.edges if _is_cut(one, other, faults)]
+    for middle in cuts[: CROWD_FROM * (len(cuts) <= CROWD_FROM)]:
+        axes.add_line(_cross(middle))
+    widest = _widest_marker(graph, at)
     for kind, look in LOOKS.items():
         for answers in (True, False):
             there = [
                 at[name] for name, data in graph.nodes(data=True) if (data["kind"], data["answers"]) == (kind, answers)
             ]
-            marks = _marker(0j, look, max(look.size * 0.55 * scale, 3.2 if kind != "node" else 5.5), answers)
+            size = max(look.size * 0.55 * scale, 3.2 if kind != "node" else 5.5)
+            marks = _marker(0j, look, min(size, widest), answers)
             marks.set_data([place.real for place in there], [place.imag for place in there])
             marks.set_markeredgewidth(0.3)
             marks.set_zorder(4 if kind == "node" else 3)
             axes.add_line(marks)
     _draw_legend(axes, graph, faults)
     return figure
+
+
+def _is_cut(one: str, other: str, faults: Mapping[Way, Effect]) -> bool:
+    wrong = wrong_with(one, other, faults)
+    return wrong is not None and wrong.cut
+
+
+def _widest_marker(graph: nx.DiGraph, at: Mapping[str, complex]) -> float:
+    """The size of a marker in points at which half of the links can be seen between theirs."""
+    lengths = sorted(abs(at[one] - at[other]) for one, other in graph.edges)
+    return max(2.5, lengths[len(lengths) // 2] * 72 * 0.6) if lengths else 72.0
 
 
 def _crowd_lines(
@@ -412,31 +432,50 @@ def _crowd_lines(
         yield line
 
 
-def _draw_wrong(axes: Any, ends: tuple[complex, complex], wrong: Wrong, taken: list[tuple[complex, Box]]) -> None:
-    """A cross on what is cut, and words beside the rest, each where nothing stands yet; without room there are none."""
-    cross = wrong.label == "cut"
-    lines = re.split(", |; ", wrong.label)
-    high = CROSS if cross else 0.09 * len(lines)
-    half = CROSS if cross else max(width_of(line, WORDS) for line in lines) / 2 + 0.05
-    box = Box(half, high, high)
-    at = _room(ends, box, taken)
-    if at is None:
-        return
-    taken.append((at, box))
-    if cross:
+def _links(graph: nx.DiGraph) -> list[tuple[str, str, Any]]:
+    return sorted(graph.edges(data=True), key=lambda link: link[:2])
+
+
+def _said_of_links(
+    graph: nx.DiGraph, places: Mapping[str, complex], faults: Mapping[Way, Effect]
+) -> list[tuple[complex, Box, Wrong]]:
+    """Where it is said what is wrong with a link, each where nothing stands yet; without room nothing is said."""
+    taken = [(there, box_of(name, graph.nodes[name]["kind"])) for name, there in places.items()]
+    said = []
+    for one, other, _ in _links(graph):
+        if (wrong := wrong_with(one, other, faults)) is not None:
+            box = _box_of_words(wrong)
+            at = _room((places[one], places[other]), box, taken)
+            if at is not None:
+                taken.append((at, box))
+                said.append((at, box, wrong))
+    return said
+
+
+def _box_of_words(wrong: Wrong) -> Box:
+    if wrong.label == "cut":
+        return Box(CROSS, CROSS, CROSS)
+    half = max(width_of(line, WORDS) for line in wrong.lines) / 2 + 0.05
+    high = 0.09 * len(wrong.lines)
+    return Box(half, high, high)
+
+
+def _draw_wrong(axes: Any, at: complex, wrong: Wrong) -> None:
+    """A cross on what is cut, and words beside the rest."""
+    if wrong.label == "cut":
         axes.add_line(_cross(at))
         return
     style = {"boxstyle": "round,pad=0.15", "facecolor": CARD, "edgecolor": "none", "alpha": 0.92}
     colour = BROKEN if wrong.cut else SLOW_INK
     where = {"ha": "center", "va": "center", "parse_math": False, "zorder": 5, "bbox": style}
-    axes.text(at.real, at.imag, "\n".join(lines), fontsize=WORDS, color=colour, **where)
+    axes.text(at.real, at.imag, "\n".join(wrong.lines), fontsize=WORDS, color=colour, **where)
 
 
 def _room(ends: tuple[complex, complex], box: Box, taken: list[tuple[complex, Box]]) -> complex | None:
     """The place on a link, or else beside it, the nearer to its middle the better, where a box covers no other."""
     way = ends[1] - ends[0]
     aside = way * 1j / (abs(way) or 1) * (box.up + 0.03)
-    for off in (0j, aside, -aside, 2 * aside, -2 * aside)[: 1 if box.half < 0.1 else None]:
+    for off in (0j, aside, -aside, 2 * aside, -2 * aside, 3 * aside, -3 * aside)[: 1 if box.half < 0.1 else None]:
         for step in range(PLACES):
             at = ends[0] + way * (0.5 + (step + 1) // 2 * 0.8 / PLACES * (1 if step % 2 else -1)) + off
             if all(min(box.overlap(at, other, there)) < 1e-6 for there, other in taken):
@@ -448,9 +487,15 @@ def _cross(at: complex, size: float = 8) -> Line2D:
     return Line2D((at.real,), (at.imag,), marker="x", markersize=size, markeredgewidth=2, color=BROKEN, zorder=5)
 
 
-def _extent(graph: nx.DiGraph, places: Mapping[str, complex], faults: Mapping[Way, Effect]) -> tuple[complex, complex]:
-    """The lower left corner of the card, and its size."""
+def _extent(
+    graph: nx.DiGraph,
+    places: Mapping[str, complex],
+    faults: Mapping[Way, Effect],
+    said: Sequence[tuple[complex, Box, Wrong]],
+) -> tuple[complex, complex]:
+    """The lower left corner of the card, and its size: members have room on it, and what is said of links."""
     boxes = [(there, box_of(name, graph.nodes[name]["kind"])) for name, there in places.items()] or [(0j, Box(0, 0, 0))]
+    boxes += [(at, box) for at, box, _ in said]
     left, right = min(p.real - b.half for p, b in boxes), max(p.real + b.half for p, b in boxes)
     low, high = min(p.imag - b.down for p, b in boxes), max(p.imag + b.up for p, b in boxes)
     needed = complex(right - left + 2 * MARGIN, high - low + 2 * MARGIN + LEGEND)

@@ -414,6 +414,21 @@ def test_labels_of_faults_cover_nothing_in_a_clique_of_24() -> None:
     assert box_of("registry1", "registry").half > 0
 
 
+def test_what_is_said_of_a_link_stands_on_the_card() -> None:
+    """Above and below a flat mesh, and beside an upright one, there is room for all its lines."""
+    faults = {("a", "b"): Effect(ms=200, request=0.3, answer=0.1), ("b", "a"): Effect(ms=200)}
+    graph = nx.DiGraph()
+    graph.add_nodes_from("ab", kind="registry", answers=True, paused=False)
+    graph.add_edge("a", "b", kind="connect", stands=True)
+    for other in (1.35 + 0j, 1.35j):
+        figure = Topology(graph, {"a": 0j, "b": other}, faults)._figure
+        figure.draw_without_rendering()
+        [box] = [text.get_window_extent() for text in figure.axes[0].texts if "loss 30%" in text.get_text()]
+        card = figure.bbox
+        assert card.x0 < box.x0 < box.x1 < card.x1
+        assert card.y0 < box.y0 < box.y1 < card.y1
+
+
 def test_a_cut_between_members_with_long_names_has_its_cross() -> None:
     """Where labels leave little of a link, there is room for it still."""
     one, other = "Rheinische Zeitungsgruppe", "Mediaplus International"

@@ -400,12 +400,49 @@ def test_a_large_mesh_is_summarised() -> None:
         before = dict(topology.places)
         lab.add_node("late", connect="7", flows=["b"])
         with lab.partition([str(number) for number in range(40)]) as fault:
-            assert repr(fault).endswith("7, 32 more | 40, 41, 42, 43, 44, 45, 46, 47, 254 more: active>")
+            assert repr(fault).endswith("0, 1, 2, 3 and 36 more | 40, 41, 42, 43 and 258 more: active>")
             later = lab.topology()
         assert {name: later.places[name] for name in before} == before, "who has a place keeps it"
         assert later.png != topology.png
         assert settled.plot().png.startswith(b"\x89PNG")
         assert lab.timeline().png.startswith(b"\x89PNG")
+
+
+def test_a_wrong_name_is_told_from_the_first_of_many() -> None:
+    """A lab of hundreds does not name them all, and says which one was probably meant."""
+    with MeshLab(engine="simulated") as lab:
+        members = [lab.add_registry() for _ in range(30)]
+        with pytest.raises(LabError, match=r"not '2x'; it has registry1, .*registry12 and 18 more$"):
+            lab.cut(members[0], "2x")
+        with pytest.raises(LabError, match=r"not 'regitry1'; did you mean 'registry1'\?$"):
+            lab["regitry1"]
+
+
+def test_the_timeline_of_a_crowd_has_lines_for_those_with_something_to_tell() -> None:
+    """At most forty, each with its name; what has none is counted, and all messages are in the frame."""
+    with MeshLab.from_graph(nx.cycle_graph(100), engine="simulated") as lab:
+        lab.add_node("n", connect="0", flows=["a"])
+        lab.settle()
+        lab["99"].kill()
+        timeline = lab.timeline()
+        figure = timeline._figure
+        figure.draw_without_rendering()
+        texts = {text.get_text(): text.get_window_extent() for text in figure.axes[0].texts}
+        assert len([name for name in texts if name in lab]) == 40
+        assert {"99", "50"} <= texts.keys(), "who was killed, and who heard last"
+        [said] = [text for text in texts if "more members have no line here" in text]
+        assert not texts[said].overlaps(texts["time is not to scale: silence is shortened"])
+        assert len(timeline.frame) == len(timeline) > 100
+
+
+def test_a_cut_is_seen_in_a_crowd() -> None:
+    """Each cut link has its cross, and links are seen between the members."""
+    with MeshLab.from_graph(nx.cycle_graph(100), engine="simulated") as lab:
+        lab.settle()
+        with lab.partition([str(number) for number in range(50)]):
+            axes = lab.topology()._figure.axes[0]
+        crosses = [line for line in axes.lines if line.get_marker() == "x" and line.get_markersize() == 8]
+        assert len(crosses) == 2
 
 
 def test_groups_that_nothing_links_are_drawn_apart() -> None:

@@ -14,7 +14,7 @@ from kodo.lab import MeshLab
 from kodo.lab.beliefs import Truth, beliefs_of
 from kodo.lab.history import Event, History, Message, Note, merged
 from kodo.lab.naming import Names
-from kodo.lab.timeline import Axis, Choice, Story, Timeline, timeline_of
+from kodo.lab.timeline import Axis, Choice, Story, Timeline, seen_to_start, timeline_of
 from kodo.models import COLUMNS
 from tests.test_lab import MEASURED
 from tests.waiting import until
@@ -410,3 +410,28 @@ def test_what_a_node_offers_no_more_is_not_missed(lab: MeshLab) -> None:
             lab.settle(timeout=3)
     assert "registry1 never" not in str(caught.value)
     assert "registry2 has an older /a of node1" in str(caught.value)
+
+
+def test_a_message_leaves_no_earlier_than_its_sender_starts() -> None:
+    """A node registers before its lab hears that it has started: it has by then, and of one that started again too."""
+    events = [
+        Event("launched", "node1", 9.0),
+        Event("started", "node1", 10.5),
+        Event("exited", "node1", 20.0, code=0),
+        Event("launched", "node1", 30.0),
+        Event("started", "node1", 40.0),
+    ]
+    sent = [message(10, sender="node1"), message(35, sender="node1")]
+    assert [event.at for event in seen_to_start(events, sent) if event.what == "started"] == [10.0, 35.0]
+
+
+def test_the_legend_names_every_mark() -> None:
+    """Starts, ends and refusals too."""
+    events = [
+        Event("launched", "registry1", 9.0),
+        Event("started", "registry1", 11.0),
+        Event("exited", "registry1", 12.0, code=0),
+    ]
+    timeline = told([message(10, "refused 422", received=10.1), message(11)], events, answers=True)
+    texts = {text.get_text() for text in timeline.draw().axes[0].texts}
+    assert {"started", "ended", "refused", "answer"} <= texts
