@@ -72,7 +72,9 @@ class Member:
 
     @property
     def state(self) -> str:
-        """`running`, `paused`, `terminated`, `killed`, or how it ended by itself."""
+        """`running`, `paused`, `terminated`, `killed`, or how it ended by itself; `detached` with its lab."""
+        if self.lab.detached:
+            return "detached"
         if self.running:
             return "paused" if self.paused else "running"
         code = self.lab.engine.life(self.name).code
@@ -140,6 +142,7 @@ class Member:
         """The flows that it lists, in a table that moves with it."""
         from kodo.lab.live import Live  # noqa: PLC0415, widgets take their time
 
+        self.lab.check_alive()
         self.lab.engine.need_processes("live()")
         return Live(self.lab, [self])
 
@@ -238,6 +241,8 @@ class Member:
 
     def _end_by(self, word: str, timeout: float | None) -> None:
         limit = self.lab.patience(timeout)
+        if self.lab.detached:
+            self.lab.check_alive()
         self._remember()
         self.lab.engine.signal(self.name, "KILL" if word == "KILL" else "TERM")
         # A paused process does not notice that it is told to end.

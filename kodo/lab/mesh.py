@@ -367,6 +367,7 @@ class MeshLab:
 
     def flows(self, q: str | None = None, by: str | None = None, times: bool = False) -> FlowTable:
         """The flows that the registries list, those that run and are not paused, a row each, and who lists them."""
+        self.check_alive()
         registries = [member for member in self if member.kind != "node" and member.answers]
         listings = {}
         for member in registries:
@@ -395,6 +396,7 @@ class MeshLab:
         """
         from kodo.lab.explained import Explanation, found_flow  # noqa: PLC0415, few ask
 
+        self.check_alive()
         if isinstance(node, str) and flow is None and "://" not in node and node not in self:
             node, flow = found_flow(node, self._offered(), self.names, self._members)
         url = node.url if isinstance(node, Member) else node if "://" in node else self[node].url
@@ -413,6 +415,7 @@ class MeshLab:
 
     def _reports(self, at: Target | None, path: str, **params: Any) -> dict[str, Any]:
         """The answers of registries; None of one that cannot be asked."""
+        self.check_alive()
         asked = [member for member in self if member.kind != "node"]
         if at is not None:
             asked = [at if isinstance(at, Member) else self[at]]
@@ -431,6 +434,7 @@ class MeshLab:
         """The mesh as the running members see it, as a graph and as a picture, with the faults between them."""
         from kodo.lab.topology import Seen, Topology, graph_of  # noqa: PLC0415, matplotlib takes its time
 
+        self.check_alive()
         seen = []
         for member in self:
             view = None
@@ -509,6 +513,7 @@ class MeshLab:
 
     def beliefs(self) -> Beliefs:
         """What each registry says of each node, against what the nodes say: known, missing, stale or ghost."""
+        self.check_alive()
         expected = expected_by(list(self))
         listings = {member.name: self._listing(member) for member in self if member.kind != "node"}
         truths = []
@@ -564,6 +569,7 @@ class MeshLab:
 
         Members that no group names hear all and are heard by all. Otherwise as `cut`.
         """
+        self.check_alive()
         sides = list(groups)
         if len(sides) == 1:
             inside = self._members_of(sides[0])
@@ -598,6 +604,7 @@ class MeshLab:
 
     def heal(self, timeout: float | None = None) -> None:
         """Heal every fault. Members that are paused stay so: `resume` them. Raises `LabError` as a fault's `heal`."""
+        self.check_alive()
         self.faults.heal(timeout)
 
     def _fault(
@@ -655,6 +662,11 @@ class MeshLab:
         """Whether it was terminated, or detached."""
         return not self._end.alive
 
+    @property
+    def detached(self) -> bool:
+        """Whether it was let go with `detach`, and goes on elsewhere."""
+        return self._detached
+
     def check_alive(self) -> None:
         """Raise `LabError` when the lab was terminated or detached: nothing can be asked of it any more."""
         if not self._end.alive:
@@ -663,13 +675,18 @@ class MeshLab:
             raise LabError("this lab was terminated; start a new one with MeshLab()")
 
     def terminate(self) -> None:
-        """End all members, and the lab with them, kept or not. Doing so again does nothing."""
+        """End all members, and the lab with them, kept or not. Doing so again does nothing.
+
+        What happened can still be looked at: `timeline()`, `faults`, and `to_file`. Whatever asks members, or does
+        something to them, is a `LabError` from now on. Raises one for a lab that was detached: it goes on elsewhere.
+        """
+        if self._detached:
+            self.check_alive()
         for recording in self._recordings:
             recording.stop()
         # It counts as ended from now on: a live table does not take its members, as they go, for lost.
         self._end.detach()
-        if not self._detached:
-            self.engine.end()
+        self.engine.end()
 
     def detach(self) -> None:
         """Let go of a lab that is kept: it goes on, and `MeshLab.attach` takes it again, here or elsewhere.
@@ -688,7 +705,8 @@ class MeshLab:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.terminate()
+        if not self._detached:
+            self.terminate()
 
     def __repr__(self) -> str:
         running, paused = [member.running for member in self], sum(member.paused for member in self)

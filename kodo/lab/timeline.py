@@ -500,7 +500,7 @@ def _left_out(hidden: int, members: int, theirs: int) -> Iterator[str]:
         yield f"{numbered(hidden, 'earlier message is', 'earlier messages are')} not shown"
     if members:
         also = f", nor {numbered(theirs, 'message')} with them" if theirs else ""
-        yield f"{numbered(members, 'more member has', 'more members have')} no line here{also}; .frame has all"
+        yield f"{numbered(members, 'more member has', 'more members have')} no line here{also}; .frame has them"
 
 
 def _lines_of(timeline: Timeline) -> list[str]:
@@ -589,7 +589,7 @@ def _short(name: str) -> str:
 
 
 def _cut(label: str) -> str:
-    return label if len(label) <= 60 else label[:59] + "…"
+    return label if len(label) <= 72 else label[:71] + "…"
 
 
 def _plain(text: str) -> str:

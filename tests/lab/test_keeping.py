@@ -195,9 +195,18 @@ def test_detach_leaves_all_as_it_is_and_attach_takes_it_again() -> None:
     assert repr(lab) == "<MeshLab mine, 1 registry: detached>"
     with pytest.raises(LabError, match=r"this lab was detached; MeshLab.attach\('mine'\) takes it again"):
         lab.add_node()
-    with pytest.raises(LabError, match="this lab was detached"):
-        registry.status()
-    lab.terminate()
+    assert repr(registry) == "<Registry registry1: detached>"
+    for verb in (
+        registry.status,
+        registry.kill,
+        registry.terminate,
+        registry.start,
+        lab.flows,
+        lab.heal,
+        lab.terminate,
+    ):
+        with pytest.raises(LabError, match="this lab was detached"):
+            verb()
     assert alive(pid)
     again = MeshLab.attach(registry.lab.folder)
     assert again is not lab

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -332,9 +332,43 @@ def test_the_end_is_the_end(pair: MeshLab) -> None:
     pair.terminate()
     assert repr(pair) == "<MeshLab simulated, 2 registries, 1 node: terminated>"
     assert len(pair.timeline()) == 3
-    for verb in (pair.settle, pair.add_registry, lambda: pair.run(1)):
-        with pytest.raises(LabError, match="this lab was terminated"):
-            verb()
+    pair["node1"].kill()
+    assert repr(pair["node1"]) == "<Node node1: terminated>", "who has ended stays as it is"
+
+
+VERBS: dict[str, Callable[[MeshLab], object]] = {
+    **{
+        name: lambda lab, name=name: getattr(lab, name)()
+        for name in (
+            *("add_node", "add_registry", "beliefs", "convergence", "counts", "dashboard", "detach", "flows", "heal"),
+            *("live", "settle", "topology"),
+        )
+    },
+    **{
+        f"member.{name}": lambda lab, name=name: getattr(lab["registry1"], name)()
+        for name in (*("counts", "flows", "get", "live", "map", "pause", "restart", "resume", "start", "status"),)
+    },
+    "add": lambda lab: lab.add("node", "n", {}),
+    "cut": lambda lab: lab.cut("registry1", "registry2"),
+    "explain": lambda lab: lab.explain("node1"),
+    "explain a flow": lambda lab: lab.explain("any flow"),
+    "latency": lambda lab: lab.latency("registry1", "registry2", ms=1),
+    "loss": lambda lab: lab.loss("registry1", "registry2", request=0.5),
+    "partition": lambda lab: lab.partition("registry1"),
+    "record": lambda lab: lab.record("record.jsonl"),
+    "run": lambda lab: lab.run(1),
+    "member.explain": lambda lab: lab["registry1"].explain("node1"),
+    "member.post": lambda lab: lab["registry1"].post("/register"),
+}
+"""Every verb that asks members, or does something to them."""
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_nothing_can_be_asked_of_a_lab_that_has_ended(pair: MeshLab, verb: str) -> None:
+    """Whichever verb it is, the error says so, and what to do."""
+    pair.terminate()
+    with pytest.raises(LabError, match=r"this lab was terminated; start a new one with MeshLab\(\)"):
+        VERBS[verb](pair)
 
 
 @pytest.mark.parametrize("verb", ["live", "dashboard", "logs"])
