@@ -266,11 +266,14 @@ class Runtime:
         return await self._on(self._helpers, work)
 
     async def _on(self, threads: ThreadPoolExecutor, work: Callable[..., T]) -> T:
+        def done(_: object) -> None:
+            self._loop.call_soon_threadsafe(self._busy.subtract, [threads])
+
+        doing = threads.submit(work)
         self._busy[threads] += 1
-        try:
-            return await self._loop.run_in_executor(threads, work)
-        finally:
-            self._busy[threads] -= 1
+        # Not when who asked has gone: a thread that has begun goes on to its end.
+        doing.add_done_callback(done)
+        return await asyncio.wrap_future(doing)
 
     async def _briefly(self, read: Callable[..., T], threads: ThreadPoolExecutor) -> T:
         # While the writer works, the loop would have to wait for the interpreter again after each step of a read. But

@@ -23,7 +23,7 @@ import errno
 import socket
 import zlib
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from random import Random
@@ -204,7 +204,8 @@ class Transport:
 def _client() -> httpx.AsyncClient:
     import httpx  # noqa: PLC0415, a tenth of the start
 
-    import_module("anyio._backends._asyncio")  # else the first message does, and holds the event loop for 10 ms
+    with suppress(ImportError):  # another release may have it elsewhere
+        import_module("anyio._backends._asyncio")  # else the first message does, and holds the event loop for 10 ms
     return httpx.AsyncClient(
         timeout=None,
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=1000, keepalive_expiry=60),

@@ -84,12 +84,18 @@ def test_what_comes_while_the_writer_works_is_done_next() -> None:
     running(cache, work)
 
 
-def test_what_is_brief_does_not_wait_for_hard_questions() -> None:
-    """While the writer works and all reading threads are busy, a brief read is answered at once."""
+@pytest.mark.parametrize("gone", [False, True], ids=["waiting", "gone"])
+def test_what_is_brief_does_not_wait_for_hard_questions(gone: bool) -> None:
+    """While the writer works and all reading threads are busy, a brief read is answered at once.
+
+    They are also busy with the questions of those who have gone.
+    """
     cache = Cache(Owner(URL))
     inside, go = threading.Event(), threading.Event()
+    begun = threading.Semaphore(0)
 
     def hard() -> None:
+        begun.release()
         go.wait(10)
 
     async def work(runtime: Runtime) -> None:
@@ -97,13 +103,18 @@ def test_what_is_brief_does_not_wait_for_hard_questions() -> None:
         registering = asyncio.create_task(runtime.register(registration(1)))
         await asyncio.to_thread(inside.wait, 10)
         questions = [asyncio.create_task(runtime.read_aside(hard)) for _ in range(READERS)]
-        await asyncio.sleep(0)
+        for _ in questions:
+            await asyncio.to_thread(begun.acquire, timeout=10)
+        if gone:
+            for question in questions:
+                question.cancel()
+            await asyncio.wait(questions)
         try:
             assert await runtime.read(lambda brief=False: brief)
-            assert not any(question.done() for question in questions)
+            assert not go.is_set()
         finally:
             go.set()
-            await asyncio.gather(registering, *questions)
+            await asyncio.gather(registering, *questions, return_exceptions=True)
 
     running(cache, work)
 

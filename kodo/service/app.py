@@ -71,6 +71,10 @@ def create_app(runtime: Runtime, cache: Cache, limits: Limits, streams: Streams,
     add_reading(app.router, runtime, cache)
     add_events(app.router, runtime, cache.catalogue, streams, trace)
     add_reports(app.router, runtime, cache)
+    for route in app.routes:
+        # What is read can be asked for by its headers alone; a stream would not end.
+        if isinstance(route, APIRoute) and route.methods == {"GET"} and route.name != "get_events":
+            route.methods = {"GET", "HEAD"}
     if trace is not None:
         app.add_middleware(Traced, trace=trace)
     app.add_exception_handler(KodoError, _refuse)
@@ -117,7 +121,9 @@ def _described(app: FastAPI) -> dict[str, Any]:
         from kodo.service import shapes  # noqa: PLC0415, a tenth of a start, for this page alone
 
         routes = [
-            APIRoute(route.path, route.endpoint, methods=route.methods, **shapes.ROUTES[route.name])
+            APIRoute(
+                route.path, route.endpoint, methods=(route.methods or set()) - {"HEAD"}, **shapes.ROUTES[route.name]
+            )
             for route in app.routes
             if isinstance(route, APIRoute)
         ]

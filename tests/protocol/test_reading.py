@@ -458,3 +458,15 @@ def test_every_route_is_documented(serve: Start) -> None:
         if "get" in methods and "{" not in path and path != "/events":
             assert served.client.get(path).status_code < 500, path
     assert flow_urls(served) == []
+
+
+@pytest.mark.parametrize("path", ["/", "/flows", "/flows?format=html", "/counts", "/map", "/_cache", "/convergence"])
+def test_what_is_read_can_be_asked_for_by_its_headers(serve: Start, path: str) -> None:
+    """HEAD is answered as GET is, without the body; a stream, which would not end, is not."""
+    served = serve(loader=["a"])
+    got, headed = served.client.get(path), served.client.head(path)
+    assert (headed.status_code, headed.content) == (200, b"")
+    for name in ("content-type", "etag", "content-length"):
+        assert headed.headers.get(name) == got.headers.get(name)
+    assert served.client.head("/events").status_code == 405
+    assert "head" not in served.get("/openapi.json")["paths"]["/flows"]
