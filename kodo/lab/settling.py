@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from kodo.errors import KodoError, LabError
 from kodo.lab.engine import Asking, Engine
+from kodo.lab.faults import Fault as LabFault
 from kodo.lab.flows import all_flows
 from kodo.lab.history import Message
 from kodo.lab.member import Member
@@ -108,10 +109,14 @@ class Settled:
         return frame_of([{"registry": name, "seconds": seconds} for name, seconds in rows], ["registry", "seconds"])
 
     def plot(self) -> Bars:
-        """A picture of when each registry had its last news."""
+        """A picture of when each registry had its last news; where there was none, its title says so."""
         from kodo.lab.bars import Bars  # noqa: PLC0415, matplotlib takes its time
 
-        return Bars(f"when {numbered(len(self.per_registry), 'registry', 'registries')} knew", self.per_registry)
+        known = numbered(len(self.per_registry), "registry", "registries")
+        title = f"when {known} knew"
+        if not any(self.per_registry.values()):
+            title = f"nothing was new: {known} knew it all before" if self.per_registry else "no registry runs"
+        return Bars(title, self.per_registry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,18 +266,23 @@ def _ask(look: Look, member: Member, client: Asking, names: Names) -> None:
         return
     look.connections[member.name] = status["connection"]
     if member.kind != "node" and not status["idle"]:
-        look.faults.append(Fault(f"{member.name} is not idle: it still has something to tell", member))
+        outward = [
+            fault for fault in member.lab.faults.active if any(sender == member.name for sender, _ in fault.effects)
+        ]
+        text = f"{member.name} is not idle: it still has something to tell"
+        look.faults.append(Fault(text + _while(outward), member))
     for url, since in status["connection"].items():
         if since is None:
+            # An answer comes back on the way of what it answers: what holds on the way back holds up others.
+            holding = member.lab.faults.on((member.name, names[url]))
             text = f"the connection {member.name} -> {names[url]} does not stand"
-            look.faults.append(Fault(text + _wanted(member, names[url]), member))
+            look.faults.append(Fault(text + _while(holding), member))
 
 
-def _wanted(member: Member, other: str) -> str:
-    """What the lab itself does to the messages between two, for who forgot."""
-    ways = ((member.name, other), (other, member.name))
-    holding = {fault.label: fault for way in ways for fault in member.lab.faults.on(way)}
-    return f", while {' and '.join(holding)} holds" if holding else ""
+def _while(faults: Iterable[LabFault]) -> str:
+    """What the lab itself does to messages, for who forgot."""
+    holding = list(dict.fromkeys(fault.label for fault in faults))
+    return f", while {' and '.join(holding)} {'holds' if len(holding) == 1 else 'hold'}" if holding else ""
 
 
 def _read_listings(look: Look, registries: Iterable[Member], clients: Mapping[str, Asking]) -> None:
@@ -394,7 +404,10 @@ def _cause(fault: Fault, messages: Sequence[Message], now: float) -> str:
     name, state = fault.culprit.name, fault.culprit.state
     failed = [message for message in messages if message.news and message.nodes and not message.delivered]
     last = next((message for message in reversed(failed) if message.receiver == name), failed[-1] if failed else None)
-    said = "" if last is None else f": last push {last.sender} -> {last.receiver} {_fate(last, now)}"
+    said = ""
+    if last is not None:
+        holding = fault.culprit.lab.faults.on((last.sender, last.receiver))
+        said = f": last push {last.sender} -> {last.receiver} {_fate(last, now)}{_while(holding)}"
     return said if state == "running" else f"{said or ':'}{'; ' if said else ' '}{name} is {state}"
 
 

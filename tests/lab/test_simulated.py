@@ -442,6 +442,32 @@ def test_a_large_mesh_is_summarised() -> None:
         assert lab.timeline().png.startswith(b"\x89PNG")
 
 
+def test_a_settled_mesh_without_news_says_so_in_its_picture(pair: MeshLab) -> None:
+    """Bars without a length say nothing by themselves."""
+    pair.settle()
+    pair["node1"].restart(flows=["new"])
+    assert repr(pair.settle().plot()) == "<Bars: when 2 registries knew>"
+    assert repr(pair.settle().plot()) == "<Bars: nothing was new: 2 registries knew it all before>"
+    for member in pair:
+        member.kill()
+    nobody = pair.settle().plot()
+    assert repr(nobody) == "<Bars: no registry runs>"
+    assert nobody.png.startswith(b"\x89PNG")
+
+
+def test_a_cut_of_one_way_is_named_where_it_holds_something_up(pair: MeshLab) -> None:
+    """Beside the member that cannot speak and the news that does not arrive, and not for the way that is free."""
+    pair.settle()
+    with pair.cut("registry1", "registry2", one_way=True):
+        pair["node1"].restart(flows=["new"])
+        with pytest.raises(LabError) as caught:
+            pair.settle(timeout=3)
+        cut = "while cut registry1 -> registry2 holds"
+        assert f"- registry1 is not idle: it still has something to tell, {cut}\n" in str(caught.value)
+        assert f"s ago, {cut}\n" in str(caught.value)
+        assert f"registry2 -> registry1 does not stand, {cut}" not in str(caught.value)
+
+
 def test_a_wrong_name_is_told_from_the_first_of_many() -> None:
     """A lab of hundreds does not name them all, and says which one was probably meant."""
     with MeshLab(engine="simulated") as lab:
