@@ -152,8 +152,7 @@ class Faults:
         except BaseException:
             # It is one that never was, but for members that were told of it already.
             self.all.remove(fault)
-            with suppress(LabError):
-                self._apply({caller for caller, _ in effects}, 0.0)
+            self._tell_again({caller for caller, _ in effects})
             raise
         self._note("fault", fault)
         return fault
@@ -179,8 +178,7 @@ class Faults:
                 late = self._apply(callers, limit)
         except BaseException:
             # Who was not told yet is told now: nobody could end it any more.
-            with suppress(LabError, OSError):
-                self._apply(callers, 0.0)
+            self._tell_again(callers)
             raise
         finally:
             for fault in ended:
@@ -188,6 +186,11 @@ class Faults:
         if late:
             labels = ", ".join(fault.label for fault in ended)
             raise LabError(f"expected {labels} to be healed, but {late}; it is as soon as that is done")
+
+    def _tell_again(self, callers: set[str]) -> None:
+        """Tell members what holds, in the middle of an error, which is the one that its reader has to see."""
+        with suppress(LabError, OSError):
+            self._apply(callers, 0.0)
 
     def effects(self) -> dict[Way, Effect]:
         """What holds now, on each way."""

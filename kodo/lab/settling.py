@@ -29,7 +29,7 @@ from kodo.lab.flows import all_flows
 from kodo.lab.history import Message
 from kodo.lab.member import Member
 from kodo.lab.missing import Missing, missing_among
-from kodo.lab.naming import Names, numbered
+from kodo.lab.naming import Names, few, numbered
 from kodo.lab.news import first_news, last_news
 from kodo.lab.plain import wrapped
 from kodo.models import canonical
@@ -81,13 +81,11 @@ class Settled:
         if len(self.missing) > FEW:
             said.append(f"and {len(self.missing) - FEW} more are missing")
         if self.alone:
-            more = f" and {len(self.alone) - FEW} more" if len(self.alone) > FEW else ""
             have, their = ("has", "its") if len(self.alone) == 1 else ("have", "their")
-            said.append(f"{', '.join(self.alone[:FEW])}{more} {have} no registry, so nobody lists {their} flows")
+            said.append(f"{few(self.alone, FEW)} {have} no registry, so nobody lists {their} flows")
         if self.apart:
-            groups = " | ".join(", ".join([*group[:FEW], *["..."][: len(group) - FEW]]) for group in self.apart[:FEW])
-            more = f" | {len(self.apart) - FEW} more" if len(self.apart) > FEW else ""
-            said.append(f"nothing connects {groups}{more}, so each lists its own alone")
+            groups = [", ".join([*group[:FEW], *["..."][: len(group) - FEW]]) for group in self.apart]
+            said.append(f"nothing connects {few(groups, FEW, ' | ')}, so each lists its own alone")
         return said
 
     @property
@@ -139,6 +137,8 @@ class Look:
     connections: dict[str, dict[str, str | None]] = field(default_factory=dict)
     listings: dict[str, Listing] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
+    groups: dict[str, str] = field(default_factory=dict)
+    """For each registry, the name that stands for all that belong together with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,14 +199,14 @@ def _measured(members: Sequence[Member], look: Look, began: float, trail: Trail,
         per_registry={name: max(0.0, round(told.get(name, deed) - deed, 6)) for name in takers},
         missing=missing,
         alone=_alone(members, look),
-        apart=_apart(members, look),
+        apart=_apart(look.groups),
     )
 
 
-def _apart(members: Sequence[Member], look: Look) -> list[list[str]]:
+def _apart(leaders: Mapping[str, str]) -> list[list[str]]:
     """The groups of registries that nothing connects, if there are several."""
     groups: dict[str, list[str]] = {}
-    for name, lead in groups_of(members, look, Names({member.name: member.url for member in members})).items():
+    for name, lead in leaders.items():
         groups.setdefault(lead, []).append(name)
     return list(groups.values()) if len(groups) > 1 else []
 
@@ -228,15 +228,16 @@ def take_look(members: Sequence[Member], clients: Mapping[str, Asking], *, thoro
         _ask(look, member, clients[member.name], names)
     registries = [member for member in running if member.kind != "node" and member.answers]
     if thorough or not look.faults:
+        look.groups = groups_of(members, look.connections, names)
         _read_listings(look, registries, clients)
-        look.faults += _disagreements(look, groups_of(members, look, names), registries, names)
+        look.faults += _disagreements(look, registries, names)
     return look
 
 
 def expected_by(members: Sequence[Member]) -> dict[str, frozenset[str]]:
     """For each node the registries that are to list it: those it registers with, and all that these tell."""
     names = Names({member.name: member.url for member in members})
-    groups = groups_of(members, Look(), names)
+    groups = groups_of(members, {}, names)
     providers = {member.name: member for member in members if member.kind == "provider"}
     expected = {}
     for node in members:
@@ -297,19 +298,19 @@ def _read_listings(look: Look, registries: Iterable[Member], clients: Mapping[st
         }
 
 
-def groups_of(members: Sequence[Member], look: Look, names: Names) -> dict[str, str]:
-    """For each registry, the name that stands for all that belong together with it."""
+def groups_of(members: Sequence[Member], connections: Mapping[str, Iterable[str]], names: Names) -> dict[str, str]:
+    """For each registry, the name that stands for all that belong together with it, by what each was told and says."""
     leader = {member.name: member.name for member in members if member.kind == "registry"}
     for member in members:
-        for url in {*member.connect, *look.connections.get(member.name, {})}:
+        for url in {*member.connect, *connections.get(member.name, ())}:
             one, other = leader.get(member.name), leader.get(names[url])
             if one is not None and other is not None and one != other:
                 leader = {name: one if lead == other else lead for name, lead in leader.items()}
     return leader
 
 
-def _disagreements(look: Look, groups: dict[str, str], registries: Sequence[Member], names: Names) -> list[Fault]:
-    faults = []
+def _disagreements(look: Look, registries: Sequence[Member], names: Names) -> list[Fault]:
+    groups, faults = look.groups, []
     for group in sorted(set(groups.values())):
         there = [member for member in registries if groups.get(member.name) == group and member.name in look.listings]
         known = _latest([look.listings[member.name] for member in [*there, *_providers(look, registries, there)]])
@@ -383,7 +384,7 @@ def _failure(members: Sequence[Member], look: Look, timeout: float, trail: Trail
 def _unheard_by_the_silent(members: Sequence[Member], look: Look, messages: Sequence[Message]) -> list[Fault]:
     """What registries that cannot be asked have not been told: all that is newer than the last message they took."""
     names = Names({member.name: member.url for member in members})
-    groups, faults = groups_of(members, look, names), []
+    groups, faults = look.groups, []
     for member in members:
         if member.answers or member.kind != "registry":
             continue
