@@ -424,6 +424,14 @@ def test_settle_names_who_lacks_which_flow(lab: MeshLab) -> None:
     assert repr(lab.settle()) == "<Settled: 3 registries agree>"
 
 
+def test_a_member_by_another_name_of_this_machine_is_that_member(lab: MeshLab) -> None:
+    """It is drawn once, and a cut holds for it."""
+    first = lab.add_registry()
+    second = lab.add_registry(connect=first.url.replace("127.0.0.1", "LOCALHOST") + "/")
+    assert second.connect == [first.url]
+    assert sorted(lab.topology().graph) == ["registry1", "registry2"]
+
+
 def test_settle_names_who_is_missing_and_what_nobody_lists_for_that(lab: MeshLab) -> None:
     """A registry and a node that were killed are not waited for; they are named, and what only they knew."""
     first = lab.add_registry()

@@ -31,7 +31,7 @@ from kodo.lab.flows import FlowTable, Row, all_flows, united
 from kodo.lab.keeping import Kept, find_kept, kept_labs
 from kodo.lab.logs import Logs
 from kodo.lab.member import Member, flow_source
-from kodo.lab.naming import FEW, NOBODY, Names, few, numbered, one_of, tally
+from kodo.lab.naming import FEW, NOBODY, Names, few, numbered, one_of, same_place, tally
 from kodo.lab.plan import changes_of, functions_of_graph, plan_of_graph, plan_of_members, unknown_options
 from kodo.lab.processes import Processes, kept_setup
 from kodo.lab.recording import Recording
@@ -238,7 +238,8 @@ class MeshLab:
     ) -> Member:
         """Start a registry, or a provider, that connects with `connect`, and wait until it answers.
 
-        `connect` is a handle, a name, a url, or a list of these; `options` are those of `kodo.options`. Raises
+        `connect` is a handle, a name, a url, or a list of these; a member by its url at `localhost` is that member.
+        `options` are those of `kodo.options`. Raises
         `LabError`, with the end of its log, when it does not start; the lab is then as before.
         """
         kind = "provider" if provider else "registry"
@@ -316,6 +317,8 @@ class MeshLab:
         flows, loader = options.pop("flows", None), options.pop("loader", None)
         if "connect" in changes:
             options["connect"] = self._urls(changes["connect"])
+            if options.get("url") in options["connect"]:
+                raise LabError("connect: expected another registry or provider, not the member itself")
         check_plain(options)
         kept = setup.loader if not {"flows", "loader"} & changes.keys() else flow_source(flows, loader)
         if kept is not None and not options.get("node", True):
@@ -332,7 +335,8 @@ class MeshLab:
                 canonical(target)
             except ValueError as error:
                 raise LabError(f"connect: {error}, not {target!r}") from error
-            return target
+            # Another name of this machine would make another peer of a member, which no fault reaches.
+            return next((member.url for member in self if same_place(member.url, target)), target)
         member = target if isinstance(target, Member) else self[target]
         if member.kind == "node":
             raise LabError(f"connect: expected a registry, but {member.name} is a node; connect the node instead")

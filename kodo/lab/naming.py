@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from urllib.parse import urlsplit
 
 from kodo.errors import suggestion
 from kodo.models import Key, canonical
@@ -15,18 +16,28 @@ NO_ANSWER, NOBODY = "no answer", "no registry is there to be asked"
 
 MOST = 12
 """Names that a text tells of all that there are."""
+LOOPBACK = {"localhost", "127.0.0.1"}
+"""What this machine is called by itself, where members of a lab listen."""
 FEW = 4
 """Names that the label of a fault tells of each side."""
 
 
 class Names:
-    """The names of members by their urls; who is no member goes by the url."""
+    """The names of members by their urls; who is no member goes by the url, as it is spelled where it is first met."""
 
     def __init__(self, urls: Mapping[str, str]) -> None:
         self._names: dict[Key, str] = {canonical(url): name for name, url in urls.items()}
 
     def __getitem__(self, url: str) -> str:
-        return self._names.get(canonical(url), url)
+        return self._names.setdefault(canonical(url), url)
+
+
+def same_place(one: str, other: str) -> bool:
+    """Whether two urls lead to the same port of this machine, or are the same by the protocol."""
+    if canonical(one) == canonical(other):
+        return True
+    here, there = urlsplit(one), urlsplit(other)
+    return here.port == there.port is not None and {here.hostname, there.hostname} <= LOOPBACK
 
 
 def tally(kinds: Iterable[str]) -> str:

@@ -468,6 +468,23 @@ def test_a_cut_of_one_way_is_named_where_it_holds_something_up(pair: MeshLab) ->
         assert f"registry2 -> registry1 does not stand, {cut}" not in str(caught.value)
 
 
+def test_a_member_does_not_connect_with_itself(pair: MeshLab) -> None:
+    """By no spelling, as the file of a lab refuses it; it runs on as it was."""
+    first = pair["registry1"]
+    for itself in (first, "registry1", [first.url.upper().replace("HTTP", "http") + "/"]):
+        with pytest.raises(LabError, match="connect: expected another registry or provider, not the member itself"):
+            first.restart(connect=itself)
+    assert (first.state, first.connect) == ("running", [])
+
+
+def test_a_stranger_is_one_however_its_url_is_spelled() -> None:
+    """By the protocol's comparison of urls it is one peer."""
+    with MeshLab(engine="simulated") as lab:
+        for url in ("http://elsewhere:3366", "http://ELSEWHERE:3366/"):
+            lab.add_registry(connect=url)
+        assert sorted(lab.topology().graph) == ["http://elsewhere:3366", "registry1", "registry2"]
+
+
 def test_a_wrong_name_is_told_from_the_first_of_many() -> None:
     """A lab of hundreds does not name them all, and says which one was probably meant."""
     with MeshLab(engine="simulated") as lab:
