@@ -27,6 +27,7 @@ from matplotlib.textpath import TextPath
 from matplotlib.transforms import Affine2D
 
 from kodo.errors import LabError, unwritten
+from kodo.lab.naming import checked_path
 
 __all__ = ["Affine2D", "Figure", "Line2D", "Picture", "Rectangle", "card", "width_of"]
 
@@ -77,7 +78,7 @@ class Picture:
 
         Raises `LabError` for another ending, and when the file cannot be written.
         """
-        target = Path(path)
+        target = checked_path(path)
         content = self._content(target.suffix)
         try:
             target.write_bytes(content)

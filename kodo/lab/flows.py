@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 
-from kodo.errors import LabError
+from kodo.errors import InvalidMessageError, LabError, suggestion
 from kodo.lab.engine import Asking
 from kodo.lab.naming import Names, numbered, one_line
 from kodo.lab.plain import LEAST, WIDEST, Column, text_table, wrapped
 from kodo.misread import explanation
-from kodo.models import MISSING_AUTHOR, MISSING_DESCRIPTION
-from kodo.query import parse_order
+from kodo.models import COLUMNS, MISSING_AUTHOR, MISSING_DESCRIPTION
+from kodo.query import Order, parse_order
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -118,12 +118,26 @@ def all_flows(client: Asking, q: str | None = None, by: str | None = None) -> li
     for name, text in (("q", q), ("by", by)):
         if not isinstance(text, str | None):
             raise LabError(f"{name}: expected a text, such as {EXAMPLES[name]!r}, not {text!r}")
+    checked_order(by)
     rows: list[Row] = []
     while True:
         page = client.flows(q=q, by=by, p=len(rows) // PAGE, pp=PAGE)
         rows += page["items"]
         if len(page["items"]) < PAGE:
             return rows
+
+
+def checked_order(by: str | None) -> Order:
+    """The order that `by` asks for. Raises `InvalidMessageError` as a service does, with the column that was meant."""
+    try:
+        return parse_order(by or "")
+    except InvalidMessageError as error:
+        words = [item.partition(":")[0].strip() for item in (by or "").split(",")]
+        hints = [suggestion(word, COLUMNS, otherwise="") for word in words if word not in COLUMNS]
+        hint = next(filter(None, hints), None)
+        if hint is None:
+            raise
+        raise InvalidMessageError([{**fault, "msg": f"{fault['msg']}; {hint}"} for fault in error.detail]) from error
 
 
 def united(listings: Mapping[str, Iterable[Row]]) -> list[Row]:
@@ -143,7 +157,7 @@ def united(listings: Mapping[str, Iterable[Row]]) -> list[Row]:
 
 def sorted_rows(rows: list[Row], by: str | None) -> list[Row]:
     """Rows in the order that `by` asks for, ties by node and url. Raises `InvalidMessageError` as a service does."""
-    asked = [item.partition(":") for item in parse_order(by or "").shown.split(", ")]
+    asked = [item.partition(":") for item in checked_order(by).shown.split(", ")]
     keys = [(column, direction.startswith("d")) for column, _, direction in asked]
     reverse = all(descends for _, descends in keys)
     for column, descends in reversed([*keys, ("node", reverse), ("url", reverse)]):

@@ -31,7 +31,7 @@ from kodo.lab.flows import FlowTable, Row, all_flows, united
 from kodo.lab.keeping import Kept, find_kept, kept_labs
 from kodo.lab.logs import Logs
 from kodo.lab.member import Member, flow_source
-from kodo.lab.naming import FEW, NOBODY, Names, few, numbered, one_of, same_place, tally
+from kodo.lab.naming import FEW, NOBODY, Names, checked_path, few, numbered, one_of, same_place, tally
 from kodo.lab.plan import changes_of, functions_of_graph, plan_of_graph, plan_of_members, unknown_options
 from kodo.lab.processes import Processes, kept_setup
 from kodo.lab.recording import Recording
@@ -82,9 +82,10 @@ class MeshLab:
     ) -> None:
         """Start an empty lab. `folder` keeps logs and caches; `timeout` is how long anything is waited for.
 
-        `record` is a file to record into from the start, as `record()` does. With `keep` the lab outlives this process,
-        until `terminate`, and is found by its name: `MeshLab.attach(name)`. With `engine="simulated"` members are
-        no processes, time is virtual and passes in `settle` and `run` alone, and `seed` decides all chance.
+        A folder that is not there is made. `record` is a file to record into from the start, as `record()` does. With
+        `keep` the lab outlives this process, until `terminate`, and is found by its name: `MeshLab.attach(name)`. With
+        `engine="simulated"` members are no processes, time is virtual and passes in `settle` and `run` alone, and
+        `seed` decides all chance.
         """
         self.timeout = checked_timeout(timeout)
         self._members: dict[str, Member] = {}
@@ -169,8 +170,9 @@ class MeshLab:
         """A lab with a member for each node of a networkx graph, named like it, and a connection for each edge.
 
         Attributes of a node: `kind` (registry, the default, provider or node), and `flows` or `loader`, as `add_node`
-        takes them. The node of an edge calls the registry; of two registries the later calls the earlier or, in a
-        directed graph, as the edge goes. All start side by side. `options` are those of `MeshLab`.
+        takes them; others are left alone, but for what looks like one of these, which is a `LabError`. The node of an
+        edge calls the registry; of two registries the later calls the earlier or, in a directed graph, as the edge
+        goes. All start side by side. `options` are those of `MeshLab`.
         """
         return cls._planned(plan_of_graph(graph), timeout, options, functions_of_graph(graph))
 
@@ -181,7 +183,7 @@ class MeshLab:
         Raises `PlanError`, which names the line and the field at fault, and starts nothing then. What is `simulated` in
         it is left out: a lab starts what there is now, all at once.
         """
-        return cls._planned(read_plan(path, unknown_options), timeout, options)
+        return cls._planned(read_plan(checked_path(path), unknown_options), timeout, options)
 
     @classmethod
     def _planned(
@@ -208,9 +210,9 @@ class MeshLab:
         """Write what the lab consists of to a YAML file, for `from_file`.
 
         Raises `LabError` when a node has a loader that is a function: it cannot be written down. Raises `PlanError`
-        when the file cannot be written.
+        when the file cannot be written: its folder has to be there.
         """
-        write_plan(plan_of_members(self.name, self), path)
+        write_plan(plan_of_members(self.name, self), checked_path(path))
 
     @staticmethod
     def replay(path: Path | str) -> Replay:
@@ -554,7 +556,7 @@ class MeshLab:
         """
         self.check_alive()
         self.engine.need_processes("record()")
-        recording = Recording(self, Path(path))
+        recording = Recording(self, checked_path(path))
         self._recordings.append(recording)
         return recording
 

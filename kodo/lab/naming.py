@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from urllib.parse import urlsplit
 
-from kodo.errors import suggestion
+from kodo.errors import LabError, suggestion
 from kodo.models import Key, canonical
 
 PLURALS = {"registry": "registries", "provider": "providers", "node": "nodes"}
@@ -67,6 +68,13 @@ def one_line(text: str) -> str:
     return "".join(
         sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in " ".join(text.split())
     )
+
+
+def checked_path(path: Path | str) -> Path:
+    """A path that a file may have. Raises `LabError` for one with a NUL, which no system takes."""
+    if "\0" in str(path):
+        raise LabError(f"expected a path without a NUL, not {str(path)!r}; choose another path")
+    return Path(path)
 
 
 def numbered(number: int, one: str, more: str | None = None) -> str:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from kodo.lab.member import Member
 
 
+ATTRIBUTES = ("kind", "flows", "loader")
+"""What a node of a graph may say of its member; other attributes are the graph's own business."""
+
+
 def changes_of(member: PlannedMember) -> dict[str, Any]:
     """What a member's setup is to be changed by."""
     flows, loader = (None, member.source) if member.loader is not None else (member.source, None)
@@ -63,7 +67,10 @@ def functions_of_graph(graph: Any) -> dict[str, Callable[..., Any]]:
 
 def _given(data: Mapping[str, Any]) -> dict[str, Any]:
     """What the attributes of a graph's node say of a member; one flow may stand for itself."""
-    given = {key: data[key] for key in ("kind", "flows", "loader") if data.get(key) is not None}
+    for key in data:
+        if key not in ATTRIBUTES and (hint := suggestion(str(key), ATTRIBUTES, otherwise="")):
+            raise LabError(f"expected no attribute {key!r} of a node of the graph; {hint}")
+    given = {key: data[key] for key in ATTRIBUTES if data.get(key) is not None}
     if isinstance(given.get("flows"), str | Mapping):
         given["flows"] = [given["flows"]]
     if callable(given.get("loader")):
@@ -88,8 +95,12 @@ def plan_of_members(name: str | None, members: Iterable[Member]) -> Plan:
 
 def _planned(member: Member, names: Names) -> PlannedMember:
     options = {key: value for key, value in member.setup.options.items() if key not in FOUND and value is not None}
-    if options.get("organization") == member.name:
+    # One without an organization is not one of which nothing is said: that would have its own name for it.
+    organization = member.setup.options.get("organization")
+    if organization == member.name:
         del options["organization"]
+    elif organization is None:
+        options["organization"] = None
     plain = {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
     loader = member.setup.loader
     flows = [_plain_flow(member, flow) for flow in loader] if isinstance(loader, list | tuple) else None

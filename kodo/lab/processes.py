@@ -37,6 +37,7 @@ from kodo.lab import keeping
 from kodo.lab.engine import Life, Setup, Table, Word
 from kodo.lab.history import PATIENCE, History
 from kodo.lab.keeping import Distant, Kept, Pickled
+from kodo.lab.naming import checked_path
 
 LAST = 10.0
 """Seconds that the guardian gets to end in, before it is killed, and with it (on Linux) the members."""
@@ -400,7 +401,7 @@ class Ports:
 
 def _made_folder(folder: Path | str | None) -> Path:
     try:
-        made = Path(tempfile.mkdtemp(prefix="kodo-lab-")) if folder is None else Path(folder).absolute()
+        made = Path(tempfile.mkdtemp(prefix="kodo-lab-")) if folder is None else checked_path(folder).absolute()
         made.mkdir(parents=True, exist_ok=True)
         (made / GUARDIAN_LOG).touch()
     except OSError as error:

@@ -17,7 +17,7 @@ from kodo.errors import LabError
 from kodo.lab.faults import Effect, Way
 from kodo.lab.flows import FlowTable, Row, united
 from kodo.lab.history import Event, Note, merged
-from kodo.lab.naming import Names, numbered, tally
+from kodo.lab.naming import Names, checked_path, numbered, tally
 from kodo.lab.timeline import Choice, Story, Timeline, timeline_of
 from kodo.lab.topology import Seen, Topology, graph_of, place
 from kodo.models import COLUMNS
@@ -90,7 +90,7 @@ def _row(told: Mapping[str, Any]) -> Row:
 def read_record(path: Path | str) -> Record:
     """Read a record. Raises `LabError` when it is none; damaged lines are counted."""
     try:
-        lines = Path(path).read_bytes().splitlines()
+        lines = checked_path(path).read_bytes().splitlines()
     except OSError as error:
         raise LabError(f"expected {path} to be a record of a lab, but {error.strerror}") from error
     record = Record()

@@ -12,7 +12,7 @@ import networkx as nx
 import pytest
 
 from kodo.client import Client
-from kodo.errors import InvalidMessageError, LabError, UnavailableError
+from kodo.errors import InvalidMessageError, KodoError, LabError, UnavailableError
 from kodo.lab import MeshLab
 from kodo.lab.explained import Convergence, Explanation
 from kodo.lab.naming import Names
@@ -483,6 +483,61 @@ def test_a_stranger_is_one_however_its_url_is_spelled() -> None:
         for url in ("http://elsewhere:3366", "http://ELSEWHERE:3366/"):
             lab.add_registry(connect=url)
         assert sorted(lab.topology().graph) == ["http://elsewhere:3366", "registry1", "registry2"]
+
+
+def test_a_wrong_column_is_told_with_the_one_that_was_meant(pair: MeshLab) -> None:
+    """Of the lab and of a member alike; what resembles none is told as before."""
+    for asked in (pair, pair["registry1"]):
+        with pytest.raises(InvalidMessageError, match=r"did you mean 'name'\?"):
+            asked.flows(by="organization, nam:d")
+    with pytest.raises(InvalidMessageError, match=r"each with an optional :a or :d$"):
+        pair.flows(by="xyzzy")
+
+
+def test_an_attribute_that_is_misspelt_is_told_and_others_are_left_alone() -> None:
+    """Graphs carry what they like, and flows that nobody sees are no use."""
+    graph = nx.path_graph(2)
+    graph.nodes[0]["pos"] = (0, 0)
+    with MeshLab.from_graph(graph, engine="simulated") as lab:
+        assert len(lab) == 2
+    graph.nodes[1].update(kind="node", flws=["a"])
+    with pytest.raises(LabError, match="attribute 'flws' of a node of the graph; did you mean 'flows'"):
+        MeshLab.from_graph(graph, engine="simulated")
+
+
+def test_no_organization_comes_back_from_a_file_as_none(tmp_path: Path) -> None:
+    """And the member's own name, which goes without saying, as itself."""
+    with MeshLab(engine="simulated") as lab:
+        lab.add_registry("registry1", organization=None)
+        lab.add_registry("registry2", connect="registry1")
+        lab.to_file(tmp_path / "mesh.yaml")
+    with MeshLab.from_file(tmp_path / "mesh.yaml", engine="simulated") as again:
+        assert [member.setup.options["organization"] for member in again] == [None, "registry2"]
+
+
+PATHS: dict[str, Callable[[MeshLab, str], object]] = {
+    "save": lambda lab, path: lab.topology().save(f"{path}.png"),
+    "to_file": lambda lab, path: lab.to_file(path),
+    "from_file": lambda _, path: MeshLab.from_file(path),
+    "replay": lambda _, path: MeshLab.replay(path),
+    "folder": lambda _, path: MeshLab(folder=path),
+    "record": lambda _, path: MeshLab(record=path),
+}
+
+
+@pytest.mark.parametrize("verb", PATHS)
+def test_a_path_with_a_nul_is_an_error_of_the_family(pair: MeshLab, tmp_path: Path, verb: str) -> None:
+    """Wherever a path is given."""
+    with pytest.raises(LabError, match="expected a path without a NUL"):
+        PATHS[verb](pair, f"{tmp_path}/a\0b")
+
+
+@pytest.mark.parametrize("verb", ["save", "to_file", "record"])
+def test_a_folder_that_is_missing_is_named_and_never_made(pair: MeshLab, tmp_path: Path, verb: str) -> None:
+    """As by what else writes files from a notebook."""
+    with pytest.raises(KodoError, match="its folder is not there; make the folder"):
+        PATHS[verb](pair, f"{tmp_path}/missing/a")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_wrong_name_is_told_from_the_first_of_many() -> None:
