@@ -106,7 +106,7 @@ class Explanation:
         return plain_table(repr(self), *self._cells(), RANKS, SHORTEST)
 
     def _repr_html_(self) -> str:
-        return html_table(repr(self), *self._cells())
+        return html_table(repr(self)[1:-1], *self._cells())
 
     def _cells(self) -> Cells:
         if len(self.answers) > MANY:
@@ -181,7 +181,7 @@ class Convergence:
         return plain_table(repr(self), *self._cells(), least=SHORTEST)
 
     def _repr_html_(self) -> str:
-        return html_table(repr(self), *self._cells())
+        return html_table(repr(self)[1:-1], *self._cells())
 
     def _cells(self) -> Cells:
         rows = list(self._rows())

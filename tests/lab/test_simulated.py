@@ -427,7 +427,7 @@ def test_a_large_mesh_is_summarised() -> None:
         ]
         assert ">300<" in lab.beliefs()._repr_html_()
         assert ">300<" in lab.explain("n")._repr_html_()
-        assert lab.convergence()._repr_html_() == "<div><i>&lt;Convergence: 300 registries, nothing owed&gt;</i></div>"
+        assert lab.convergence()._repr_html_() == "<div><i>Convergence: 300 registries, nothing owed</i></div>"
         topology = lab.topology()
         assert "text/x-mermaid" not in topology._repr_mimebundle_()[0]
         assert len(set(topology.places.values())) == 301
