@@ -16,6 +16,8 @@ from kodo.errors import InvalidMessageError, KodoError, LabError, UnavailableErr
 from kodo.lab import MeshLab
 from kodo.lab.explained import Convergence, Explanation
 from kodo.lab.naming import Names
+from kodo.lab.processes import OPTIONS
+from kodo.plan import FOUND
 from tests.waiting import until
 
 
@@ -513,6 +515,17 @@ def test_no_organization_comes_back_from_a_file_as_none(tmp_path: Path) -> None:
         lab.to_file(tmp_path / "mesh.yaml")
     with MeshLab.from_file(tmp_path / "mesh.yaml", engine="simulated") as again:
         assert [member.setup.options["organization"] for member in again] == [None, "registry2"]
+
+
+def test_a_file_that_nests_by_aliases_is_refused_at_once(tmp_path: Path) -> None:
+    """Written out it would have some ten billion texts."""
+    names = sorted(OPTIONS - FOUND - {"loader"})
+    nested = [f"      {names[0]}: &a0 [{', '.join('x' * 10)}]"]
+    nested += [f"      {name}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n, name in enumerate(names[1:12], 1)]
+    path = tmp_path / "mesh.yaml"
+    path.write_text("\n".join(["members:", "  registry1:", "    options:", *nested]))
+    with pytest.raises(LabError, match="expected a number, a text or a list of these, not a list in a list"):
+        MeshLab.from_file(path, engine="simulated")
 
 
 PATHS: dict[str, Callable[[MeshLab, str], object]] = {
