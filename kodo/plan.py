@@ -229,11 +229,22 @@ def checked_plan(content: Mapping[str, Any]) -> Plan:
     return plan
 
 
+class _Dumper(yaml.SafeDumper):
+    """Escapes what YAML takes for the end of a line where JSON does not (YAML 1.1, 4.2)."""
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        style = '"' if set(text) & set("\x85\u2028\u2029") else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+
+
 def write_plan(plan: Plan, path: Path | str) -> None:
     """Write a plan as YAML, without what goes without saying. Raises `PlanError` where that cannot be."""
     content = plan.model_dump(exclude_defaults=True)
     try:
-        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        text = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     except yaml.YAMLError as error:
         raise PlanError(
             "expected options that can be written down: numbers, texts, lists; leave the others out"

@@ -35,6 +35,8 @@ RANKS = {name: rank for rank, name in enumerate((*ROOM, "seq", "version"), 1)}
 """In which order columns get room in plain text, after those that are always there."""
 SHORTEST = {"why": 40, "behind": LEAST}
 """To how many cells they are cut there to give others room."""
+EVERYTHING = "everything"
+"""What is owed to a peer that was never connected."""
 _URL = re.compile(r"https?://[^\s,;]+")
 
 
@@ -128,7 +130,7 @@ class Convergence:
 
     @property
     def behind(self) -> list[tuple[str, str]]:
-        """The connections, from whom to whom, over which something is owed."""
+        """The connections, from whom to whom, over which something is owed, or that never stood."""
         return [(row["registry"], row["peer"]) for row in self._rows() if row.get("behind")]
 
     @property
@@ -167,6 +169,8 @@ class Convergence:
                 continue
             for url, peer in answer["peers"].items():
                 origins = sorted(self._names[origin] for origin in peer["behind"])
+                # A member of a lab that an older kodo keeps does not tell whether it was ever connected.
+                origins = origins if peer.get("connected", True) else [EVERYTHING]
                 changes = sum(max(0, owed["changes"]) for owed in peer["behind"].values())
                 yield {"registry": name, "peer": self._names[url], **peer, "behind": origins, "changes": changes}
 

@@ -11,7 +11,7 @@ from kodo.errors import LabError, PlanError
 from kodo.lab import MeshLab
 from kodo.lab.history import History
 from kodo.lab.plan import changes_of, plan_of_graph
-from kodo.plan import Plan, read_plan, write_plan
+from kodo.plan import Plan, PlannedMember, read_plan, write_plan
 
 MESH = """
 name: demo
@@ -126,6 +126,13 @@ def test_a_file_is_a_lab_and_a_lab_is_a_file(tmp_path: Path) -> None:
         assert len(lab["node1"].flows()) == 2
         lab.to_file(tmp_path / "again.yaml")
     assert told(read_plan(tmp_path / "again.yaml")) == told(read_plan(tmp_path / "mesh.yaml"))
+
+
+def test_every_text_comes_back_from_a_file(tmp_path: Path) -> None:
+    """What YAML takes for the end of a line is written as no such, and what needs no quotes has none."""
+    plan = Plan(members={"node1": PlannedMember(kind="node", options={"organization": "a\x85b\u2028c\u2029 größe"})})
+    write_plan(plan, tmp_path / "mesh.yaml")
+    assert read_plan(tmp_path / "mesh.yaml") == plan
 
 
 def told(plan: Plan) -> dict[str, object]:

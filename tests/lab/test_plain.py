@@ -142,6 +142,15 @@ def test_whom_a_peer_is_behind_is_cut_before_it_is_left_out() -> None:
     assert heading.split()[-1] == "behind"
 
 
+def test_a_peer_that_was_never_connected_is_owed_everything() -> None:
+    """A mesh in which a connection never stood has not converged, though nobody counts what is owed there."""
+    peer = {"state": "away", "deltas": False, "connected": False, "behind": {}}
+    told = Convergence({"registry1": {"peers": {SECOND: peer}}}, NAMES)
+    assert not told.converged
+    assert told.behind == [("registry1", "registry2")]
+    assert "everything" in str(told)
+
+
 def test_beliefs_of_a_node_with_a_long_url_fit_a_terminal() -> None:
     """It is cut in the middle, of many registries beside their counts."""
     truth = Truth(f"http://{'n' * 70}:3366", "http://n:1", True, [], frozenset())
