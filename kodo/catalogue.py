@@ -22,12 +22,13 @@ A read on the event loop is `brief`: it gives up (`BusyError`) rather than hold 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -66,8 +67,8 @@ STEPS = 500
 """Steps of SQLite's machine between looks at the clock."""
 PIECE = 100
 """Nodes that are written at once."""
-LOOKED_OVER = 20
-"""Records that are looked over at once: in some milliseconds, which are for others to wait."""
+LOOKED_OVER = 200
+"""Flows that are looked over at once, but for a node that has more: in milliseconds, for which others wait."""
 MERGED = 8
 """Segments of the trigrams that are merged into one as they come: of 4, SQLite's default, writing them costs 1.4 times
 as much; of 16, which is cheaper still, a search looks into so many that it takes half as long again."""
@@ -263,27 +264,34 @@ class Catalogue:
         checkup = checkup_of(path) if path is not None and there else None
         if there and checkup is None:
             raise DamagedCacheError(f"expected a catalogue of kodo in {path}, but it is no database")
+        if there:
+            # What this SQLite cannot do at all is no fault of the file, and found out before it is opened.
+            _own_form()
+        kept = _keep_log(path) if path is not None and there else None
         self._writer = _connect(path)
         try:
-            self._prepare(checkup)
+            self._prepare(checkup, kept)
             # Up to which flow the trigrams are written; the id of the last flow that was listed.
             self._indexed = self._last_indexed()
             self._last = max(self._indexed, *self._writer.execute("SELECT coalesce(max(id), 0) FROM flow").fetchone())
             self._vias = {part.origin: part.via for part in self.parts()}
             self._faces = {peer.key: _face(peer) for peer in self.peers()}
-        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        except BaseException as error:
             self.close()
-            if checkup is not None and (isinstance(error, UnicodeDecodeError) or _is_damage(error)):
+            if checkup is not None:
+                # Else it would look for the log of this file by its name, and find that of the file that comes next.
+                checkup.wait()
+            if path is not None and kept is not None and log_of(path).exists():
+                kept.unlink(missing_ok=True)
+            if checkup is not None and _is_damage(error, {*_DAMAGE, sqlite3.SQLITE_ERROR}):
                 raise DamagedCacheError(f"expected a catalogue of kodo in {path}, but {error}") from error
             raise
-        except BaseException:
-            self.close()
-            raise
 
-    def _prepare(self, checkup: Checkup | None) -> None:
+    def _prepare(self, checkup: Checkup | None, kept: Path | None) -> None:
         db = self._writer
         if checkup is not None:
-            self._check_log()
+            if kept is not None:
+                self._check_log(kept)
             db.execute("BEGIN IMMEDIATE")
             self._check_form()
             self._check_content()
@@ -309,27 +317,39 @@ class Catalogue:
         # Out of the log at once: a file that came without it would look like one that nobody has used yet.
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def _check_log(self) -> None:
-        """Refuse a file whose log holds commits that SQLite leaves out, since something before them is damaged.
+    def _check_log(self, kept: Path) -> None:
+        """Say which commits SQLite leaves out of the log, since something before them is damaged; `kept` is the log.
 
-        Each is on disk before the next begins: only the last may be incomplete, after a power cut. What is intact goes
-        to its place, so that the next commit begins the log anew and nothing of now is taken for damage then. Of the
-        rest a copy is kept.
+        Each is on disk before the next begins: only the last may be incomplete, after a power cut. What is before the
+        damage goes to its place, so that the next commit begins the log anew, and nothing of now is found there then.
+        A mesh takes a registry with an older disk (FEDERATION.md, rule 10), and the log is kept for people.
         """
-        if self.path is None:
-            return
         (size,) = self._writer.execute("PRAGMA page_size").fetchone()
-        commits = commits_in_log(self.path, size)
-        busy, taken, _ = self._writer.execute("PRAGMA wal_checkpoint").fetchone()
-        if busy:
-            raise InUseError(f"the cache {self.path} is in use by another process; end that one")
+        commits = commits_in_log(kept, size)
+        taken = self._checkpointed()
         lost = sum(number > taken for number in commits)
         if not lost:
+            kept.unlink()
             return
-        kept = copy(log_of(self.path), aside(log_of(self.path)))
+        # SQLite goes on to write into the file that has two names.
+        apart = copy(kept, kept.with_name(f"{kept.name}.new"))
+        Path(apart).replace(kept)
         if lost > 1:
-            raise DamagedCacheError(f"{lost} commits in its log, which is kept as {kept}, are behind damage")
-        log.warning("the last commit in the log of %s is incomplete, as after a power cut; kept as %s", self.path, kept)
+            log.error("%d commits in the log of %s are behind damage, and left out; kept as %s", lost, self.path, kept)
+        else:
+            said = "the last commit in the log of %s is incomplete, as after a power cut; kept as %s"
+            log.warning(said, self.path, kept)
+
+    def _checkpointed(self) -> int:
+        """How many frames of its log SQLite takes, all of which are in their places then."""
+        end = time.monotonic() + LONGEST
+        while True:
+            busy, taken, _ = self._writer.execute("PRAGMA wal_checkpoint").fetchone()
+            if not busy:
+                return int(taken)
+            if time.monotonic() > end:
+                raise InUseError(f"the cache {self.path} is in use by another process; end that one")
+            time.sleep(0.05)
 
     def _check_form(self) -> None:
         """Refuse what is no catalogue of kodo; bring one of an older version to the present one."""
@@ -342,8 +362,9 @@ class Catalogue:
             for statement in _UPGRADES[older].split(";"):
                 db.execute(statement)
             db.execute(f"PRAGMA user_version = {older + 1}")
-        if _form(db) != _own_form():
-            raise DamagedCacheError(f"expected an intact catalogue in {self.path}, but its tables are others")
+        if missing := _own_form() - _form(db):
+            names = ", ".join(sorted(name for _, name, *_ in missing))
+            raise DamagedCacheError(f"expected an intact catalogue in {self.path}, but these are not as made: {names}")
         # Reads what FTS5 keeps in tables of its own, whose form is its own affair.
         db.execute("SELECT 1 FROM trigram WHERE trigram MATCH 'kodo'").fetchone()
 
@@ -774,15 +795,18 @@ class Catalogue:
         """Look whether what is listed of the next records, whose ids come after this one, is what they say.
 
         The last of them; None when there are no more, and where nothing is kept in a file. Raises `DamagedCacheError`
-        when something else is listed: SQLite does not notice when a text inside a row changes.
+        when something else is listed: SQLite does not notice when a text inside a row changes. Raises `CacheError`
+        when a record cannot be read, and `BusyError` when there is no time for it.
         """
         if self.path is None:
             return None
         with self.reading() as db:
-            wanted = "SELECT id, url, organization, flows FROM record WHERE listed AND id > ? ORDER BY id LIMIT ?"
-            records = db.execute(wanted, (after, LOOKED_OVER)).fetchall()
+            records = _some_records(db, after)
             ids = _json([record[0] for record in records])
-            expected = Counter((*shown, *folded) for record in records for shown, folded, _ in _shown(*record))
+            try:
+                expected = Counter((*shown, *folded) for record in records for shown, folded, _ in _shown(*record))
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                raise CacheError(f"expected flows in a record in {self.path}, but they cannot be read") from error
             damaged = Counter(db.execute(_LISTED, (ids,))) != expected or db.execute(_UNTAGGED, (ids,)).fetchone()
             if damaged or not (records or db.execute(_WELL_COUNTED).fetchone()):
                 raise DamagedCacheError(f"expected to find listed what the records in {self.path} say")
@@ -1100,6 +1124,19 @@ def _selection(select: Filter | None, order: Order) -> str:
     return f"{source} WHERE {where} ORDER BY {sorting}"
 
 
+def _some_records(db: sqlite3.Connection, after: int) -> list[Sequence[Any]]:
+    """The listed records that come after this id, until they have `LOOKED_OVER` flows: id, url, organization, flows."""
+    found: list[Sequence[Any]] = []
+    flows = 0
+    stored = "SELECT id, url, organization, flows, size FROM record WHERE listed AND id > ? ORDER BY id LIMIT ?"
+    for *record, size in db.execute(stored, (after, LOOKED_OVER)):
+        found.append(record)
+        flows += size
+        if flows >= LOOKED_OVER:
+            break
+    return found
+
+
 def _bodies(db: sqlite3.Connection, ids: Sequence[int]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The nodes of these records with their urls, in this order."""
     wanted = f"SELECT {_BODY} FROM json_each(?) i CROSS JOIN record n ON n.id = i.value ORDER BY i.key"
@@ -1142,13 +1179,30 @@ def _own_form() -> set[tuple[Any, ...]]:
         return _form(db)
 
 
-def _is_damage(error: sqlite3.Error) -> bool:
+def _keep_log(path: Path) -> Path | None:
+    """SQLite's log of this database under a second name, which needs no room: SQLite removes the first one."""
+    kept = aside(log_of(path))
+    try:
+        os.link(log_of(path), kept)
+    except FileNotFoundError:
+        return None
+    except OSError:  # a file system without second names
+        copy(log_of(path), kept)
+    return kept
+
+
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+def _is_damage(error: BaseException, codes: Collection[int] = _DAMAGE) -> bool:
     """Whether the file itself is broken; not that it is locked, cannot be read, or that the disk is full.
 
-    A statement that SQLite does not understand (SQLITE_ERROR) names what is not there.
+    A text that cannot be decoded has no code. Where a file is opened a statement that SQLite does not understand
+    (SQLITE_ERROR) names what should be there; of questions it may be the question's fault.
     """
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_NOTADB) & 0xFF
-    return code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
+    if isinstance(error, sqlite3.Error):
+        return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_NOTADB) & 0xFF in codes
+    return isinstance(error, UnicodeDecodeError)
 
 
 def _columns(entry: Entry) -> tuple[Any, ...]:

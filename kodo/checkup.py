@@ -112,7 +112,7 @@ def log_of(path: Path) -> Path:
 
 
 def commits_in_log(path: Path, size: int) -> list[int]:
-    """Which frames in SQLite's log of this database, counted from 1, end a commit of the log's present life.
+    """Which frames in the log of SQLite at this path, counted from 1, end a commit of the log's present life.
 
     A frame holds a page of `size` bytes.
 
@@ -120,7 +120,7 @@ def commits_in_log(path: Path, size: int) -> list[int]:
     the other (https://sqlite.org/fileformat2.html, 4.1: the first is counted up and the second made anew in each life).
     """
     found: list[int] = []
-    with suppress(FileNotFoundError), log_of(path).open("rb") as log:
+    with path.open("rb") as log:
         life = log.read(_LOG_HEADER)[16:24]
         for number in count(1):
             frame = log.read(_FRAME_HEADER)

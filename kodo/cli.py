@@ -552,12 +552,12 @@ def _progress(told: Mapping[str, Any], status: Status) -> Iterator[RenderableTyp
         yield Text("most peers are silent, so no node is shown offline for now", style=POOR)
     if not peers:
         yield Text("there are no peers", style=QUIET)
-    if not status["registry"] and not any(peer["connected"] for peer in peers):
+    if not status["registry"] and not any(map(_was_connected, peers)):
         yield Text("its flows are listed nowhere, since it is registered with no registry", style=BAD)
     counted = {
         "away": sum(peer["state"] == "away" for peer in peers),
         "not a registry": sum(peer["state"] == "no registry" for peer in peers),
-        "never connected": sum(not peer["connected"] for peer in peers),
+        "never connected": sum(not _was_connected(peer) for peer in peers),
         "behind": sum(bool(peer["behind"]) for peer in peers),
     }
     for what, number in counted.items():
@@ -567,11 +567,16 @@ def _progress(told: Mapping[str, Any], status: Status) -> Iterator[RenderableTyp
         yield Text("nothing is owed to any peer", style=GOOD)
 
 
+def _was_connected(peer: Mapping[str, Any]) -> bool:
+    """An older kodo does not tell, and shows none that it was not."""
+    return bool(peer.get("connected", True))
+
+
 def _standing(url: str, peer: Mapping[str, Any]) -> dict[str, Text]:
     behind = [f"{_plural(owed['changes'], 'change')} of {origin}" for origin, owed in peer["behind"].items()]
-    if not peer["connected"]:
+    if not _was_connected(peer):
         behind = ["all: never connected"]
-    why = "" if peer["why"] is None else f": {peer['why']}"
+    why = f": {peer['why']}" if peer.get("why") else ""
     again = "" if peer["next_try"] is None else f", tried again in {duration(peer['next_try'])}"
     return {
         "peer": _text(url, LINK),

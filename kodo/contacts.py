@@ -112,6 +112,7 @@ class Contacts:
         if (key := canonical(url)) in self._came:
             self._came.remove(key)
             log.info("%s has left", url)
+        self._troubles.pop(url, None)
 
     def close(self) -> None:
         """Count nobody any more."""

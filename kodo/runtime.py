@@ -80,6 +80,7 @@ class Reader(Protocol):
     def own_node(self, *, brief: bool = False) -> dict[str, Any]: ...
     def look_over(self, after: int) -> int | None: ...
     def list_anew(self) -> None: ...
+    def rollback(self) -> None: ...
     def writing(self) -> AbstractContextManager[None]: ...
     def interrupt(self) -> None: ...
 
@@ -291,23 +292,27 @@ class Runtime:
         try:
             while last is not None:
                 begun = time.monotonic()
-                last = await self._on(self._helpers, partial(self.store.catalogue.look_over, last))
+                with suppress(BusyError):  # others were faster: again, after the rest
+                    last = await self._on(self._helpers, partial(self.store.catalogue.look_over, last))
                 await asyncio.sleep(RESTS * (time.monotonic() - begun))
         except DamagedCacheError as error:
             await self._list_anew(error)
-        except KodoError as error:
-            log.warning("what is listed was not looked over to its end: %s", error)
+        except CacheError as error:
+            log.error("what is listed was not looked over to its end: %s", error)
 
     async def _list_anew(self, damage: DamagedCacheError) -> None:
-        """Once at most in the life of a service: if that does not help, it is for people to see to the disk."""
+        """Once at most in the life of a service: if that does not help, it is for people to see to the disk.
+
+        Should it fail, what is listed is as damaged as before, and what the mesh says is still made durable.
+        """
         if self._listed_anew:
             return
         self._listed_anew = True
         log.error("%s; all of it is listed anew", damage)
         try:
             await self._loop.run_in_executor(self._worker, self._write_anew)
-        except Exception as error:  # noqa: BLE001, as in `_work`
-            self._give_up(error)
+        except Exception as error:  # noqa: BLE001, whatever damage leads to
+            log.error("it cannot be listed anew: %s; see to the disk, and start on a new cache", error)
 
     def _write_anew(self) -> None:
         with self.store.catalogue.writing():
@@ -315,7 +320,7 @@ class Runtime:
                 self.store.catalogue.list_anew()
                 self.store.commit()
             except BaseException:
-                self.store.rollback()
+                self.store.catalogue.rollback()
                 raise
 
     # -- the loop ------------------------------------------------------------------------------------------

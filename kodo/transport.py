@@ -246,6 +246,9 @@ def _lost(error: Exception) -> str:
     """Why a message was lost, in our words: as the system told it, below what libraries made of it."""
     cause: BaseException | None = error
     while cause is not None:
+        if isinstance(cause, BaseExceptionGroup):
+            # Of a name with several addresses: one reason stands for all.
+            cause = cause.exceptions[0]
         if isinstance(cause, socket.gaierror):
             return "its name is not known here"
         if isinstance(cause, OSError) and cause.errno is not None:

@@ -294,15 +294,47 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("place", ["first commit", "salt of the log"])
-def test_a_damaged_log_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture, place: str) -> None:
-    """SQLite leaves out all that stands behind damage in its log: what was acknowledged is not lost without a word."""
-    path, ends = killed(tmp_path, 1, 2, 3)
-    flip(path.with_name("killed.db-wal"), 16 if place == "salt of the log" else ends[0] - 1)
-    Cache(OWNER, path).close()
-    assert list(tmp_path.glob("killed.db.set-aside-*"))
-    assert list(tmp_path.glob("killed.db-wal.set-aside-*"))
-    assert "commits in its log" in caplog.text
+@pytest.mark.parametrize(("place", "left"), [("second commit", ["flow 1"]), ("salt of the log", [])])
+def test_what_is_behind_damage_in_the_log_is_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, place: str, left: list[str]
+) -> None:
+    """SQLite leaves out all that stands behind damage in its log: that is said, and the log can be looked at."""
+    path, ends = killed(tmp_path, 1, 2, 3, 4)
+    flip(path.with_name("killed.db-wal"), 16 if place == "salt of the log" else ends[1] - 1)
+    damaged = path.with_name("killed.db-wal").read_bytes()
+    cache = Cache(OWNER, path)
+    assert listed(cache) == left
+    with cache.catalogue.writing():
+        cache.write(save(5))
+        cache.commit()
+    cache.close()
+    (kept,) = tmp_path.glob("killed.db-wal.set-aside-*")
+    assert kept.read_bytes() == damaged
+    assert "commits in the log" in caplog.text
+    caplog.clear()
+    cache = Cache(OWNER, path)
+    assert listed(cache) == [*left, "flow 5"]
+    assert "commits in the log" not in caplog.text
+    cache.close()
+
+
+def test_a_whole_log_leaves_nothing_behind(tmp_path: Path) -> None:
+    """What a kill leaves is taken up, and no second file of it stays."""
+    path, _ = killed(tmp_path, 1, 2)
+    cache = Cache(OWNER, path)
+    assert listed(cache) == ["flow 1", "flow 2"]
+    cache.close()
+    assert not list(tmp_path.glob("*set-aside*"))
+
+
+def test_what_people_add_to_a_cache_stays(tmp_path: Path) -> None:
+    """Statistics for SQLite, or an index for a question of one's own, are no damage."""
+    written(tmp_path / "c.db", 1)
+    with closing(sqlite3.connect(tmp_path / "c.db", isolation_level=None)) as db:
+        db.executescript("CREATE INDEX mine ON flow (author); ANALYZE")
+    cache = Cache(OWNER, tmp_path / "c.db")
+    assert listed(cache) == ["flow 1"]
+    cache.close()
 
 
 def test_a_log_whose_last_commit_is_incomplete(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

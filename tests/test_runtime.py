@@ -146,9 +146,10 @@ def test_a_damaged_listing_is_written_anew(tmp_path: Path, caplog: pytest.LogCap
         await runtime.register(registration(1, flows=[{"url": "/a", "name": "a flow"}]))
 
     async def mended(runtime: Runtime) -> None:
-        while "a flow" not in (page := cache.catalogue.page(None, parse_order(""), 0, 9).rows):
-            assert "b flow" in page
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(20):
+            while "a flow" not in (page := cache.catalogue.page(None, parse_order(""), 0, 9).rows):
+                assert "b flow" in page
+                await asyncio.sleep(0.01)
 
     running(Cache(Owner(URL), tmp_path / "c.db"), register)
     with closing(sqlite3.connect(tmp_path / "c.db", isolation_level=None)) as db:

@@ -158,7 +158,8 @@ def convergence(registry: Registry, clock: float, why: Mapping[str, str] | None 
             for origin in sorted(set(origins))
         },
         "peers": {
-            peer.state.url: _peer(registry, peer, clock) | {"why": reasons.get(peer.state.address)}
+            peer.state.url: _peer(registry, peer, clock)
+            | {"why": reasons.get(peer.state.address) if peer.away or peer.stopped is not None else None}
             for _, peer in sorted(registry.peers.items())
         },
     }

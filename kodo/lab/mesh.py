@@ -169,7 +169,7 @@ class MeshLab:
         """A lab with a member for each node of a networkx graph, named like it, and a connection for each edge.
 
         Attributes of a node: `kind` (registry, the default, provider or node), and `flows` or `loader`, as `add_node`
-        takes them; others are left alone, but for what looks like one of these, which is a `LabError`. The node of an
+        takes them; others are left alone, with a warning where one looks like one of these. The node of an
         edge calls the registry; of two registries the later calls the earlier or, in a directed graph, as the edge
         goes. All start side by side. `options` are those of `MeshLab`.
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,7 +70,7 @@ def _given(data: Mapping[str, Any]) -> dict[str, Any]:
     """What the attributes of a graph's node say of a member; one flow may stand for itself."""
     for key in data:
         if key not in ATTRIBUTES and (hint := suggestion(str(key), ATTRIBUTES, otherwise="")):
-            raise LabError(f"expected no attribute {key!r} of a node of the graph; {hint}")
+            warnings.warn(f"the attribute {key!r} of a node of the graph is left alone; {hint}", stacklevel=2)
     given = {key: data[key] for key in ATTRIBUTES if data.get(key) is not None}
     if isinstance(given.get("flows"), str | Mapping):
         given["flows"] = [given["flows"]]
