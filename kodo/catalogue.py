@@ -895,10 +895,12 @@ class Catalogue:
         """
         start = 10 ** len(str(self._last))
         size, pieces = IDS * _width(start), []
-        whole = f"SELECT CAST(group_concat({start} + id) AS BLOB) FROM (SELECT f.id AS id FROM {selected})"
+        # The selection stands at the beginning: of what surrounds it, less stands on the stack of SQLite's parser.
         made = db.execute(
-            "WITH RECURSIVE piece(number) AS (SELECT 0 UNION ALL SELECT number + 1 FROM piece)"
-            f" SELECT substr(({whole}), number * {size} + 1, {size}) FROM piece",
+            f"WITH RECURSIVE found(id) AS (SELECT f.id FROM {selected}),"
+            " piece(number) AS (SELECT 0 UNION ALL SELECT number + 1 FROM piece)"
+            f" SELECT substr((SELECT CAST(group_concat({start} + id) AS BLOB) FROM found), number * {size} + 1, {size})"
+            " FROM piece",
             params,
         )
         for (piece,) in made:

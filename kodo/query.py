@@ -352,23 +352,36 @@ _VAGUE = set("\ufffd\ufffe\uffff")
 """Characters that SQLite takes for one when it reads UTF-8 into trigrams."""
 
 
+_OR, _AND = " OR ", " AND "
+
+
 class _Piece(NamedTuple):
-    """A part of the SQL that can stand under NOT, AND and OR, and its levels."""
+    """A part of the SQL, its levels of parentheses and NOTs, and the loosest sign in it that is in none of them."""
 
     sql: str
     levels: int = 0
+    sign: str | None = None
 
 
 def _join(sign: str, pieces: list[_Piece]) -> _Piece:
-    """Several pieces in parentheses, the deepest first; a single one as it is."""
+    """Several pieces, the deepest first: SQLite's parser has a stack of 100, and what comes later would stand on it.
+
+    So there are no parentheses but where they are needed: AND binds more tightly than OR.
+    """
     if len(pieces) == 1:
         return pieces[0]
-    deepest_first = sorted(pieces, key=lambda piece: -piece.levels)
-    return _Piece(f"({sign.join(piece.sql for piece in deepest_first)})", deepest_first[0].levels + 1)
+    closed = [_closed(piece) if (piece.sign, sign) == (_OR, _AND) else piece for piece in pieces]
+    deepest_first = sorted(closed, key=lambda piece: -piece.levels)
+    return _Piece(sign.join(piece.sql for piece in deepest_first), deepest_first[0].levels, sign)
 
 
 def _not(piece: _Piece) -> _Piece:
-    return _Piece(f"NOT {piece.sql}", piece.levels + 1)
+    closed = piece if piece.sign is None else _closed(piece)
+    return _Piece(f"NOT {closed.sql}", closed.levels + 1)
+
+
+def _closed(piece: _Piece) -> _Piece:
+    return _Piece(f"({piece.sql})", piece.levels + 1)
 
 
 def _timed(operand: Operand, other: Operand) -> Operand:
@@ -387,9 +400,9 @@ class _Writer:
     def piece(self, tree: Tree) -> _Piece:
         match tree:
             case And(operands):
-                return _join(" AND ", [self.piece(operand) for operand in operands])
+                return _join(_AND, [self.piece(operand) for operand in operands])
             case Or(operands):
-                return _join(" OR ", [self.piece(operand) for operand in operands])
+                return _join(_OR, [self.piece(operand) for operand in operands])
             case Not(operand):
                 return _not(self.piece(operand))
             case Tag(word):
@@ -412,7 +425,7 @@ class _Writer:
         # Beside these, a test that is null is false, and the index of the column still serves.
         sources = [_SOURCES[side.name] for side in (left, right) if isinstance(side, Column)]
         tests += [f"{source.value} IS NOT NULL" for source in sources if source.nullable]
-        piece = _join(" AND ", [_Piece(test) for test in tests])
+        piece = _join(_AND, [_Piece(test) for test in tests])
         return _not(piece) if tree.operator == "!=" else piece
 
     def contains(self, left: Operand, right: Operand) -> list[str]:
@@ -424,7 +437,7 @@ class _Writer:
 
     def search(self, text: str) -> _Piece:
         """The test that any of the searched columns has the text in it."""
-        return _join(" AND ", [_Piece(test) for test in self.found(_SEARCHED, text.casefold())])
+        return _join(_AND, [_Piece(test) for test in self.found(_SEARCHED, text.casefold())])
 
     def found(self, columns: tuple[str, ...], folded: str) -> list[str]:
         """The tests that any of these columns has a text in it, by the trigrams where they help: not for NUL or short.

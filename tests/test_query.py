@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kodo import query
+from kodo.catalogue import Catalogue
 from kodo.errors import InvalidMessageError
 from kodo.models import COLUMNS
 from kodo.query import (
@@ -879,6 +880,8 @@ def doubled(levels: int, leaf: str) -> str:
         lambda leaf: "''<''&not(''<''|not(" * 16 + leaf + "))" * 16,
         lambda leaf: "(" * 64 + leaf + ")&''<'')|''<''" * 32,
         lambda leaf: f"{leaf}&(" * 63 + leaf + ")" * 63,
+        lambda leaf: "not(''<''&''<''|" * 32 + leaf + ")" * 32,
+        lambda leaf: "(" * 64 + leaf + "&''<''|''<'')" * 64,
         lambda leaf: doubled(1, leaf),
         lambda leaf: doubled(2, leaf),
         lambda leaf: doubled(3, leaf),
@@ -889,8 +892,9 @@ def test_deepest_expressions_run(shape: Callable[[str], str], leaf: str) -> None
     """Whatever is an expression, SQLite runs, inside a larger statement too, though its parser's stack is small."""
     q = shape(leaf)
     assert not is_text(q)
-    with closing(mesh_of([row()])) as mesh:
+    with closing(mesh_of([row()])) as mesh, closing(Catalogue("http://r:1")) as catalogue:
         select(mesh, q)
+        catalogue.page(compile_filter(parse(q)), parse_order("author"), 0, 10)
 
 
 # Against a plain reading in Python
