@@ -535,12 +535,15 @@ class Catalogue:
             f" {_STAGED} AND NOT {_KNOWN} ORDER BY seq",
             stage,
         )
-        added = db.execute("SELECT id, key, size FROM record WHERE id > ? AND listed", (last,)).fetchall()
-        with self._much_listed(len(added)):
-            for start in range(0, len(added), PIECE):
+        self._list_many(db.execute("SELECT id, key, size FROM record WHERE id > ? AND listed", (last,)).fetchall())
+
+    def _list_many(self, records: Sequence[tuple[int, Key, int]]) -> None:
+        """List records of which nothing is listed: of each its id, the key of its node, and how many flows it has."""
+        with self._much_listed(len(records)):
+            for start in range(0, len(records), PIECE):
                 self._go_on()
-                self._list(self._stored([number for number, _, _ in added[start : start + PIECE]]))
-        for _, key, size in added:
+                self._list(self._stored([number for number, _, _ in records[start : start + PIECE]]))
+        for _, key, size in records:
             self.changes.touch(key, *(("flows", "counts") if size else ()))
 
     @contextmanager
@@ -705,13 +708,7 @@ class Catalogue:
         # Ids go on, so that nobody who holds one of before finds another flow there.
         self._indexed = self._last
         self._counted.clear()
-        found = db.execute("SELECT id, key, size FROM record WHERE listed").fetchall()
-        with self._much_listed(len(found)):
-            for start in range(0, len(found), PIECE):
-                self._go_on()
-                self._list(self._stored([number for number, _, _ in found[start : start + PIECE]]))
-        for _, key, size in found:
-            self.changes.touch(key, *(("flows", "counts") if size else ()))
+        self._list_many(db.execute("SELECT id, key, size FROM record WHERE listed").fetchall())
 
     def _index_texts(self) -> None:
         """Write the trigrams of what was listed lately."""
