@@ -7,7 +7,6 @@ from contextlib import suppress
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
@@ -18,8 +17,8 @@ from kodo import __version__
 from kodo.cache import Cache
 from kodo.errors import InvalidMessageError, KodoError, TooLargeError
 from kodo.runtime import Runtime
+from kodo.service.endpoint import Endpoint
 from kodo.service.events import add_events
-from kodo.service.faults import parameter_faults
 from kodo.service.messages import Traced
 from kodo.service.reports import add_reports
 from kodo.service.routes import JSON, Limits, add_messages, add_reading
@@ -67,6 +66,7 @@ def create_app(runtime: Runtime, cache: Cache, limits: Limits, streams: Streams,
         openapi_url="/openapi.json",
         redirect_slashes=False,
     )
+    app.router.route_class = Endpoint
     add_messages(app.router, runtime, limits)
     add_reading(app.router, runtime, cache)
     add_events(app.router, runtime, cache.catalogue, streams, trace)
@@ -78,7 +78,6 @@ def create_app(runtime: Runtime, cache: Cache, limits: Limits, streams: Streams,
     if trace is not None:
         app.add_middleware(Traced, trace=trace)
     app.add_exception_handler(KodoError, _refuse)
-    app.add_exception_handler(RequestValidationError, _refuse_parameters)
     app.add_exception_handler(HTTPException, _refuse_route)
     app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _broken)
@@ -93,11 +92,6 @@ async def _refuse(_: Request, error: Exception) -> Response:
         return TooLarge({"detail": str(error)}, status_code=error.status, headers={"Connection": "close"})
     status = error.status if isinstance(error, KodoError) else 500
     return JSON({"detail": str(error)}, status_code=status)
-
-
-async def _refuse_parameters(_: Request, error: Exception) -> Response:
-    found = parameter_faults(error) if isinstance(error, RequestValidationError) else []
-    return JSON({"detail": found}, status_code=InvalidMessageError.status)
 
 
 async def _refuse_route(_: Request, error: Exception) -> Response:

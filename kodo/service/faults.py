@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from kodo import models
@@ -30,16 +29,21 @@ def faults(error: ValueError, *place: str | int) -> list[dict[str, Any]]:
     """The faults that pydantic found in a body, or at a `place` in it, as the `detail` of a 422."""
     if not isinstance(error, ValidationError):
         return [{"loc": ["body"], "msg": "expected JSON", "type": "json_invalid"}]
-    found = error.errors(include_url=False, include_context=False, include_input=False)
     return [
         {"loc": ["body", *_place((*place, *fault["loc"]))], "msg": _words(fault["msg"]), "type": fault["type"]}
-        for fault in islice(_relevant(found), MOST)
+        for fault in islice(_relevant(_found(error)), MOST)
     ]
 
 
-def parameter_faults(error: RequestValidationError) -> list[dict[str, Any]]:
-    """The faults in the parameters of a request; their places are the route's own names."""
-    return [{"loc": list(fault["loc"]), "msg": _words(fault["msg"]), "type": fault["type"]} for fault in error.errors()]
+def parameter_faults(error: ValidationError) -> list[dict[str, Any]]:
+    """The faults that pydantic found in the parameters of a request; their places are the route's own names."""
+    return [
+        {"loc": ["query", *fault["loc"]], "msg": _words(fault["msg"]), "type": fault["type"]} for fault in _found(error)
+    ]
+
+
+def _found(error: ValidationError) -> list[Any]:
+    return error.errors(include_url=False, include_context=False, include_input=False)
 
 
 def _relevant(found: list[Any]) -> Iterator[Any]:

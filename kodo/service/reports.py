@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field
 
 from kodo.cache import Cache
 from kodo.core import report
@@ -13,7 +14,15 @@ from kodo.core.registry import Registry
 from kodo.errors import InvalidMessageError
 from kodo.models import canonical
 from kodo.runtime import Runtime
+from kodo.service.endpoint import Asked
 from kodo.service.routes import JSON
+
+
+class ExplainAsked(Asked):
+    """What is to be explained."""
+
+    node: str | None = Field(None, description="the url of a node")
+    flow: str | None = Field(None, description="the path or the name of a flow, of this node or of any")
 
 
 def add_reports(router: APIRouter, runtime: Runtime, cache: Cache) -> None:
@@ -21,11 +30,9 @@ def add_reports(router: APIRouter, runtime: Runtime, cache: Cache) -> None:
     catalogue = cache.catalogue
 
     @router.get("/explain")
-    async def get_explain(
-        node: Annotated[str | None, Query(description="the url of a node")] = None,
-        flow: Annotated[str | None, Query(description="the path or the name of a flow, of this node or of any")] = None,
-    ) -> Response:
+    async def get_explain(_: Request, asked: Annotated[ExplainAsked, Query()]) -> Response:
         """Why a node, a flow of it, or a flow of any node, is listed here or not: what every part says of it."""
+        node, flow = asked.node, asked.flow
         report.question(node, flow)
         if node is not None:
             _check(node)
@@ -44,7 +51,7 @@ def add_reports(router: APIRouter, runtime: Runtime, cache: Cache) -> None:
         return report.explain_flow(registry, flow, list(map(known, offering)), clock)
 
     @router.get("/convergence")
-    async def get_convergence() -> Response:
+    async def get_convergence(_: Request) -> Response:
         """How far every peer is behind, and how old what is known of every origin is."""
         return JSON(await runtime.inspect(partial(report.convergence, why=runtime.contacts.why)))
 

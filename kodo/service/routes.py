@@ -16,7 +16,7 @@ from typing import IO, Annotated, Any, Literal, TypeVar
 import orjson
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from starlette.requests import ClientDisconnect
 from starlette.types import Message as Part
 from starlette.types import Receive, Scope, Send
@@ -39,6 +39,7 @@ from kodo.models import (
     now,
 )
 from kodo.runtime import Answer, Runtime
+from kodo.service.endpoint import Asked
 from kodo.service.faults import faults
 from kodo.service.table import html_table
 from kodo.service.tags import headers_of, not_modified, tag_of
@@ -58,6 +59,23 @@ STALLED = 20.0
 """Seconds in which a reader has to take some of such an answer: it is a file as long as that takes."""
 
 M = TypeVar("M", bound=Model)
+
+
+class RegistrationAsked(Asked):
+    """How long a registration is to be waited for."""
+
+    wait: Literal["mesh", ""] = Field("", description="`mesh`: answer once every registry has it")
+    timeout: float = Field(5, gt=0, le=60, description="seconds to wait for them at most")
+
+
+class PageAsked(Asked):
+    """Which page of the flows."""
+
+    p: int = Field(0, ge=0, le=MAX_PAGE, description="the page, from 0")
+    pp: int = Field(10, ge=1, le=1000, description="rows a page")
+    by: str = Field("", description="columns to sort by, each with an optional `:a` or `:d`")
+    q: str = Field("", description="an expression over the columns, or text to search")
+    format: Literal["json", "html", ""] = Field("", description="the page's format")
 
 
 class JSON(Response):
@@ -168,20 +186,15 @@ def add_messages(router: APIRouter, runtime: Runtime, limits: Limits) -> None:
         return await ask(await _message(request, model, limit, runtime))
 
     @router.get("/")
-    async def get_status() -> Response:
+    async def get_status(_: Request) -> Response:
         """Who this service is, what it is connected with, and whether all is said."""
         return JSON(common())
 
     @router.post("/register")
-    async def post_register(
-        request: Request,
-        wait: Annotated[Literal["mesh", ""], Query(description="`mesh`: answer once every registry has it")] = "",
-        timeout: Annotated[  # noqa: ASYNC109, the protocol's word
-            float, Query(gt=0, le=60, description="seconds to wait for them at most")
-        ] = 5,
-    ) -> Response:
+    async def post_register(request: Request, asked: Annotated[RegistrationAsked, Query()]) -> Response:
         """A node registers its flows; what it registered before and names no more is gone."""
-        register = partial(runtime.register, wait=timeout if wait else None, beats=BEATS in request.headers)
+        wait = asked.timeout if asked.wait else None
+        register = partial(runtime.register, wait=wait, beats=BEATS in request.headers)
         return JSON(common(await exchange(request, Registration, limits.body, register)))
 
     @router.post("/heartbeat")
@@ -195,7 +208,7 @@ def add_messages(router: APIRouter, runtime: Runtime, limits: Limits) -> None:
         return JSON(common(await exchange(request, Farewell, limits.body, runtime.disconnect)))
 
     @router.delete("/connect")
-    async def delete_connect() -> Response:
+    async def delete_connect(_: Request) -> Response:
         """Leave every service that this one is connected with; it goes on serving its own flows."""
         await runtime.leave()
         return Response(status_code=204)
@@ -231,26 +244,20 @@ def add_reading(router: APIRouter, runtime: Runtime, cache: Cache) -> None:
     spool = Spool(runtime, cache)
 
     @router.get("/flows")
-    async def get_flows(  # noqa: PLR0913, PLR0917, one for each parameter of the route
-        request: Request,
-        p: Annotated[int, Query(ge=0, le=MAX_PAGE, description="the page, from 0")] = 0,
-        pp: Annotated[int, Query(ge=1, le=1000, description="rows a page")] = 10,
-        by: Annotated[str, Query(description="columns to sort by, each with an optional `:a` or `:d`")] = "",
-        q: Annotated[str, Query(description="an expression over the columns, or text to search")] = "",
-        format: Annotated[Literal["json", "html", ""], Query(description="the page's format")] = "",
-    ) -> Response:
+    async def get_flows(request: Request, asked: Annotated[PageAsked, Query()]) -> Response:
         """A page of the flows of the mesh, as JSON or as an HTML table."""
-        order = query.parse_order(by)
-        asked = query.parse(q)
-        select = None if asked is None else query.compile_filter(asked)
-        html = format == "html" or (not format and _prefers_html(request.headers.get("accept", "")))
+        order = query.parse_order(asked.by)
+        sought = query.parse(asked.q)
+        select = None if sought is None else query.compile_filter(sought)
+        html = asked.format == "html" or (not asked.format and _prefers_html(request.headers.get("accept", "")))
         count = changes.count("flows")
-        tagged = headers_of(tag_of(changes.epoch, count, p, pp, by, q, html), vary="Accept")
+        depends = (asked.p, asked.pp, asked.by, asked.q, html)
+        tagged = headers_of(tag_of(changes.epoch, count, *depends), vary="Accept")
         if (same := not_modified(request, tagged)) is not None:
             return same
         body = answers.get(tagged["ETag"])
         if body is None:
-            page = await runtime.read(partial(catalogue.page, select, order, p, pp))
+            page = await runtime.read(partial(catalogue.page, select, order, asked.p, asked.pp))
             if html:
                 # Reading the rows is the larger part of it, so that they are read there too.
                 body = await runtime.aside(lambda: html_table(page.items))
@@ -259,11 +266,11 @@ def add_reading(router: APIRouter, runtime: Runtime, cache: Cache) -> None:
                     {
                         "total": page.total,
                         "filtered": page.filtered,
-                        "p": p,
-                        "pp": pp,
+                        "p": asked.p,
+                        "pp": asked.pp,
                         "items": orjson.Fragment(page.rows),
                         "by": order.shown,
-                        "q": query.shown(asked),
+                        "q": query.shown(sought),
                     }
                 )
             tagged = kept(tagged, body, "flows", count)
@@ -293,7 +300,7 @@ def add_reading(router: APIRouter, runtime: Runtime, cache: Cache) -> None:
         return await spool.answer({"connection": dict(standing.connection)} | stale, tagged)
 
     @router.get("/_cache")
-    async def get_cache() -> Response:
+    async def get_cache(_: Request) -> Response:
         """A registry's durable state."""
         if not identity.registry:
             raise RoleError("this service is no registry")
