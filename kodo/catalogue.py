@@ -41,9 +41,9 @@ import orjson
 from pydantic import TypeAdapter
 
 from kodo.changes import Changes, Kept
-from kodo.checkup import APPLICATION_ID, Checkup, aside, checkup_of, commits_in_log, log_of
+from kodo.checkup import APPLICATION_ID, Checkup, aside, checkup_of, commits_in_log, contents_of, log_of
 from kodo.core.instructions import Entry, Parcel, Range, Save, Settle
-from kodo.core.parts import Carried, Part, Row, fingerprint, listed, remains
+from kodo.core.parts import Carried, Part, Row, listed, remains
 from kodo.core.peers import PeerState
 from kodo.errors import BusyError, CacheError, DamagedCacheError, InUseError
 from kodo.models import (
@@ -52,7 +52,6 @@ from kodo.models import (
     NOTHING,
     Key,
     canonical,
-    digest_of,
     flows_by_url,
     flows_json,
 )
@@ -139,8 +138,6 @@ _STAGED = "FROM staged s WHERE origin = ? AND peer = ?"
 _KNOWN = "EXISTS (SELECT 1 FROM record r WHERE r.key = s.key)"
 _BODY = "url, organization, flows, created, modified, heartbeat, status"
 _ROW = "origin, key, url, created, modified, seq, flows_seq, digest, organization, heartbeat, status, via, gone"
-_CONTENT = "key, seq, url, organization, created, modified, heartbeat, status, digest"
-"""What `Row.content` stands for, in its order."""
 _STORED = "origin, key, url, organization, created, modified, heartbeat, status, seq, flows_seq, via, gone"
 _TOTAL = "(SELECT flows FROM tally WHERE kind = 'total')"
 _SHOWN = """json_object('registry', ?2, 'node', f.node, 'organization', n.organization, 'created', n.created,
@@ -161,15 +158,20 @@ SELECT json_object(
 _LISTED = """
 SELECT f.record, f.node, f.url, f.name, f.author, f.description, f.tags, f.tag_key,
   t.organization, t.name, t.author, t.description, t.tags
-FROM json_each(?) i CROSS JOIN flow f ON f.record = i.value LEFT JOIN flow_text t ON t.id = f.id
+FROM json_each(?) i CROSS JOIN flow r INDEXED BY flow_record ON r.record = i.value
+  CROSS JOIN flow f NOT INDEXED ON f.id = r.id AND f.record = r.record AND f.url = r.url
+  CROSS JOIN flow s INDEXED BY flow_name ON s.name = f.name AND s.node = f.node AND s.url = f.url AND s.id = f.id
+  LEFT JOIN flow_text t ON t.id = f.id
 """
-"""What is listed of records, as `_shown` makes it."""
+"""What is listed of records, as `_shown` makes it, and found through both indexes of flows."""
 _UNTAGGED = """
 SELECT 1 FROM json_each(?) i CROSS JOIN flow f ON f.record = i.value CROSS JOIN json_each(f.tags) j
 WHERE NOT EXISTS (SELECT 1 FROM tag WHERE tag = j.value AND flow = f.id) LIMIT 1
 """
 _WELL_COUNTED = f"""
-SELECT 1 WHERE {_TOTAL} = (SELECT count(*) FROM flow) AND {_TOTAL} = (SELECT count(*) FROM flow_text)
+SELECT 1 WHERE {_TOTAL} = (SELECT total(1) FROM flow NOT INDEXED) AND {_TOTAL} = (SELECT count(*) FROM flow_text)
+  AND {_TOTAL} = (SELECT total(1) FROM flow INDEXED BY flow_record)
+  AND {_TOTAL} = (SELECT total(1) FROM flow INDEXED BY flow_name)
   AND (SELECT count(*) FROM tally) = 1 + (SELECT count(DISTINCT tag) FROM tag)
   AND NOT EXISTS (
     SELECT tag, count(*) FROM tag GROUP BY tag EXCEPT SELECT value, flows FROM tally WHERE kind = 'tag')
@@ -295,8 +297,11 @@ class Catalogue:
             db.execute("BEGIN IMMEDIATE")
             self._check_form()
             self._check_content()
-            if (fault := checkup.fault()) is not None:
-                raise DamagedCacheError(f"expected an intact catalogue in {self.path}, but {fault}")
+            found = checkup.found()
+            if found.fault is not None:
+                raise DamagedCacheError(f"expected an intact catalogue in {self.path}, but {found.fault}")
+            # Who opens it asks for this next.
+            self._contents = {Key(origin): content for origin, content in found.contents.items()}
             # Pages go on in the life that began them alone.
             db.execute("DELETE FROM staged")
             db.execute("COMMIT")
@@ -369,14 +374,12 @@ class Catalogue:
         db.execute("SELECT 1 FROM trigram WHERE trigram MATCH 'kodo'").fetchone()
 
     def _check_content(self) -> None:
-        """Refuse what is another service's, and what SQLite does not look at: what stands inside a row."""
+        """Refuse what is another service's, and parts and peers that cannot be read: SQLite does not look into rows."""
         try:
             noted = dict(self._writer.execute("SELECT name, value FROM meta"))
             if canonical(noted["url"]) != self.key:
                 raise DamagedCacheError(f"expected the cache of {self.url} in {self.path}, but it is another service's")
             int(noted["indexed"]), self.parts(), self.peers()
-            # Who opens it asks for this next; counted here it costs no time, since the checkup is still under way.
-            self._contents = self.contents()
         except (KeyError, ValueError) as error:
             raise DamagedCacheError(f"expected an intact catalogue in {self.path}, but a row is damaged") from error
 
@@ -753,15 +756,7 @@ class Catalogue:
         """
         if self._contents is not None:
             return self._contents
-        contents: dict[Key, int] = {}
-        for flows, origin, gone, *said in self._writer.execute(
-            f"SELECT CAST(flows AS BLOB), origin, gone, {_CONTENT} FROM record"
-        ):
-            if not _as_written(flows, said[-1]):
-                raise ValueError(f"expected the flows of {said[0]} as they were written")
-            if not gone:
-                contents[origin] = contents.get(origin, 0) ^ fingerprint(*said)
-        return contents
+        return {Key(origin): content for origin, content in contents_of(self._writer).items()}
 
     def parts(self) -> list[Part]:
         """How far each origin was known when the service stopped."""
@@ -1216,13 +1211,6 @@ def _flows(entry: Entry) -> tuple[str | None, str | None, int | None]:
     """Digest, JSON and number of an entry's flows; nothing where the stored ones stay."""
     flows = entry.node.flows
     return (None, None, None) if flows is None else (entry.digest, flows_json(flows).decode(), len(flows_by_url(flows)))
-
-
-def _as_written(flows: bytes | None, digest: str) -> bool:
-    """Whether stored flows are those that their digest was made of; who has none may have no digest either."""
-    if flows is None:
-        return False
-    return digest_of(flows) == digest if digest else flows == b"{}"
 
 
 def _shown(

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from hashlib import blake2b
 from ipaddress import ip_address
 from typing import Annotated, Any, NamedTuple, NewType
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
+
+from kodo.digests import digest_of
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 MISSING_AUTHOR = "missing author"
@@ -206,11 +207,6 @@ def flows_json(flows: dict[str, Flow] | list[Flow]) -> bytes:
 def digest(flows: dict[str, Flow] | list[Flow]) -> str:
     """A short text that is equal for equal flows."""
     return digest_of(flows_json(flows))
-
-
-def digest_of(flows: bytes) -> str:
-    """The `digest` of flows that are JSON as `flows_json` writes it."""
-    return blake2b(flows, digest_size=12).hexdigest()
 
 
 _FLOWS = TypeAdapter(dict[str, Flow])

@@ -26,7 +26,7 @@ PACKAGE = ROOT / "kodo"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 WIRE = {"kodo.errors", "kodo.models"}
-CORE = WIRE | {"kodo.core"}
+CORE = WIRE | {"kodo.core", "kodo.digests"}
 LAB = WIRE | {
     *("kodo", "kodo.client", "kodo.query", "kodo.misread", "kodo.frames", "kodo.lab", "kodo.loader", "kodo.plan"),
     "kodo.sim",
@@ -39,12 +39,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kodo": set(),
     "kodo.__main__": {"kodo.checkup", "kodo.cli", "kodo.errors", "kodo.serving"},
     "kodo.errors": set(),
-    "kodo.models": set(),
+    "kodo.models": {"kodo.digests"},
     "kodo.core": CORE,
     "kodo.query": WIRE,
     "kodo.misread": WIRE | {"kodo.query"},
     "kodo.changes": WIRE,
-    "kodo.checkup": set(),
+    "kodo.digests": set(),
+    "kodo.checkup": {"kodo.digests"},
     "kodo.catalogue": CORE | {"kodo.changes", "kodo.checkup", "kodo.query"},
     "kodo.cache": CORE | {"kodo.catalogue", "kodo.checkup"},
     "kodo.loader": WIRE,
@@ -186,7 +187,7 @@ node.run(options, lambda running: threading.Thread(target=ask, args=[running]).s
 """
 
 
-BUDGET = 45
+BUDGET = 47
 """Modules of kodo and of Python's own that a service may load beyond those of a bare one.
 
 Into how many modules a library is cut is its own affair, and changes with its releases: of those the names count.

@@ -378,6 +378,34 @@ def test_what_is_listed_is_written_anew_from_the_records(tmp_path: Path, damage:
     cache.close()
 
 
+@pytest.mark.parametrize(("index", "columns"), [("flow_name", "name, node, url"), ("flow_record", "record, url")])
+def test_a_wrong_index_of_flows_is_written_anew(tmp_path: Path, index: str, columns: str) -> None:
+    """An index of flows that holds something else than they do is found by looking it over, and made anew."""
+    path, other = tmp_path / "c.db", columns.replace("url", "author")
+    written(path, 1, 2)
+    said_of(path, index, columns, other)
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute(f"REINDEX {index}")
+    said_of(path, index, other, columns)
+    cache = Cache(OWNER, path)
+    with pytest.raises(DamagedCacheError):
+        look_over(cache)
+    with cache.catalogue.writing():
+        cache.catalogue.list_anew()
+        cache.commit()
+    look_over(cache)
+    cache.close()
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def said_of(path: Path, index: str, before: str, after: str) -> None:
+    """Change what an index is said to hold, behind SQLite's back."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute("UPDATE sqlite_master SET sql = replace(sql, ?, ?) WHERE name = ?", (before, after, index))
+
+
 def look_over(cache: Cache) -> None:
     last: int | None = 0
     while last is not None:

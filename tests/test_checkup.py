@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import Event
 
@@ -16,10 +17,11 @@ import pytest
 from kodo import checkup
 from kodo.cache import Cache, Owner
 from kodo.catalogue import Catalogue
-from kodo.checkup import Checkup, begin_early, checkup_of
+from kodo.checkup import Checkup, Found, begin_early, checkup_of
 from kodo.core.instructions import Save
 from kodo.core.peers import PeerState
 from kodo.models import canonical
+from tests.waiting import until
 
 OWNER = Owner("http://127.0.0.1:3366")
 LOOK = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); db.execute('SELECT * FROM peer').fetchall(); db.close()"
@@ -56,20 +58,18 @@ BAD_ROW = (
 
 def test_an_intact_cache_has_no_fault(tmp_path: Path) -> None:
     """Of a cache that is as it was left, nothing is wrong."""
-    assert Checkup(cache_at(tmp_path / "c.db")).fault() is None
+    assert Checkup(cache_at(tmp_path / "c.db")).found().fault is None
 
 
-@pytest.mark.parametrize(("sql", "told"), [(BAD_INDEX, True), (BAD_ROW, False)], ids=["index", "row"])
-def test_a_fault_is_told_and_the_cache_set_aside(tmp_path: Path, sql: str, told: bool) -> None:
-    """A cache is set aside that has a wrong index, which its early checkup tells, or a wrong row, found beside it."""
+@pytest.mark.parametrize(("sql", "told"), [(BAD_INDEX, "page"), (BAD_ROW, "flows of a record")], ids=["index", "row"])
+def test_a_fault_is_told_and_the_cache_set_aside(tmp_path: Path, sql: str, told: str) -> None:
+    """A cache is set aside that has a wrong index or a wrong row, as its early checkup tells."""
     path = broken(cache_at(tmp_path / "c.db"), sql)
     begin_early(["--cache", str(path)])
-    fault = checkup._early[0].fault()
-    assert (fault is not None) == told
-    assert fault is None or "row" in fault or "page" in fault
+    assert told in (checkup._early[0].found().fault or "")
     Cache(OWNER, path).close()
     assert list(tmp_path.glob("c.db.set-aside-*"))
-    assert Checkup(path).fault() is None
+    assert Checkup(path).found().fault is None
 
 
 def test_what_is_no_database_is_an_error_of_sqlite(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_what_is_no_database_is_an_error_of_sqlite(tmp_path: Path) -> None:
     path = cache_at(tmp_path / "c.db")
     path.write_bytes(path.read_bytes()[:100] + os.urandom(4096))
     with pytest.raises(sqlite3.DatabaseError):
-        Checkup(path).fault()
+        Checkup(path).found()
 
 
 def test_the_early_checkup_of_a_cache_is_taken(tmp_path: Path, early: list[Checkup]) -> None:
@@ -85,7 +85,7 @@ def test_the_early_checkup_of_a_cache_is_taken(tmp_path: Path, early: list[Check
     path = cache_at(tmp_path / "c.db")
     begin_early(["--url", "http://127.0.0.1:1", "--cache", os.path.relpath(path), "--no-node"])
     (begun,) = early
-    assert begun.fault() is None
+    assert begun.found().fault is None
     assert checkup_of(path) is begun
 
 
@@ -94,7 +94,7 @@ def test_an_early_checkup_vouches_for_nothing_else(tmp_path: Path, early: list[C
     """A cache that was written to, or replaced, since its checkup began is checked again, and set aside if damaged."""
     path, other = cache_at(tmp_path / "c.db"), broken(cache_at(tmp_path / "other.db"), BAD_INDEX)
     begin_early(["--cache", str(path)])
-    assert early[0].fault() is None
+    assert early[0].found().fault is None
     if change == "written":
         broken(path, BAD_INDEX)
     else:
@@ -103,12 +103,14 @@ def test_an_early_checkup_vouches_for_nothing_else(tmp_path: Path, early: list[C
     assert list(tmp_path.glob("c.db.set-aside-*"))
 
 
-def test_a_checkup_under_way_leaves_sqlite_its_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkup_under_way_leaves_sqlite_its_locks(
+    tmp_path: Path, early: list[Checkup], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A cache that is opened beside its early checkup is locked: another process that looks at it takes no log away."""
-    path, reading, opened, find = cache_at(tmp_path / "c.db"), Event(), Event(), checkup._fault_of
+    path, reading, opened, find = cache_at(tmp_path / "c.db"), Event(), Event(), checkup._look
     check = Catalogue._check_content
 
-    def held(path: Path) -> str | None:
+    def held(path: Path) -> Found:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as db:
             db.execute("SELECT * FROM meta").fetchall()
             reading.set()
@@ -119,9 +121,9 @@ def test_a_checkup_under_way_leaves_sqlite_its_locks(tmp_path: Path, monkeypatch
         check(catalogue)
         opened.set()
 
-    monkeypatch.setattr(checkup, "_fault_of", held)
+    monkeypatch.setattr(checkup, "_look", held)
     monkeypatch.setattr(Catalogue, "_check_content", checked)
-    begin_early(["--cache", str(path)])
+    early.append(Checkup(path))
     reading.wait(10)
     cache = Cache(OWNER, path)
     peer = PeerState(canonical("http://p:1"), "http://p:1", "http://p:1")
@@ -132,6 +134,68 @@ def test_a_checkup_under_way_leaves_sqlite_its_locks(tmp_path: Path, monkeypatch
     subprocess.run([sys.executable, "-c", LOOK, str(path)], check=True)
     assert (tmp_path / "c.db-wal").stat().st_ino == log
     cache.close()
+
+
+CHILD = """
+import os, sys, time
+from kodo import checkup
+
+def looked(path, is_over=None):
+    here = os.getpid() == parent
+    print("here" if here else os.getpid(), flush=True)
+    while sys.argv[2] == "long" and not here and not is_over():
+        time.sleep(0.01)
+    return look(path)
+
+look, checkup._look, parent = checkup._look, looked, os.getpid()
+checkup.begin_early(["--cache", sys.argv[1]])
+(begun,) = checkup._early
+print(begun.found().fault)
+begun.wait()
+try:
+    os.waitpid(-1, 0)
+except ChildProcessError:
+    print("alone")
+"""
+"""A process with one thread begins a checkup early, as `kodo serve` does, and says who looks at the file."""
+
+
+@contextmanager
+def begun_early(path: Path, how: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Such a process, with the pid of the child that looks."""
+    with subprocess.Popen([sys.executable, "-c", CHILD, str(path), how], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield process, int(process.stdout.readline())
+
+
+def test_an_early_checkup_is_done_in_a_child(tmp_path: Path) -> None:
+    """What `kodo serve` checks early another process looks at, which leaves nothing behind."""
+    with begun_early(cache_at(tmp_path / "c.db"), "once") as (process, child):
+        assert child != process.pid
+        assert process.communicate(timeout=30)[0].split() == ["None", "alone"]
+
+
+def test_what_a_child_cannot_tell_is_found_out_here(tmp_path: Path) -> None:
+    """Where the child was killed, the process that waits for it looks itself."""
+    with begun_early(cache_at(tmp_path / "c.db"), "long") as (process, child):
+        os.kill(child, signal.SIGKILL)
+        assert process.communicate(timeout=30)[0].split() == ["here", "None", "alone"]
+
+
+def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
+    """A checkup for which nobody waits any more ends."""
+    with begun_early(cache_at(tmp_path / "c.db"), "long") as (process, child):
+        assert running(child)
+        process.kill()
+        until(lambda: not running(child), "the child to end")
+
+
+def running(pid: int) -> bool:
+    """Whether there is such a process, which has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_only_a_catalogue_is_checked_early(tmp_path: Path, early: list[Checkup]) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from kodo.core.parts import Part, fingerprint
+from kodo.core.parts import Part
 from kodo.core.peers import PeerState
+from kodo.digests import fingerprint
 from kodo.models import NOTHING, Ask, Beacon, Key, Node, Receipt, Version
 
 Route = Literal["/register", "/connect", "/update/node", "/heartbeat", "/disconnect"]

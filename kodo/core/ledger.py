@@ -14,8 +14,9 @@ from datetime import timedelta
 
 from kodo.core.events import Instant, Rows
 from kodo.core.instructions import Entry, Instruction, Save, Settle, Stage, Told
-from kodo.core.parts import A_MICROSECOND, Claim, Part, Row, Staging, fingerprint, on_history
+from kodo.core.parts import A_MICROSECOND, Claim, Part, Row, Staging, on_history
 from kodo.core.peers import PeerState
+from kodo.digests import fingerprint
 from kodo.errors import InvalidMessageError
 from kodo.models import (
     NOTHING,

@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from hashlib import blake2b
 
+from kodo.digests import fingerprint
 from kodo.models import NOTHING, Key, Node, Version, later
 
 A_MICROSECOND = timedelta(microseconds=1)
@@ -85,11 +85,6 @@ def remains(row: Row, seq: int) -> Row:
     newer = later(time, A_MICROSECOND) if time else None
     left = replace(row, seq=seq, flows_seq=0, digest="", gone=True, via=None)
     return replace(left, modified=None, heartbeat=newer, status="unknown")
-
-
-def fingerprint(*values: object) -> int:
-    """A number of 64 bits that is equal for equal values."""
-    return int.from_bytes(blake2b(repr(values).encode(), digest_size=8).digest())
 
 
 def listed(rows: Iterable[Row]) -> Row | None:

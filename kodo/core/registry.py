@@ -30,9 +30,10 @@ from kodo.core.ages import STALE, Ages
 from kodo.core.instructions import Form, Instruction, Parcel, Range, Reply, Save, Send, Stage, Standing, Told, Wake
 from kodo.core.leases import Leases
 from kodo.core.ledger import Change, Ledger, News, check_delta, row_of
-from kodo.core.parts import A_MICROSECOND, Carried, Claim, Part, Row, fingerprint, listed, on_history
+from kodo.core.parts import A_MICROSECOND, Carried, Claim, Part, Row, listed, on_history
 from kodo.core.peers import BEAT, FOREIGN, GATHERING, GREETINGS, Errand, Peer, PeerState
 from kodo.core.receipts import Open, Receipts, receipt
+from kodo.digests import fingerprint
 from kodo.errors import InvalidMessageError, UnknownServiceError
 from kodo.models import (
     NOTHING,
