@@ -2,16 +2,12 @@
 
 ```
  part ---- record (one for each origin and node; flows as JSON) ---- of each node the one that is listed:
-                                                                      flow, tag, flow_text, trigram, tally
+                                                                      what is displayed (kodo.listing)
 ```
 
 - One connection writes, from one thread at a time; `write` changes, `commit` makes it durable. Reads go through
   connections of their own (a file, WAL) and see what is committed, or through the writer's under a lock (in memory).
 - Times stand in `record`, once: a node that registers the same again writes its row and touches nothing of its flows.
-- `flow` holds what is displayed (an absent author reads `missing author`), `flow_text` the same casefolded, since
-  SQLite's own case rules stop at ASCII.
-- Trigrams of texts are written many flows at once, since a commit of few costs almost as much as one of many. A search
-  finds through `trigram` what was written there, and looks at the few flows that are `unindexed` one by one.
 - Which record of a node is listed follows from the records alone (FEDERATION.md, rule 14).
 - A page is found by its ids first, then its rows by these. Beginnings of the whole listing come from an index where
   there is one; else all ids are ranked once, and kept as long as no row of the listing changes: any page is a slice.
@@ -22,116 +18,53 @@ A read on the event loop is `brief`: it gives up (`BusyError`) rather than hold 
 from __future__ import annotations
 
 import logging
-import os
 import re
 import sqlite3
 import threading
 import time
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from shutil import copy
 from traceback import clear_frames
 from typing import Any
 
 import orjson
-from pydantic import TypeAdapter
 
 from kodo.changes import Changes, Kept
-from kodo.checkup import APPLICATION_ID, Checkup, aside, checkup_of, commits_in_log, contents_of, log_of
+from kodo.checkup import contents_of
 from kodo.core.instructions import Entry, Parcel, Range, Save, Settle
 from kodo.core.parts import Carried, Part, Row, listed, remains
 from kodo.core.peers import PeerState
-from kodo.errors import BusyError, CacheError, DamagedCacheError, InUseError
+from kodo.errors import BusyError, CacheError, DamagedCacheError
+from kodo.listing import TOTAL, Listing, is_listed, is_well_counted
 from kodo.models import (
-    MISSING_AUTHOR,
-    MISSING_DESCRIPTION,
     NOTHING,
     Key,
     canonical,
     flows_by_url,
     flows_json,
 )
+from kodo.opening import connect, is_damage, new_database, read_part, read_peer, stored_database
 from kodo.query import Filter, Order
 
 log = logging.getLogger("kodo")
 
-SCHEMA_VERSION = 4
 BRIEF, LONGEST = 0.002, 5.0
 """Seconds that a brief read may take, and any read."""
 STEPS = 500
 """Steps of SQLite's machine between looks at the clock."""
 PIECE = 100
-"""Nodes that are written at once."""
+"""Nodes that are read at once."""
 LOOKED_OVER = 200
 """Flows that are looked over at once, but for a node that has more: in milliseconds, for which others wait."""
-MERGED = 8
-"""Segments of the trigrams that are merged into one as they come: of 4, SQLite's default, writing them costs 1.4 times
-as much; of 16, which is cheaper still, a search looks into so many that it takes half as long again."""
 INDEXED = {"f.name", "f.node", "n.organization", "n.created", "n.modified", "n.heartbeat"}
 """Columns that the listing has an index of; one of each of the others would halve the registrations in a second."""
-UNINDEXED = 500
-"""Flows whose trigrams wait to be written, at most: a search looks at each of them."""
 SHALLOW = 1000
 """Rows that are skipped along an index rather than ranked."""
-LOGGED = 8000
-"""Pages in SQLite's log (32 MiB) before they go to their places: once for each, however many commits changed it."""
 RANKINGS = 32 * 2**20
 """Bytes of rankings that are kept: some forty of 100,000 flows, or three of a million."""
 
-_SCHEMA = f"""
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
-CREATE TABLE part (origin TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE peer (key TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE record (
-  id INTEGER PRIMARY KEY, origin TEXT NOT NULL, key TEXT NOT NULL, url TEXT NOT NULL, organization TEXT,
-  created TEXT, modified TEXT, heartbeat TEXT, status TEXT NOT NULL,
-  seq INTEGER NOT NULL, flows_seq INTEGER NOT NULL, digest TEXT NOT NULL, size INTEGER NOT NULL,
-  via TEXT, gone INTEGER NOT NULL, listed INTEGER NOT NULL DEFAULT 0, flows TEXT NOT NULL, UNIQUE (key, origin));
-CREATE INDEX record_seq ON record (origin, seq);
-CREATE INDEX record_url ON record (url, size) WHERE listed;
-CREATE INDEX record_organization ON record (organization, url, size) WHERE listed;
-CREATE INDEX record_created ON record (created, url) WHERE listed;
-CREATE INDEX record_modified ON record (modified, url) WHERE listed;
-CREATE INDEX record_heartbeat ON record (heartbeat, url) WHERE listed;
-CREATE TABLE staged (
-  peer TEXT NOT NULL, origin TEXT NOT NULL, key TEXT NOT NULL, url TEXT NOT NULL, organization TEXT,
-  created TEXT, modified TEXT, heartbeat TEXT, status TEXT NOT NULL,
-  seq INTEGER NOT NULL, flows_seq INTEGER NOT NULL, digest TEXT, size INTEGER,
-  via TEXT, gone INTEGER NOT NULL, flows TEXT, PRIMARY KEY (origin, peer, key)) WITHOUT ROWID;
-CREATE TABLE flow (
-  id INTEGER PRIMARY KEY, record INTEGER NOT NULL, node TEXT NOT NULL, url TEXT NOT NULL, name TEXT NOT NULL,
-  author TEXT NOT NULL, description TEXT NOT NULL, tags TEXT NOT NULL, tag_key TEXT NOT NULL);
-CREATE TABLE tag (tag TEXT NOT NULL, flow INTEGER NOT NULL, PRIMARY KEY (tag, flow)) WITHOUT ROWID;
-CREATE TABLE flow_text (
-  id INTEGER PRIMARY KEY, organization TEXT NOT NULL, name TEXT NOT NULL, author TEXT NOT NULL,
-  description TEXT NOT NULL, tags TEXT NOT NULL);
-CREATE VIRTUAL TABLE trigram USING fts5(
-  organization, name, author, description, tags, tokenize = 'trigram case_sensitive 1',
-  content = 'flow_text', content_rowid = 'id', columnsize = 0);
-CREATE VIEW unindexed AS
-  SELECT * FROM flow_text WHERE id > (SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'indexed');
-INSERT INTO trigram (trigram, rank) VALUES ('automerge', {MERGED});
-INSERT INTO meta VALUES ('indexed', 0);
-CREATE TABLE tally (kind TEXT NOT NULL, value TEXT NOT NULL, flows INTEGER NOT NULL, PRIMARY KEY (kind, value))
-  WITHOUT ROWID;
-INSERT INTO tally VALUES ('total', '', 0);
-"""
-
-_UPGRADES = {
-    3: """
-DROP INDEX flow_node;
-DROP INDEX record_organization;
-CREATE INDEX record_url ON record (url, size) WHERE listed;
-CREATE INDEX record_organization ON record (organization, url, size) WHERE listed;
-UPDATE record SET size = (SELECT count(*) FROM json_each(flows));
-"""
-}
-"""From a version to the next: a cache that an older kodo wrote is taken over, with all that was acknowledged."""
-_FLOW_INDEXES = {"flow_record": "(record, url)", "flow_name": "(name, node, url)"}
 _READ, _NAMED = re.compile(r"\b[fnt]\.\w+"), {"f.id", "f.name", "f.node", "f.url"}
 """What a filter reads of a flow, and what of that stands in the index of names."""
 _STAGED = "FROM staged s WHERE origin = ? AND peer = ?"
@@ -139,14 +72,13 @@ _KNOWN = "EXISTS (SELECT 1 FROM record r WHERE r.key = s.key)"
 _BODY = "url, organization, flows, created, modified, heartbeat, status"
 _ROW = "origin, key, url, created, modified, seq, flows_seq, digest, organization, heartbeat, status, via, gone"
 _STORED = "origin, key, url, organization, created, modified, heartbeat, status, seq, flows_seq, via, gone"
-_TOTAL = "(SELECT flows FROM tally WHERE kind = 'total')"
 _SHOWN = """json_object('registry', ?2, 'node', f.node, 'organization', n.organization, 'created', n.created,
   'modified', n.modified, 'heartbeat', n.heartbeat, 'url', f.url, 'name', f.name, 'author', f.author,
   'description', f.description, 'tags', json(f.tags))"""
 """A row as displayed, of the service that is the second parameter."""
 _COUNTS = f"""
 SELECT json_object(
-  'total', {_TOTAL},
+  'total', {TOTAL},
   'node', (SELECT json_group_object(node, flows) FROM
     (SELECT url AS node, size AS flows FROM record WHERE listed AND size ORDER BY url)),
   'organization', (SELECT json_group_object(organization, flows) FROM
@@ -155,32 +87,9 @@ SELECT json_object(
   'tags', (SELECT json_group_object(value, flows) FROM
     (SELECT value, flows FROM tally WHERE kind = 'tag' ORDER BY value)))
 """
-_LISTED = """
-SELECT f.record, f.node, f.url, f.name, f.author, f.description, f.tags, f.tag_key,
-  t.organization, t.name, t.author, t.description, t.tags
-FROM json_each(?) i CROSS JOIN flow r INDEXED BY flow_record ON r.record = i.value
-  CROSS JOIN flow f NOT INDEXED ON f.id = r.id AND f.record = r.record AND f.url = r.url
-  CROSS JOIN flow s INDEXED BY flow_name ON s.name = f.name AND s.node = f.node AND s.url = f.url AND s.id = f.id
-  LEFT JOIN flow_text t ON t.id = f.id
-"""
-"""What is listed of records, as `_shown` makes it, and found through both indexes of flows."""
-_UNTAGGED = """
-SELECT 1 FROM json_each(?) i CROSS JOIN flow f ON f.record = i.value CROSS JOIN json_each(f.tags) j
-WHERE NOT EXISTS (SELECT 1 FROM tag WHERE tag = j.value AND flow = f.id) LIMIT 1
-"""
-_WELL_COUNTED = f"""
-SELECT 1 WHERE {_TOTAL} = (SELECT total(1) FROM flow NOT INDEXED) AND {_TOTAL} = (SELECT count(*) FROM flow_text)
-  AND {_TOTAL} = (SELECT total(1) FROM flow INDEXED BY flow_record)
-  AND {_TOTAL} = (SELECT total(1) FROM flow INDEXED BY flow_name)
-  AND (SELECT count(*) FROM tally) = 1 + (SELECT count(DISTINCT tag) FROM tag)
-  AND NOT EXISTS (
-    SELECT tag, count(*) FROM tag GROUP BY tag EXCEPT SELECT value, flows FROM tally WHERE kind = 'tag')
-"""
 IDS = 4096
 """Ids in a piece of a ranking. A whole one of 100,000 flows, at once, took up to 50 ms of the interpreter's time: so
 long does the system take for so much new memory, in the worst case."""
-_PART = TypeAdapter(Part)
-_PEER = TypeAdapter(PeerState)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,136 +161,25 @@ class Catalogue:
         self.path = path
         self.changes = Changes()
         self._rankings: Kept[Ranking] = Kept(RANKINGS)
-        # What the tally is to be changed by with the next commit.
-        self._counted: Counter[tuple[str, str]] = Counter()
         self._lock = threading.RLock()
         self._local = threading.local()
         self._ending = False
-        # What the records of each part come to, if that was counted and nothing was written since.
-        self._contents: dict[Key, int] | None = None
         # Up to where tombstones were cleaned up, since this started.
         self._floors: dict[Key, int] = {}
         self._readers: list[sqlite3.Connection] = []
-        there = path is not None and path.exists()
-        checkup = checkup_of(path) if path is not None and there else None
-        if there and checkup is None:
-            raise DamagedCacheError(f"expected a catalogue of kodo in {path}, but it is no database")
-        if there:
-            # What this SQLite cannot do at all is no fault of the file, and found out before it is opened.
-            _own_form()
-        kept = _keep_log(path) if path is not None and there else None
-        self._writer = _connect(path)
+        # What the records of each part come to, if that was counted and nothing was written since.
+        self._contents: dict[Key, int] | None = None
+        if path is not None and path.exists():
+            self._writer, self._contents = stored_database(url, path)
+        else:
+            self._writer = new_database(url, path)
         try:
-            self._prepare(checkup, kept)
-            # Up to which flow the trigrams are written; the id of the last flow that was listed.
-            self._indexed = self._last_indexed()
-            self._last = max(self._indexed, *self._writer.execute("SELECT coalesce(max(id), 0) FROM flow").fetchone())
+            self._listing = Listing(self._writer)
             self._vias = {part.origin: part.via for part in self.parts()}
             self._faces = {peer.key: _face(peer) for peer in self.peers()}
-        except BaseException as error:
+        except BaseException:
             self.close()
-            if checkup is not None:
-                # Else it would look for the log of this file by its name, and find that of the file that comes next.
-                checkup.wait()
-            if path is not None and kept is not None and log_of(path).exists():
-                kept.unlink(missing_ok=True)
-            if checkup is not None and _is_damage(error, {*_DAMAGE, sqlite3.SQLITE_ERROR}):
-                raise DamagedCacheError(f"expected a catalogue of kodo in {path}, but {error}") from error
             raise
-
-    def _prepare(self, checkup: Checkup | None, kept: Path | None) -> None:
-        db = self._writer
-        if checkup is not None:
-            if kept is not None:
-                self._check_log(kept)
-            db.execute("BEGIN IMMEDIATE")
-            self._check_form()
-            self._check_content()
-            found = checkup.found()
-            if found.fault is not None:
-                raise DamagedCacheError(f"expected an intact catalogue in {self.path}, but {found.fault}")
-            # Who opens it asks for this next.
-            self._contents = {Key(origin): content for origin, content in found.contents.items()}
-            # Pages go on in the life that began them alone.
-            db.execute("DELETE FROM staged")
-            db.execute("COMMIT")
-        if self.path is not None:
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = FULL")
-            db.execute(f"PRAGMA wal_autocheckpoint = {LOGGED}")
-        if checkup is None:
-            self._create()
-
-    def _create(self) -> None:
-        db = self._writer
-        stamp = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
-        db.executescript(f"BEGIN; {stamp} {_SCHEMA}")
-        _index_flows(db)
-        db.execute("INSERT INTO meta VALUES ('url', ?)", (self.url,))
-        db.execute("COMMIT")
-        # Out of the log at once: a file that came without it would look like one that nobody has used yet.
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
-    def _check_log(self, kept: Path) -> None:
-        """Say which commits SQLite leaves out of the log, since something before them is damaged; `kept` is the log.
-
-        Each is on disk before the next begins: only the last may be incomplete, after a power cut. What is before the
-        damage goes to its place, so that the next commit begins the log anew, and nothing of now is found there then.
-        A mesh takes a registry with an older disk (FEDERATION.md, rule 10), and the log is kept for people.
-        """
-        (size,) = self._writer.execute("PRAGMA page_size").fetchone()
-        commits = commits_in_log(kept, size)
-        taken = self._checkpointed()
-        lost = sum(number > taken for number in commits)
-        if not lost:
-            kept.unlink()
-            return
-        # SQLite goes on to write into the file that has two names.
-        apart = copy(kept, kept.with_name(f"{kept.name}.new"))
-        Path(apart).replace(kept)
-        if lost > 1:
-            log.error("%d commits in the log of %s are behind damage, and left out; kept as %s", lost, self.path, kept)
-        else:
-            said = "the last commit in the log of %s is incomplete, as after a power cut; kept as %s"
-            log.warning(said, self.path, kept)
-
-    def _checkpointed(self) -> int:
-        """How many frames of its log SQLite takes, all of which are in their places then."""
-        end = time.monotonic() + LONGEST
-        while True:
-            busy, taken, _ = self._writer.execute("PRAGMA wal_checkpoint").fetchone()
-            if not busy:
-                return int(taken)
-            if time.monotonic() > end:
-                raise InUseError(f"the cache {self.path} is in use by another process; end that one")
-            time.sleep(0.05)
-
-    def _check_form(self) -> None:
-        """Refuse what is no catalogue of kodo; bring one of an older version to the present one."""
-        db = self._writer
-        stamps = ("application_id", "user_version")
-        application, version = (db.execute(f"PRAGMA {stamp}").fetchone()[0] for stamp in stamps)
-        if application != APPLICATION_ID or version not in {*_UPGRADES, SCHEMA_VERSION}:
-            raise DamagedCacheError(f"expected a catalogue of kodo in {self.path}, of version {SCHEMA_VERSION}")
-        for older in range(version, SCHEMA_VERSION):
-            for statement in _UPGRADES[older].split(";"):
-                db.execute(statement)
-            db.execute(f"PRAGMA user_version = {older + 1}")
-        if missing := _own_form() - _form(db):
-            names = ", ".join(sorted(name for _, name, *_ in missing))
-            raise DamagedCacheError(f"expected an intact catalogue in {self.path}, but these are not as made: {names}")
-        # Reads what FTS5 keeps in tables of its own, whose form is its own affair.
-        db.execute("SELECT 1 FROM trigram WHERE trigram MATCH 'kodo'").fetchone()
-
-    def _check_content(self) -> None:
-        """Refuse what is another service's, and parts and peers that cannot be read: SQLite does not look into rows."""
-        try:
-            noted = dict(self._writer.execute("SELECT name, value FROM meta"))
-            if canonical(noted["url"]) != self.key:
-                raise DamagedCacheError(f"expected the cache of {self.url} in {self.path}, but it is another service's")
-            int(noted["indexed"]), self.parts(), self.peers()
-        except (KeyError, ValueError) as error:
-            raise DamagedCacheError(f"expected an intact catalogue in {self.path}, but a row is damaged") from error
 
     def interrupt(self) -> None:
         """End the reads that are under way, and the writing of records, with an error each."""
@@ -477,16 +275,15 @@ class Catalogue:
     def commit(self) -> None:
         """Make what was written durable."""
         if self._writer.in_transaction:
-            self._write_tally()
+            self._listing.write_tally()
             self._writer.execute("COMMIT")
 
     def rollback(self) -> None:
         """Forget what was written since the last commit."""
         self.changes.forget()
-        self._counted.clear()
         if self._writer.in_transaction:
             self._writer.execute("ROLLBACK")
-            self._indexed = self._last_indexed()
+            self._listing.forget()
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -542,35 +339,9 @@ class Catalogue:
 
     def _list_many(self, records: Sequence[tuple[int, Key, int]]) -> None:
         """List records of which nothing is listed: of each its id, the key of its node, and how many flows it has."""
-        with self._much_listed(len(records)):
-            for start in range(0, len(records), PIECE):
-                self._go_on()
-                self._list(self._stored([number for number, _, _ in records[start : start + PIECE]]))
+        self._listing.add_stored([number for number, _, _ in records], self._go_on)
         for _, key, size in records:
             self.changes.touch(key, *(("flows", "counts") if size else ()))
-
-    @contextmanager
-    def _much_listed(self, nodes: int) -> Iterator[None]:
-        """Around the listing of so many nodes: what would be written over and over again is written at its end.
-
-        Should that not come, all of it is rolled back.
-        """
-        if nodes <= PIECE:
-            yield
-            return
-        db = self._writer
-        first = db.execute("SELECT 1 FROM flow LIMIT 1").fetchone() is None
-        for name in _FLOW_INDEXES if first else ():
-            db.execute(f"DROP INDEX {name}")
-        self._merge_text(0)
-        yield
-        self._merge_text(MERGED)
-        if first:
-            _index_flows(db)
-
-    def _merge_text(self, segments: int) -> None:
-        """How many segments of the trigrams are merged into one as they come; 0: none (FTS5's `automerge`)."""
-        self._writer.execute("INSERT INTO trigram (trigram, rank) VALUES ('automerge', ?)", (segments,))
 
     def _take_away(self, origin: Key, peer: Key) -> None:
         """Leave the remains alone of every record that is on none of the pages kept aside."""
@@ -607,7 +378,7 @@ class Catalogue:
                 (*row[:12], *kept, first),
             )
             if first:
-                self._list([(inserted.lastrowid, url, organization, kept[1])])
+                self._listing.add([(inserted.lastrowid, url, organization, kept[1])])
             if first or self._relist(key):
                 self._note_moved(key, size or 0)
             return
@@ -660,42 +431,8 @@ class Catalogue:
             self._unlist(number)
         for number in wanted:
             self._writer.execute("UPDATE record SET listed = 1 WHERE id = ?", (number,))
-            self._list(self._stored([number]))
+            self._listing.add_stored([number])
         return shown != wanted
-
-    def _stored(self, numbers: Sequence[int]) -> Iterable[Sequence[Any]]:
-        """Of these records what is listed of them."""
-        return self._writer.execute(
-            "SELECT n.id, n.url, n.organization, n.flows FROM json_each(?) i CROSS JOIN record n ON n.id = i.value",
-            (_json(numbers),),
-        )
-
-    def _list(self, records: Iterable[Sequence[Any]]) -> None:
-        """Write what is listed of records: of each its id, its url, its organization and the JSON of its flows."""
-        db = self._writer
-        flows, texts, tags = [], [], []
-        added = self._last
-        for record in records:
-            for shown, folded, words in _shown(*record):
-                added += 1
-                flows.append((added, *shown))
-                texts.append((added, *folded))
-                tags += [(word, added) for word in words]
-        db.executemany(
-            "INSERT INTO flow (id, record, node, url, name, author, description, tags, tag_key)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            flows,
-        )
-        db.executemany(
-            "INSERT INTO flow_text (id, organization, name, author, description, tags) VALUES (?, ?, ?, ?, ?, ?)",
-            texts,
-        )
-        self._last = added
-        if self._last - self._indexed >= UNINDEXED:
-            self._index_texts()
-        db.executemany("INSERT INTO tag VALUES (?, ?)", tags)
-        self._counted["total", ""] += len(flows)
-        self._counted.update([("tag", word) for word, _ in tags])
 
     def list_anew(self) -> None:
         """Write anew all that follows from the records, as durable as a `write`; nothing of what stands there is read.
@@ -704,48 +441,12 @@ class Catalogue:
         """
         db = self._writer
         db.execute("BEGIN IMMEDIATE")
-        for table in ("flow", "flow_text", "tag", "tally"):
-            db.execute(f"DELETE FROM {table}")
-        db.execute("INSERT INTO trigram (trigram) VALUES ('delete-all')")
-        db.execute("INSERT INTO tally VALUES ('total', '', 0)")
-        # Ids go on, so that nobody who holds one of before finds another flow there.
-        self._indexed = self._last
-        self._counted.clear()
+        self._listing.clear()
         self._list_many(db.execute("SELECT id, key, size FROM record WHERE listed").fetchall())
 
-    def _index_texts(self) -> None:
-        """Write the trigrams of what was listed lately."""
-        columns = "organization, name, author, description, tags"
-        self._writer.execute(
-            f"INSERT INTO trigram (rowid, {columns}) SELECT id, {columns} FROM flow_text WHERE id > ?", (self._indexed,)
-        )
-        self._indexed = self._last
-        self._writer.execute("UPDATE meta SET value = ? WHERE name = 'indexed'", (self._indexed,))
-
-    def _last_indexed(self) -> int:
-        return int(self._writer.execute("SELECT value FROM meta WHERE name = 'indexed'").fetchone()[0])
-
     def _unlist(self, number: int) -> None:
-        db = self._writer
-        flows = db.execute("SELECT id, tags FROM flow WHERE record = ?", (number,)).fetchall()
-        tags = [(word, flow) for flow, words in flows for word in set(orjson.loads(words))]
-        db.executemany("DELETE FROM tag WHERE tag = ? AND flow = ?", tags)
-        # The trigrams first, which are those of the texts that stand there.
-        db.executemany("DELETE FROM trigram WHERE rowid = ?", [(flow,) for flow, _ in flows if flow <= self._indexed])
-        db.executemany("DELETE FROM flow_text WHERE id = ?", [(flow,) for flow, _ in flows])
-        db.execute("DELETE FROM flow WHERE record = ?", (number,))
-        db.execute("UPDATE record SET listed = 0 WHERE id = ?", (number,))
-        self._counted["total", ""] -= len(flows)
-        self._counted.subtract([("tag", word) for word, _ in tags])
-
-    def _write_tally(self) -> None:
-        counted = [(kind, value, flows) for (kind, value), flows in self._counted.items() if flows]
-        self._counted.clear()
-        self._writer.executemany(
-            "INSERT INTO tally VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET flows = flows + excluded.flows", counted
-        )
-        less = [(value,) for kind, value, flows in counted if kind == "tag" and flows < 0]
-        self._writer.executemany("DELETE FROM tally WHERE kind = 'tag' AND value = ? AND flows = 0", less)
+        self._listing.remove(number)
+        self._writer.execute("UPDATE record SET listed = 0 WHERE id = ?", (number,))
 
     # -- what the core asks for ----------------------------------------------------------------------------
 
@@ -760,7 +461,7 @@ class Catalogue:
 
     def parts(self) -> list[Part]:
         """How far each origin was known when the service stopped."""
-        return [_PART.validate_json(state) for (state,) in self._writer.execute("SELECT state FROM part")]
+        return [read_part(state) for (state,) in self._writer.execute("SELECT state FROM part")]
 
     def own_rows(self) -> list[Row]:
         """What the core is to know of the own part: nodes with a lease, or on behalf of others, and tombstones."""
@@ -770,7 +471,7 @@ class Catalogue:
 
     def peers(self) -> list[PeerState]:
         """The peers there were when the service stopped."""
-        return [_PEER.validate_json(state) for (state,) in self._writer.execute("SELECT state FROM peer")]
+        return [read_peer(state) for (state,) in self._writer.execute("SELECT state FROM peer")]
 
     def rows(self, keys: Iterable[Key]) -> dict[Key, tuple[Row, ...]]:
         """What every part says of these nodes, changes not yet committed included."""
@@ -794,13 +495,11 @@ class Catalogue:
             return None
         with self.reading() as db:
             records = _some_records(db, after)
-            ids = _json([record[0] for record in records])
             try:
-                expected = Counter((*shown, *folded) for record in records for shown, folded, _ in _shown(*record))
+                right = is_listed(db, records)
             except (ValueError, LookupError, TypeError, AttributeError) as error:
                 raise CacheError(f"expected flows in a record in {self.path}, but they cannot be read") from error
-            damaged = Counter(db.execute(_LISTED, (ids,))) != expected or db.execute(_UNTAGGED, (ids,)).fetchone()
-            if damaged or not (records or db.execute(_WELL_COUNTED).fetchone()):
+            if not right or not (records or is_well_counted(db)):
                 raise DamagedCacheError(f"expected to find listed what the records in {self.path} say")
         return records[-1][0] if records else None
 
@@ -836,7 +535,7 @@ class Catalogue:
                 raise BusyError(f"this takes longer than {LONGEST:g} s to answer; ask for less") from error
             # A statement that failed would stay at its moment for as long as anybody keeps the error.
             clear_frames(error.__traceback__)
-            kind = DamagedCacheError if _is_damage(error) else CacheError
+            kind = DamagedCacheError if is_damage(error) else CacheError
             raise kind(f"what is listed could not be read: {error}") from error
         finally:
             db.set_progress_handler(None, 0)
@@ -847,7 +546,7 @@ class Catalogue:
         db: sqlite3.Connection | None = getattr(self._local, "db", None)
         if db is None:
             try:
-                db = self._local.db = _connect(self.path, create=False)
+                db = self._local.db = connect(self.path, create=False)
             except sqlite3.Error as error:
                 raise CacheError(f"what is listed could not be read: {error}") from error
             self._readers.append(db)
@@ -860,7 +559,7 @@ class Catalogue:
         params: dict[str, Any] = {"registry": self.url} | (select.params if select is not None else {})
         with self.reading(brief=brief) as db:
             # The moment is that of the first read, not of BEGIN: whether the count stands is to be asked after it.
-            (total,) = db.execute(f"SELECT {_TOTAL}").fetchone()
+            (total,) = db.execute(f"SELECT {TOTAL}").fetchone()
             # Changes that are under way may show in this read or not: then nothing is known of it, and nothing kept.
             name = (count, selected, *params.values()) if self.changes.stands("flows", count) else None
             ranking = self._rankings.get(name)
@@ -885,7 +584,7 @@ class Catalogue:
         the text depends on no piece, so it is made once (a scalar subquery, https://sqlite.org/lang_expr.html), and the
         recursion hands out one row at a time and ends when nobody asks for more.
         """
-        start = 10 ** len(str(self._last))
+        start = 10 ** len(str(self._listing.last))
         size, pieces = IDS * _width(start), []
         # The selection stands at the beginning: of what surrounds it, less stands on the stack of SQLite's parser.
         made = db.execute(
@@ -995,8 +694,8 @@ class Catalogue:
     def _shelves(self, db: sqlite3.Connection) -> tuple[list[int], dict[str, tuple[dict[str, Any], list[int]]]]:
         """Where what is listed stands: the ids of own records, and by their urls the peers with the ids of theirs."""
         own: list[int] = []
-        parts = {part.origin: part for part in map(_PART.validate_json, _column(db, "SELECT state FROM part"))}
-        peers = map(_PEER.validate_json, _column(db, "SELECT state FROM peer"))
+        parts = {part.origin: part for part in map(read_part, _column(db, "SELECT state FROM part"))}
+        peers = map(read_peer, _column(db, "SELECT state FROM peer"))
         providers: dict[str, tuple[dict[str, Any], list[int]]] = {
             peer.key: ({"url": peer.url, "organization": peer.organization, "feed": peer.feed}, [])
             for peer in peers
@@ -1041,7 +740,7 @@ class Catalogue:
 
     def _pack(self, db: sqlite3.Connection, parcel: Parcel, owed: Range, limit: int, content: Content) -> int:
         """Pack the next page of what changed in one origin's part; the bytes it takes."""
-        part = _PART.validate_json(db.execute("SELECT state FROM part WHERE origin = ?", (owed.origin,)).fetchone()[0])
+        part = read_part(db.execute("SELECT state FROM part WHERE origin = ?", (owed.origin,)).fetchone()[0])
         if not part.goes_on(owed.base, owed.since, owed.floor):
             # The origin began anew after this was owed: what is there now cannot be told as a difference.
             owed = Range(owed.origin, NOTHING, NOTHING, part.floor, owed.age)
@@ -1146,59 +845,6 @@ def _members(db: sqlite3.Connection, ids: Sequence[int]) -> Iterator[bytes]:
         yield b"," * bool(start) + orjson.dumps(piece)[1:-1]
 
 
-def _connect(path: Path | None, *, create: bool = True) -> sqlite3.Connection:
-    where = f"{path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}" if path is not None else ":memory:"
-    db = sqlite3.connect(where, uri=True, isolation_level=None, check_same_thread=False, timeout=10)
-    db.create_function("casefold", 1, lambda text: None if text is None else str(text).casefold(), deterministic=True)
-    return db
-
-
-def _index_flows(db: sqlite3.Connection) -> None:
-    for name, columns in _FLOW_INDEXES.items():
-        db.execute(f"CREATE INDEX {name} ON flow {columns}")
-
-
-def _form(db: sqlite3.Connection) -> set[tuple[Any, ...]]:
-    """Which tables and indexes stand in a database, and how they were made."""
-    made = "iif(name GLOB 'trigram_*', NULL, sql)"
-    return set(db.execute(f"SELECT type, name, tbl_name, {made} FROM sqlite_schema"))
-
-
-@cache
-def _own_form() -> set[tuple[Any, ...]]:
-    """The form of a catalogue of this version."""
-    with closing(_connect(None)) as db:
-        db.executescript(_SCHEMA)
-        _index_flows(db)
-        return _form(db)
-
-
-def _keep_log(path: Path) -> Path | None:
-    """SQLite's log of this database under a second name, which needs no room: SQLite removes the first one."""
-    kept = aside(log_of(path))
-    try:
-        os.link(log_of(path), kept)
-    except FileNotFoundError:
-        return None
-    except OSError:  # a file system without second names
-        copy(log_of(path), kept)
-    return kept
-
-
-_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-
-
-def _is_damage(error: BaseException, codes: Collection[int] = _DAMAGE) -> bool:
-    """Whether the file itself is broken; not that it is locked, cannot be read, or that the disk is full.
-
-    A text that cannot be decoded has no code. Where a file is opened a statement that SQLite does not understand
-    (SQLITE_ERROR) names what should be there; of questions it may be the question's fault.
-    """
-    if isinstance(error, sqlite3.Error):
-        return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_NOTADB) & 0xFF in codes
-    return isinstance(error, UnicodeDecodeError)
-
-
 def _columns(entry: Entry) -> tuple[Any, ...]:
     node = entry.node
     return (
@@ -1211,23 +857,6 @@ def _flows(entry: Entry) -> tuple[str | None, str | None, int | None]:
     """Digest, JSON and number of an entry's flows; nothing where the stored ones stay."""
     flows = entry.node.flows
     return (None, None, None) if flows is None else (entry.digest, flows_json(flows).decode(), len(flows_by_url(flows)))
-
-
-def _shown(
-    record: int, node: str, organization: str | None, flows: str
-) -> Iterator[tuple[tuple[Any, ...], tuple[str, ...], set[str]]]:
-    """What is listed of a record, by flow: as displayed (`flow`), casefolded to be searched (`flow_text`), its tags."""
-    folded = (organization or "").casefold()
-    for flow in orjson.loads(flows).values():
-        tags = flow["tags"] or []
-        author = MISSING_AUTHOR if flow["author"] is None else flow["author"]
-        description = MISSING_DESCRIPTION if flow["description"] is None else flow["description"]
-        texts = (flow["name"], author, description)
-        yield (
-            (record, node, flow["url"], *texts, _json(tags), " ".join(sorted(tags))),
-            (folded, *(text.casefold() for text in (*texts, "\n".join(tags)))),
-            set(tags),
-        )
 
 
 def _body(row: Sequence[Any]) -> dict[str, Any]:

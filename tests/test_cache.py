@@ -13,13 +13,13 @@ import orjson
 import pytest
 
 from kodo.cache import ROOM, Cache, Owner
-from kodo.catalogue import SCHEMA_VERSION
 from kodo.checkup import APPLICATION_ID
 from kodo.core.instructions import Entry, Parcel, Range, Save, Settle, Stage
 from kodo.core.parts import Part
 from kodo.core.peers import PeerState
 from kodo.errors import CacheError, DamagedCacheError, InUseError
 from kodo.models import NOTHING, Flow, Node, Version, canonical, digest
+from kodo.opening import SCHEMA_VERSION
 from kodo.query import compile_filter, parse, parse_order
 
 OWNER = Owner("http://self:1", "me", True)

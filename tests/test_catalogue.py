@@ -401,7 +401,7 @@ def test_a_file_is_durable(tmp_path: Path) -> None:
 
 def test_a_search_finds_what_is_indexed_and_what_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Right after each commit a search finds what is listed and nothing else, through changes and restarts."""
-    monkeypatch.setattr("kodo.catalogue.UNINDEXED", 5)
+    monkeypatch.setattr("kodo.listing.UNINDEXED", 5)
     listed: dict[int, str] = {}
     waited: set[int] = set()
     chance = Random(1)
@@ -418,7 +418,7 @@ def test_a_search_finds_what_is_indexed_and_what_waits(tmp_path: Path, monkeypat
             catalogue = Catalogue(URL, tmp_path / "c.db")
         waited.add(unindexed(catalogue))
     assert waited == set(range(5))
-    monkeypatch.setattr("kodo.catalogue.UNINDEXED", 0)
+    monkeypatch.setattr("kodo.listing.UNINDEXED", 0)
     write(catalogue, entry(1, [flow("last")], 200))
     assert unindexed(catalogue) == 0
     # Raises when the trigrams are not those of the texts.

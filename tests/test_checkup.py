@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
 
-from kodo import checkup
+from kodo import checkup, opening
 from kodo.cache import Cache, Owner
-from kodo.catalogue import Catalogue
 from kodo.checkup import Checkup, Found, begin_early, checkup_of
 from kodo.core.instructions import Save
 from kodo.core.peers import PeerState
@@ -108,7 +108,7 @@ def test_a_checkup_under_way_leaves_sqlite_its_locks(
 ) -> None:
     """A cache that is opened beside its early checkup is locked: another process that looks at it takes no log away."""
     path, reading, opened, find = cache_at(tmp_path / "c.db"), Event(), Event(), checkup._look
-    check = Catalogue._check_content
+    check = opening._check_rows
 
     def held(path: Path) -> Found:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as db:
@@ -117,12 +117,12 @@ def test_a_checkup_under_way_leaves_sqlite_its_locks(
             opened.wait(10)
             return find(path)
 
-    def checked(catalogue: Catalogue) -> None:
-        check(catalogue)
+    def checked(*given: Any) -> None:
+        check(*given)
         opened.set()
 
     monkeypatch.setattr(checkup, "_look", held)
-    monkeypatch.setattr(Catalogue, "_check_content", checked)
+    monkeypatch.setattr(opening, "_check_rows", checked)
     early.append(Checkup(path))
     reading.wait(10)
     cache = Cache(OWNER, path)

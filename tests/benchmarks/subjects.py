@@ -95,7 +95,7 @@ def _told_again(record: str, replay: str, url: str, work: Callable[[Catalogue], 
 
     catalogue = Catalogue(url, Path(record))
     told = Told(catalogue._writer)
-    catalogue._writer = told  # type: ignore[assignment]
+    catalogue._writer = catalogue._listing._db = told  # type: ignore[assignment]
     work(catalogue)
     catalogue.close()
     alone = Cache(Owner(url), Path(replay))

@@ -1,0 +1,284 @@
+"""How the database of a catalogue is opened: its tables, what is refused, and what an older one becomes.
+
+```
+ no file ------> tables are made ------------------------------------------+
+ file, log ----> the log taken up, the form, rows, and the checkup's word --+--> the one connection that writes
+        \\-----> DamagedCacheError: whoever opened it sets it aside
+```
+
+A file is opened under the cache's lock. What SQLite leaves out of its log, since something before it is damaged, is
+told and kept; what the whole file is like is the checkup's affair (`kodo.checkup`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Collection
+from contextlib import closing
+from functools import cache
+from pathlib import Path
+from shutil import copy
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from kodo.checkup import APPLICATION_ID, aside, checkup_of, commits_in_log, log_of
+from kodo.core.parts import Part
+from kodo.core.peers import PeerState
+from kodo.errors import DamagedCacheError, InUseError
+from kodo.models import Key, canonical
+
+log = logging.getLogger("kodo")
+
+SCHEMA_VERSION = 4
+PATIENCE = 5.0
+"""Seconds for which it is waited until another process lets go of the file."""
+LOGGED = 8000
+"""Pages in SQLite's log (32 MiB) before they go to their places: once for each, however many commits changed it."""
+MERGED = 8
+"""Segments of the trigrams that are merged into one as they come: of 4, SQLite's default, writing them costs 1.4 times
+as much; of 16, which is cheaper still, a search looks into so many that it takes half as long again."""
+
+_SCHEMA = f"""
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
+CREATE TABLE part (origin TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE peer (key TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE record (
+  id INTEGER PRIMARY KEY, origin TEXT NOT NULL, key TEXT NOT NULL, url TEXT NOT NULL, organization TEXT,
+  created TEXT, modified TEXT, heartbeat TEXT, status TEXT NOT NULL,
+  seq INTEGER NOT NULL, flows_seq INTEGER NOT NULL, digest TEXT NOT NULL, size INTEGER NOT NULL,
+  via TEXT, gone INTEGER NOT NULL, listed INTEGER NOT NULL DEFAULT 0, flows TEXT NOT NULL, UNIQUE (key, origin));
+CREATE INDEX record_seq ON record (origin, seq);
+CREATE INDEX record_url ON record (url, size) WHERE listed;
+CREATE INDEX record_organization ON record (organization, url, size) WHERE listed;
+CREATE INDEX record_created ON record (created, url) WHERE listed;
+CREATE INDEX record_modified ON record (modified, url) WHERE listed;
+CREATE INDEX record_heartbeat ON record (heartbeat, url) WHERE listed;
+CREATE TABLE staged (
+  peer TEXT NOT NULL, origin TEXT NOT NULL, key TEXT NOT NULL, url TEXT NOT NULL, organization TEXT,
+  created TEXT, modified TEXT, heartbeat TEXT, status TEXT NOT NULL,
+  seq INTEGER NOT NULL, flows_seq INTEGER NOT NULL, digest TEXT, size INTEGER,
+  via TEXT, gone INTEGER NOT NULL, flows TEXT, PRIMARY KEY (origin, peer, key)) WITHOUT ROWID;
+CREATE TABLE flow (
+  id INTEGER PRIMARY KEY, record INTEGER NOT NULL, node TEXT NOT NULL, url TEXT NOT NULL, name TEXT NOT NULL,
+  author TEXT NOT NULL, description TEXT NOT NULL, tags TEXT NOT NULL, tag_key TEXT NOT NULL);
+CREATE TABLE tag (tag TEXT NOT NULL, flow INTEGER NOT NULL, PRIMARY KEY (tag, flow)) WITHOUT ROWID;
+CREATE TABLE flow_text (
+  id INTEGER PRIMARY KEY, organization TEXT NOT NULL, name TEXT NOT NULL, author TEXT NOT NULL,
+  description TEXT NOT NULL, tags TEXT NOT NULL);
+CREATE VIRTUAL TABLE trigram USING fts5(
+  organization, name, author, description, tags, tokenize = 'trigram case_sensitive 1',
+  content = 'flow_text', content_rowid = 'id', columnsize = 0);
+CREATE VIEW unindexed AS
+  SELECT * FROM flow_text WHERE id > (SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'indexed');
+INSERT INTO trigram (trigram, rank) VALUES ('automerge', {MERGED});
+INSERT INTO meta VALUES ('indexed', 0);
+CREATE TABLE tally (kind TEXT NOT NULL, value TEXT NOT NULL, flows INTEGER NOT NULL, PRIMARY KEY (kind, value))
+  WITHOUT ROWID;
+INSERT INTO tally VALUES ('total', '', 0);
+"""
+
+_UPGRADES = {
+    3: """
+DROP INDEX flow_node;
+DROP INDEX record_organization;
+CREATE INDEX record_url ON record (url, size) WHERE listed;
+CREATE INDEX record_organization ON record (organization, url, size) WHERE listed;
+UPDATE record SET size = (SELECT count(*) FROM json_each(flows));
+"""
+}
+"""From a version to the next: a cache that an older kodo wrote is taken over, with all that was acknowledged."""
+FLOW_INDEXES = {"flow_record": "(record, url)", "flow_name": "(name, node, url)"}
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+read_part, read_peer = TypeAdapter(Part).validate_json, TypeAdapter(PeerState).validate_json
+
+
+def connect(path: Path | None, *, create: bool = True) -> sqlite3.Connection:
+    """A connection to this file, or to a database in memory. Raises `sqlite3.Error`."""
+    where = f"{path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}" if path is not None else ":memory:"
+    db = sqlite3.connect(where, uri=True, isolation_level=None, check_same_thread=False, timeout=10)
+    db.create_function("casefold", 1, lambda text: None if text is None else str(text).casefold(), deterministic=True)
+    return db
+
+
+def is_damage(error: BaseException, codes: Collection[int] = _DAMAGE) -> bool:
+    """Whether the file itself is broken; not that it is locked, cannot be read, or that the disk is full.
+
+    A text that cannot be decoded has no code. Where a file is opened a statement that SQLite does not understand
+    (SQLITE_ERROR) names what should be there; of questions it may be the question's fault.
+    """
+    if isinstance(error, sqlite3.Error):
+        return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_NOTADB) & 0xFF in codes
+    return isinstance(error, UnicodeDecodeError)
+
+
+def new_database(url: str, path: Path | None) -> sqlite3.Connection:
+    """The database of a new catalogue of the service `url`. Raises `sqlite3.Error`."""
+    db = connect(path)
+    try:
+        _make_durable(db, path)
+        stamp = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
+        db.executescript(f"BEGIN; {stamp} {_SCHEMA}")
+        index_flows(db)
+        db.execute("INSERT INTO meta VALUES ('url', ?)", (url,))
+        db.execute("COMMIT")
+        # Out of the log at once: a file that came without it would look like one that nobody has used yet.
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def stored_database(url: str, path: Path) -> tuple[sqlite3.Connection, dict[Key, int]]:
+    """The database of the service `url` that is there, and what the records of each part in it come to.
+
+    Raises `DamagedCacheError` when it is no intact catalogue of this service, `InUseError` when another process does
+    not let go of it, `sqlite3.Error` when it cannot be opened for another reason.
+    """
+    checkup = checkup_of(path)
+    if checkup is None:
+        raise DamagedCacheError(f"expected a catalogue of kodo in {path}, but it is no database")
+    # What this SQLite cannot do at all is no fault of the file, and found out before it is opened.
+    _own_form()
+    kept = _keep_log(path)
+    db = connect(path)
+    try:
+        if kept is not None:
+            _check_log(db, path, kept)
+        db.execute("BEGIN IMMEDIATE")
+        _check_form(db, path)
+        _check_rows(db, url, path)
+        found = checkup.found()
+        if found.fault is not None:
+            raise DamagedCacheError(f"expected an intact catalogue in {path}, but {found.fault}")
+        # Pages go on in the life that began them alone.
+        db.execute("DELETE FROM staged")
+        db.execute("COMMIT")
+        _make_durable(db, path)
+    except BaseException as error:
+        db.close()
+        # Else it would look for the log of this file by its name, and find that of the file that comes next.
+        checkup.wait()
+        if kept is not None and log_of(path).exists():
+            kept.unlink(missing_ok=True)
+        if is_damage(error, {*_DAMAGE, sqlite3.SQLITE_ERROR}):
+            raise DamagedCacheError(f"expected a catalogue of kodo in {path}, but {error}") from error
+        raise
+    return db, {Key(origin): content for origin, content in found.contents.items()}
+
+
+def _make_durable(db: sqlite3.Connection, path: Path | None) -> None:
+    if path is not None:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute(f"PRAGMA wal_autocheckpoint = {LOGGED}")
+
+
+# -- the log -----------------------------------------------------------------------------------------------------------
+
+
+def _keep_log(path: Path) -> Path | None:
+    """SQLite's log of this database under a second name, which needs no room: SQLite removes the first one."""
+    kept = aside(log_of(path))
+    try:
+        os.link(log_of(path), kept)
+    except FileNotFoundError:
+        return None
+    except OSError:  # a file system without second names
+        copy(log_of(path), kept)
+    return kept
+
+
+def _check_log(db: sqlite3.Connection, path: Path, kept: Path) -> None:
+    """Say which commits SQLite leaves out of the log, since something before them is damaged; `kept` is the log.
+
+    Each is on disk before the next begins: only the last may be incomplete, after a power cut. What is before the
+    damage goes to its place, so that the next commit begins the log anew, and nothing of now is found there then.
+    A mesh takes a registry with an older disk (FEDERATION.md, rule 10), and the log is kept for people.
+    """
+    (size,) = db.execute("PRAGMA page_size").fetchone()
+    commits = commits_in_log(kept, size)
+    taken = _checkpointed(db, path)
+    lost = sum(number > taken for number in commits)
+    if not lost:
+        kept.unlink()
+        return
+    # SQLite goes on to write into the file that has two names.
+    apart = copy(kept, kept.with_name(f"{kept.name}.new"))
+    Path(apart).replace(kept)
+    if lost > 1:
+        log.error("%d commits in the log of %s are behind damage, and left out; kept as %s", lost, path, kept)
+    else:
+        said = "the last commit in the log of %s is incomplete, as after a power cut; kept as %s"
+        log.warning(said, path, kept)
+
+
+def _checkpointed(db: sqlite3.Connection, path: Path) -> int:
+    """How many frames of its log SQLite takes, all of which are in their places then."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        busy, taken, _ = db.execute("PRAGMA wal_checkpoint").fetchone()
+        if not busy:
+            return int(taken)
+        if time.monotonic() > end:
+            raise InUseError(f"the cache {path} is in use by another process; end that one")
+        time.sleep(0.05)
+
+
+# -- form and rows -----------------------------------------------------------------------------------------------------
+
+
+def index_flows(db: sqlite3.Connection) -> None:
+    """Make the indexes of flows."""
+    for name, columns in FLOW_INDEXES.items():
+        db.execute(f"CREATE INDEX {name} ON flow {columns}")
+
+
+def _form(db: sqlite3.Connection) -> set[tuple[Any, ...]]:
+    """Which tables and indexes stand in a database, and how they were made."""
+    made = "iif(name GLOB 'trigram_*', NULL, sql)"
+    return set(db.execute(f"SELECT type, name, tbl_name, {made} FROM sqlite_schema"))
+
+
+@cache
+def _own_form() -> set[tuple[Any, ...]]:
+    """The form of a catalogue of this version."""
+    with closing(connect(None)) as db:
+        db.executescript(_SCHEMA)
+        index_flows(db)
+        return _form(db)
+
+
+def _check_form(db: sqlite3.Connection, path: Path) -> None:
+    """Refuse what is no catalogue of kodo; bring one of an older version to the present one."""
+    stamps = ("application_id", "user_version")
+    application, version = (db.execute(f"PRAGMA {stamp}").fetchone()[0] for stamp in stamps)
+    if application != APPLICATION_ID or version not in {*_UPGRADES, SCHEMA_VERSION}:
+        raise DamagedCacheError(f"expected a catalogue of kodo in {path}, of version {SCHEMA_VERSION}")
+    for older in range(version, SCHEMA_VERSION):
+        for statement in _UPGRADES[older].split(";"):
+            db.execute(statement)
+        db.execute(f"PRAGMA user_version = {older + 1}")
+    if missing := _own_form() - _form(db):
+        names = ", ".join(sorted(name for _, name, *_ in missing))
+        raise DamagedCacheError(f"expected an intact catalogue in {path}, but these are not as made: {names}")
+    # Reads what FTS5 keeps in tables of its own, whose form is its own affair.
+    db.execute("SELECT 1 FROM trigram WHERE trigram MATCH 'kodo'").fetchone()
+
+
+def _check_rows(db: sqlite3.Connection, url: str, path: Path) -> None:
+    """Refuse what is another service's, and parts and peers that cannot be read: SQLite does not look into rows."""
+    try:
+        noted = dict(db.execute("SELECT name, value FROM meta"))
+        if canonical(noted["url"]) != canonical(url):
+            raise DamagedCacheError(f"expected the cache of {url} in {path}, but it is another service's")
+        int(noted["indexed"])
+        for table, read in (("part", read_part), ("peer", read_peer)):
+            for (state,) in db.execute(f"SELECT state FROM {table}"):
+                read(state)
+    except (KeyError, ValueError) as error:
+        raise DamagedCacheError(f"expected an intact catalogue in {path}, but a row is damaged") from error
