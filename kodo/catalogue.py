@@ -204,8 +204,7 @@ class Catalogue:
         """Make the changes of a Save, durable with the next `commit`."""
         db = self._writer
         self._contents = None
-        if not db.in_transaction:
-            db.execute("BEGIN IMMEDIATE")
+        self._begin()
         for stage in save.unstage:
             db.execute("DELETE FROM staged WHERE origin = ? AND peer = ?", (stage.origin, stage.peer))
         for stage, entry in save.staged:
@@ -226,6 +225,10 @@ class Catalogue:
         for key in save.forgotten:
             db.execute("DELETE FROM peer WHERE key = ?", (key,))
         self._note_mesh(save)
+
+    def _begin(self) -> None:
+        if not self._writer.in_transaction:
+            self._writer.execute("BEGIN IMMEDIATE")
 
     def _clean_up(self, origin: Key, floor: int) -> None:
         """Forget the tombstones up to the floor, when it has risen."""
@@ -271,6 +274,21 @@ class Catalogue:
         """A large message is given up when the service ends: nothing of it was acknowledged."""
         if self._ending:
             raise CacheError("the service is ending")
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether searches look at more flows one by one than they should, until `index_some` was called enough."""
+        return self._listing.is_behind
+
+    def index_some(self) -> None:
+        """Write what searches go by of some flows that were listed lately, and commit it, between other commits."""
+        self._begin()
+        try:
+            self._listing.index_some()
+            self.commit()
+        except BaseException:
+            self.rollback()
+            raise
 
     def commit(self) -> None:
         """Make what was written durable."""

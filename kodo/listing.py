@@ -6,8 +6,9 @@
 
 - `flow` holds what is displayed (an absent author reads `missing author`), `flow_text` the same casefolded, since
   SQLite's own case rules stop at ASCII.
-- Trigrams of texts are written many flows at once, since a commit of few costs almost as much as one of many. A search
-  finds through `trigram` what was written there, and looks at the few flows that are `unindexed` one by one.
+- Trigrams of texts are written many flows at once, since a commit of few costs almost as much as one of many, and of
+  very many nodes later, piece by piece: they are listed in half the time. A search finds through `trigram` what was
+  written there, and looks at the flows that are `unindexed` one by one.
 - `tally` counts flows, in all and by tag.
 
 Which record of a node is listed is told by `kodo.catalogue`, which also reads what stands here.
@@ -29,7 +30,9 @@ from kodo.opening import FLOW_INDEXES, MERGED, index_flows
 PIECE = 100
 """Nodes that are written at once."""
 UNINDEXED = 500
-"""Flows whose trigrams wait to be written, at most: a search looks at each of them."""
+"""Flows whose trigrams may wait to be written: a search looks at each of them."""
+AT_ONCE = 1000
+"""Flows whose trigrams are written at once: some 20 ms, for which others wait."""
 TOTAL = "(SELECT flows FROM tally WHERE kind = 'total')"
 """How many flows are listed, in SQL."""
 _STORED = "SELECT n.id, n.url, n.organization, n.flows FROM json_each(?) i CROSS JOIN record n ON n.id = i.value"
@@ -64,13 +67,23 @@ class Listing:
         self._db = db
         # What the tally is to be changed by with the next commit.
         self._counted: Counter[tuple[str, str]] = Counter()
-        # Up to which flow the trigrams are written.
-        self._indexed = self._last_indexed()
-        self.last = max(self._indexed, *db.execute("SELECT coalesce(max(id), 0) FROM flow").fetchone())
+        # Up to which flow the trigrams are written, and how many segments of them are merged into one.
+        self._indexed, self._merged = self._last_indexed(), self._last_merged()
+        self.last: int = max(self._indexed, *db.execute("SELECT coalesce(max(id), 0) FROM flow").fetchone())
         """The id of the last flow that was listed."""
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether more trigrams wait to be written than may; see `index_some`."""
+        return self.last - self._indexed >= UNINDEXED
 
     def add(self, records: Iterable[Sequence[Any]]) -> None:
         """List records: of each its id, its url, its organization and the JSON of its flows."""
+        self._add(records)
+        if self.is_behind:
+            self.index_some()
+
+    def _add(self, records: Iterable[Sequence[Any]]) -> None:
         db = self._db
         flows, texts, tags = [], [], []
         added = self.last
@@ -90,18 +103,25 @@ class Listing:
             texts,
         )
         self.last = added
-        if self.last - self._indexed >= UNINDEXED:
-            self._index_texts()
         db.executemany("INSERT INTO tag VALUES (?, ?)", tags)
         self._counted["total", ""] += len(flows)
         self._counted.update([("tag", word) for word, _ in tags])
 
     def add_stored(self, records: Sequence[int], go_on: Callable[[], None] = lambda: None) -> None:
-        """List these records, whose ids these are, as they are stored; `go_on` may raise between pieces of them."""
-        with self._much(len(records)):
+        """List these records, whose ids these are, as they are stored; `go_on` may raise between pieces of them.
+
+        Trigrams of many are left to `index_some`.
+        """
+        if len(records) <= PIECE:
+            self.add(self._stored(records))
+            return
+        with self._indexed_at_last():
             for start in range(0, len(records), PIECE):
                 go_on()
-                self.add(self._db.execute(_STORED, (orjson.dumps(records[start : start + PIECE]).decode(),)))
+                self._add(self._stored(records[start : start + PIECE]))
+
+    def _stored(self, records: Sequence[int]) -> Iterable[Sequence[Any]]:
+        return self._db.execute(_STORED, (orjson.dumps(records).decode(),))
 
     def remove(self, record: int) -> None:
         """List nothing more of a record."""
@@ -139,38 +159,41 @@ class Listing:
     def forget(self) -> None:
         """What was written since the last commit was rolled back."""
         self._counted.clear()
-        self._indexed = self._last_indexed()
+        self._indexed, self._merged = self._last_indexed(), self._last_merged()
 
     @contextmanager
-    def _much(self, nodes: int) -> Iterator[None]:
-        """Around the listing of so many nodes: what would be written over and over again is written at its end.
+    def _indexed_at_last(self) -> Iterator[None]:
+        """Around the listing of many nodes where there is none: the indexes of flows are made at its end.
 
         Should that not come, all of it is rolled back.
         """
-        if nodes <= PIECE:
-            yield
-            return
         first = self._db.execute("SELECT 1 FROM flow LIMIT 1").fetchone() is None
         for name in FLOW_INDEXES if first else ():
             self._db.execute(f"DROP INDEX {name}")
-        self._merge_text(0)
         yield
-        self._merge_text(MERGED)
         if first:
             index_flows(self._db)
 
+    def index_some(self) -> None:
+        """Write the trigrams of flows that wait for it, `AT_ONCE` of them at most, in the order of their ids."""
+        columns, last = "organization, name, author, description, tags", min(self.last, self._indexed + AT_ONCE)
+        # While many wait, what is merged now would be merged again.
+        self._merge_text(0 if self.last - last >= UNINDEXED else MERGED)
+        self._db.execute(
+            f"INSERT INTO trigram (rowid, {columns}) SELECT id, {columns} FROM flow_text WHERE id > ? AND id <= ?",
+            (self._indexed, last),
+        )
+        self._indexed = last
+        self._db.execute("UPDATE meta SET value = ? WHERE name = 'indexed'", (last,))
+
     def _merge_text(self, segments: int) -> None:
         """How many segments of the trigrams are merged into one as they come; 0: none (FTS5's `automerge`)."""
-        self._db.execute("INSERT INTO trigram (trigram, rank) VALUES ('automerge', ?)", (segments,))
+        if segments != self._merged:
+            self._db.execute("INSERT INTO trigram (trigram, rank) VALUES ('automerge', ?)", (segments,))
+            self._merged = segments
 
-    def _index_texts(self) -> None:
-        """Write the trigrams of what was listed lately."""
-        columns = "organization, name, author, description, tags"
-        self._db.execute(
-            f"INSERT INTO trigram (rowid, {columns}) SELECT id, {columns} FROM flow_text WHERE id > ?", (self._indexed,)
-        )
-        self._indexed = self.last
-        self._db.execute("UPDATE meta SET value = ? WHERE name = 'indexed'", (self._indexed,))
+    def _last_merged(self) -> int:
+        return int(self._db.execute("SELECT v FROM trigram_config WHERE k = 'automerge'").fetchone()[0])
 
     def _last_indexed(self) -> int:
         return int(self._db.execute("SELECT value FROM meta WHERE name = 'indexed'").fetchone()[0])

@@ -33,7 +33,7 @@ from kodo.models import Key, canonical
 
 log = logging.getLogger("kodo")
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 PATIENCE = 5.0
 """Seconds for which it is waited until another process lets go of the file."""
 LOGGED = 8000
@@ -57,11 +57,6 @@ CREATE INDEX record_organization ON record (organization, url, size) WHERE liste
 CREATE INDEX record_created ON record (created, url) WHERE listed;
 CREATE INDEX record_modified ON record (modified, url) WHERE listed;
 CREATE INDEX record_heartbeat ON record (heartbeat, url) WHERE listed;
-CREATE TABLE staged (
-  peer TEXT NOT NULL, origin TEXT NOT NULL, key TEXT NOT NULL, url TEXT NOT NULL, organization TEXT,
-  created TEXT, modified TEXT, heartbeat TEXT, status TEXT NOT NULL,
-  seq INTEGER NOT NULL, flows_seq INTEGER NOT NULL, digest TEXT, size INTEGER,
-  via TEXT, gone INTEGER NOT NULL, flows TEXT, PRIMARY KEY (origin, peer, key)) WITHOUT ROWID;
 CREATE TABLE flow (
   id INTEGER PRIMARY KEY, record INTEGER NOT NULL, node TEXT NOT NULL, url TEXT NOT NULL, name TEXT NOT NULL,
   author TEXT NOT NULL, description TEXT NOT NULL, tags TEXT NOT NULL, tag_key TEXT NOT NULL);
@@ -88,10 +83,20 @@ DROP INDEX record_organization;
 CREATE INDEX record_url ON record (url, size) WHERE listed;
 CREATE INDEX record_organization ON record (organization, url, size) WHERE listed;
 UPDATE record SET size = (SELECT count(*) FROM json_each(flows));
-"""
+""",
+    4: "DROP TABLE staged",
 }
 """From a version to the next: a cache that an older kodo wrote is taken over, with all that was acknowledged."""
 FLOW_INDEXES = {"flow_record": "(record, url)", "flow_name": "(name, node, url)"}
+_STAGED = """
+CREATE TEMP TABLE staged (
+  peer TEXT NOT NULL, origin TEXT NOT NULL, key TEXT NOT NULL, url TEXT NOT NULL, organization TEXT,
+  created TEXT, modified TEXT, heartbeat TEXT, status TEXT NOT NULL,
+  seq INTEGER NOT NULL, flows_seq INTEGER NOT NULL, digest TEXT, size INTEGER,
+  via TEXT, gone INTEGER NOT NULL, flows TEXT, PRIMARY KEY (origin, peer, key)) WITHOUT ROWID
+"""
+"""Pages that are kept aside end with the life that began them: in a file of its own, which SQLite deletes at its end,
+and which is never waited for."""
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 read_part, read_peer = TypeAdapter(Part).validate_json, TypeAdapter(PeerState).validate_json
 
@@ -119,7 +124,7 @@ def new_database(url: str, path: Path | None) -> sqlite3.Connection:
     """The database of a new catalogue of the service `url`. Raises `sqlite3.Error`."""
     db = connect(path)
     try:
-        _make_durable(db, path)
+        _make_ready(db, path)
         stamp = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
         db.executescript(f"BEGIN; {stamp} {_SCHEMA}")
         index_flows(db)
@@ -155,10 +160,8 @@ def stored_database(url: str, path: Path) -> tuple[sqlite3.Connection, dict[Key,
         found = checkup.found()
         if found.fault is not None:
             raise DamagedCacheError(f"expected an intact catalogue in {path}, but {found.fault}")
-        # Pages go on in the life that began them alone.
-        db.execute("DELETE FROM staged")
         db.execute("COMMIT")
-        _make_durable(db, path)
+        _make_ready(db, path)
     except BaseException as error:
         db.close()
         # Else it would look for the log of this file by its name, and find that of the file that comes next.
@@ -171,7 +174,9 @@ def stored_database(url: str, path: Path) -> tuple[sqlite3.Connection, dict[Key,
     return db, {Key(origin): content for origin, content in found.contents.items()}
 
 
-def _make_durable(db: sqlite3.Connection, path: Path | None) -> None:
+def _make_ready(db: sqlite3.Connection, path: Path | None) -> None:
+    """Make a connection the one that writes."""
+    db.execute(_STAGED)
     if path is not None:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")

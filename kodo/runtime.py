@@ -78,6 +78,9 @@ class Reader(Protocol):
     def rows(self, keys: Iterable[Key]) -> ev.Rows: ...
     def content(self, parcel: Parcel, limit: int, *, brief: bool = False) -> Content: ...
     def own_node(self, *, brief: bool = False) -> dict[str, Any]: ...
+    @property
+    def is_behind(self) -> bool: ...
+    def index_some(self) -> None: ...
     def look_over(self, after: int) -> int | None: ...
     def list_anew(self) -> None: ...
     def rollback(self) -> None: ...
@@ -182,6 +185,7 @@ class Runtime:
         start = partial(ev.Start, own=own, unix=int(time.time()), nonce=secrets.token_hex(8))
         self._queue.append(_Item(start))
         self._follow(await self._loop.run_in_executor(self._worker, self._process))
+        self._rest()
         self._spawn(self._look_over())
 
     async def stop(self) -> None:
@@ -311,6 +315,7 @@ class Runtime:
         log.error("%s; all of it is listed anew", damage)
         try:
             await self._loop.run_in_executor(self._worker, self._write_anew)
+            self._rest()
         except Exception as error:  # noqa: BLE001, whatever damage leads to
             log.error("it cannot be listed anew: %s; see to the disk, and start on a new cache", error)
 
@@ -322,6 +327,25 @@ class Runtime:
             except BaseException:
                 self.store.catalogue.rollback()
                 raise
+
+    def _catch_up(self) -> None:
+        """On the worker thread: write some of what searches go by, again and again as long as nothing else is to do."""
+        try:
+            if self._is_idle():
+                with self.store.catalogue.writing():
+                    self.store.catalogue.index_some()
+                self._rest()
+        except Exception as error:  # noqa: BLE001, as where a message is written
+            self._loop.call_soon_threadsafe(self._give_up, error)
+
+    def _rest(self) -> None:
+        """After each piece of work: what can wait is done when nothing else is."""
+        with self._turn:
+            if self._is_idle():
+                self._worker.submit(self._catch_up)
+
+    def _is_idle(self) -> bool:
+        return self.store.catalogue.is_behind and not (self._queue or self._ending)
 
     # -- the loop ------------------------------------------------------------------------------------------
 
@@ -361,6 +385,7 @@ class Runtime:
                 self._worker.submit(self._work)
         # After the submission: the next batch is begun while the loop writes these answers.
         self._loop.call_soon_threadsafe(self._follow, steps)
+        self._rest()
 
     def _follow(self, steps: list[_Step]) -> None:
         """Back on the loop, after the commit: answer, send, wait."""

@@ -257,15 +257,22 @@ def test_a_cache_with_other_tables_is_set_aside(tmp_path: Path, change: str) -> 
     assert list(tmp_path.glob("c.db.set-aside-*"))
 
 
-def test_a_cache_of_the_version_before_is_taken_over(tmp_path: Path) -> None:
+OLDER = {
+    4: "CREATE TABLE staged (a)",
+    3: "CREATE INDEX flow_node ON flow (node, url); DROP INDEX record_url; DROP INDEX record_organization;"
+    "CREATE INDEX record_organization ON record (organization, url) WHERE listed; UPDATE record SET size = 2",
+}
+"""What a version differs in from the one after it."""
+
+
+@pytest.mark.parametrize("version", OLDER)
+def test_a_cache_of_an_older_version_is_taken_over(tmp_path: Path, version: int) -> None:
     """What an older kodo acknowledged is listed by this one, from a cache that is then of this one's form."""
     written(tmp_path / "c.db", 1, 2)
     with closing(sqlite3.connect(tmp_path / "c.db", isolation_level=None)) as db:
-        db.executescript(
-            "CREATE INDEX flow_node ON flow (node, url); DROP INDEX record_url; DROP INDEX record_organization;"
-            "CREATE INDEX record_organization ON record (organization, url) WHERE listed;"
-            "UPDATE record SET size = 2; PRAGMA user_version = 3"
-        )
+        for each, difference in OLDER.items():
+            db.executescript(difference if each >= version else "")
+        db.execute(f"PRAGMA user_version = {version}")
     for _ in range(2):
         cache = Cache(OWNER, tmp_path / "c.db")
         assert listed(cache) == ["flow 1", "flow 2"]

@@ -426,6 +426,37 @@ def test_a_search_finds_what_is_indexed_and_what_waits(tmp_path: Path, monkeypat
     catalogue.close()
 
 
+def test_trigrams_of_many_nodes_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What many nodes brought is found at once; what searches go by is written piece by piece, also after a restart."""
+    monkeypatch.setattr("kodo.listing.AT_ONCE", 400)
+    catalogue, stage = Catalogue(URL, tmp_path / "c.db"), Stage(PEER, PEER)
+    flows = [flow(f"agent {at}") for at in range(10)]
+    write(catalogue, staged=tuple((stage, entry(number, flows, origin=PEER)) for number in range(150)))
+    write(catalogue, settled=(Settle(stage, whole=True),))
+    waits = [1500, 1100, 700, 300]
+    for waiting in waits:
+        assert (unindexed(catalogue), catalogue.is_behind) == (waiting, waiting > 500)
+        assert [total(catalogue, wanted) for wanted in ('name ~ "agent 7"', "agent 7", "nothing")] == [150, 150, 0]
+        if catalogue.is_behind:
+            catalogue.index_some()
+        catalogue.close()
+        catalogue = Catalogue(URL, tmp_path / "c.db")
+    write(catalogue, entry(1000, flows, 2))
+    assert unindexed(catalogue) == 310
+    write(catalogue, *(entry(1001 + number, flows, 3) for number in range(20)))
+    assert unindexed(catalogue) < 500
+    monkeypatch.setattr("kodo.listing.UNINDEXED", 1)
+    write(catalogue, entry(2000, flows, 4))
+    assert unindexed(catalogue) == 0
+    catalogue._writer.execute("INSERT INTO trigram (trigram, rank) VALUES ('integrity-check', 1)")
+    assert catalogue._writer.execute("SELECT v FROM trigram_config WHERE k = 'automerge'").fetchone() == (8,)
+    catalogue.close()
+
+
+def total(catalogue: Catalogue, q: str) -> int:
+    return catalogue.page(compile_filter(parse(q)), parse_order(""), 0, 1).filtered
+
+
 def unindexed(catalogue: Catalogue) -> int:
     count: int = catalogue._writer.execute("SELECT count(*) FROM unindexed").fetchone()[0]
     return count

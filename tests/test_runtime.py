@@ -159,6 +159,43 @@ def test_a_damaged_listing_is_written_anew(tmp_path: Path, caplog: pytest.LogCap
     assert "listed anew" in caplog.text
 
 
+def test_what_searches_go_by_is_written_when_nothing_else_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trigrams that many flows wait for, also since a life before, are written by a service that has nothing to do."""
+    flows = [{"url": f"/{at}", "name": f"flow {at}"} for at in range(1500)]
+
+    async def register(runtime: Runtime) -> None:
+        await runtime.register(registration(1, flows))
+
+    async def caught_up(runtime: Runtime) -> None:
+        async with asyncio.timeout(20):
+            while cache.catalogue.is_behind:
+                assert not runtime.failure.done()
+                await asyncio.sleep(0.01)
+
+    monkeypatch.setattr("kodo.listing.AT_ONCE", 1)
+    running(Cache(Owner(URL), tmp_path / "c.db"), register)
+    cache = Cache(Owner(URL), tmp_path / "c.db")
+    assert cache.catalogue.is_behind
+    monkeypatch.setattr("kodo.listing.AT_ONCE", 100)
+    running(cache, caught_up)
+
+
+def test_a_failure_to_write_what_searches_go_by_ends_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that takes no more is noticed where nobody waits for an answer, as where somebody does."""
+    cache = Cache(Owner(URL))
+
+    def fail() -> None:
+        raise CacheError("the disk is full")
+
+    async def work(runtime: Runtime) -> None:
+        monkeypatch.setattr(type(cache.catalogue), "is_behind", True)
+        monkeypatch.setattr(cache.catalogue, "index_some", fail)
+        await runtime.register(registration(1))
+        assert isinstance(await runtime.failure, CacheError)
+
+    running(cache, work)
+
+
 def test_a_fault_behind_the_commit_ends_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was asked is refused, and the service ends, when its answer cannot be carried out."""
 
