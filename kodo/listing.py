@@ -6,9 +6,9 @@
 
 - `flow` holds what is displayed (an absent author reads `missing author`), `flow_text` the same casefolded, since
   SQLite's own case rules stop at ASCII.
-- Trigrams of texts are written many flows at once, since a commit of few costs almost as much as one of many, and of
-  very many nodes later, piece by piece: they are listed in half the time. A search finds through `trigram` what was
-  written there, and looks at the flows that are `unindexed` one by one.
+- Trigrams of texts are written later, many flows at once, when the writer has nothing else to do: that is faster, and
+  very many nodes are listed in half the time. A search finds through `trigram` what was written there, and looks at the
+  flows that are `unindexed` one by one.
 - `tally` counts flows, in all and by tag.
 
 Which record of a node is listed is told by `kodo.catalogue`, which also reads what stands here.
@@ -29,8 +29,9 @@ from kodo.opening import FLOW_INDEXES, MERGED, index_flows
 
 PIECE = 100
 """Nodes that are written at once."""
-UNINDEXED = 500
-"""Flows whose trigrams may wait to be written: a search looks at each of them."""
+SOME, UNINDEXED = 250, 1000
+"""Flows whose trigrams are written when nothing else is to do, and flows that wait for it at most, but where very many
+came at once: a search looks at each of them."""
 AT_ONCE = 1000
 """Flows whose trigrams are written at once: some 20 ms, for which others wait."""
 TOTAL = "(SELECT flows FROM tally WHERE kind = 'total')"
@@ -74,13 +75,13 @@ class Listing:
 
     @property
     def is_behind(self) -> bool:
-        """Whether more trigrams wait to be written than may; see `index_some`."""
-        return self.last - self._indexed >= UNINDEXED
+        """Whether the trigrams of some flows wait to be written; see `index_some`."""
+        return self.last - self._indexed >= SOME
 
     def add(self, records: Iterable[Sequence[Any]]) -> None:
         """List records: of each its id, its url, its organization and the JSON of its flows."""
         self._add(records)
-        if self.is_behind:
+        if self.last - self._indexed >= UNINDEXED:
             self.index_some()
 
     def _add(self, records: Iterable[Sequence[Any]]) -> None:

@@ -429,6 +429,7 @@ def test_a_search_finds_what_is_indexed_and_what_waits(tmp_path: Path, monkeypat
 def test_trigrams_of_many_nodes_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What many nodes brought is found at once; what searches go by is written piece by piece, also after a restart."""
     monkeypatch.setattr("kodo.listing.AT_ONCE", 400)
+    monkeypatch.setattr("kodo.listing.SOME", 500)
     catalogue, stage = Catalogue(URL, tmp_path / "c.db"), Stage(PEER, PEER)
     flows = [flow(f"agent {at}") for at in range(10)]
     write(catalogue, staged=tuple((stage, entry(number, flows, origin=PEER)) for number in range(150)))
@@ -443,10 +444,11 @@ def test_trigrams_of_many_nodes_wait(tmp_path: Path, monkeypatch: pytest.MonkeyP
         catalogue = Catalogue(URL, tmp_path / "c.db")
     write(catalogue, entry(1000, flows, 2))
     assert unindexed(catalogue) == 310
-    write(catalogue, *(entry(1001 + number, flows, 3) for number in range(20)))
-    assert unindexed(catalogue) < 500
-    monkeypatch.setattr("kodo.listing.UNINDEXED", 1)
-    write(catalogue, entry(2000, flows, 4))
+    write(catalogue, *(entry(1001 + number, flows, 3) for number in range(80)))
+    assert unindexed(catalogue) < 1000
+    monkeypatch.setattr("kodo.listing.SOME", 1)
+    while catalogue.is_behind:
+        catalogue.index_some()
     assert unindexed(catalogue) == 0
     catalogue._writer.execute("INSERT INTO trigram (trigram, rank) VALUES ('integrity-check', 1)")
     assert catalogue._writer.execute("SELECT v FROM trigram_config WHERE k = 'automerge'").fetchone() == (8,)
