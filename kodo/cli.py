@@ -238,13 +238,17 @@ def flows(  # noqa: PLR0913, PLR0917, one for each option
     kodo flows -q routing
     kodo flows -q 'organization == "acme" & @tag("routing")' --by organization,name:desc
     """
-    _answer(url, lambda client: client.flows(q=q, by=by, p=p, pp=pp), lambda page: _page(page, times, q), as_json)
+    _answer(
+        url,
+        lambda client: client.flows(q=q, by=by, p=p, pp=pp),
+        None if as_json else lambda page: _page(page, times, q),
+    )
 
 
 @app.command()
 def counts(url: Url = HOME, as_json: AsJson = False) -> None:
     """Count the flows by organization, node and tag."""
-    _answer(url, lambda client: client.counts(), _tally, as_json)
+    _answer(url, lambda client: client.counts(), None if as_json else _tally)
 
 
 @app.command(name="map")
@@ -254,9 +258,9 @@ def map_(url: Url = HOME, as_json: AsJson = False) -> None:
     Its own nodes come first, then each peer with the nodes that are known through it.
     """
     if as_json:
-        _answer(url, lambda client: client.map(), lambda _: (), as_json)
+        _answer(url, lambda client: client.map())
     else:
-        _answer(url, lambda client: (client.map(), client.status(), _away(client)), lambda seen: _mesh(*seen), as_json)
+        _answer(url, lambda client: (client.map(), client.status(), _away(client)), lambda seen: _mesh(*seen))
 
 
 def _away(client: Client) -> dict[str, str]:
@@ -269,14 +273,14 @@ def _away(client: Client) -> dict[str, str]:
     return {canonical(url): f"{said}: {why}" if why else said for url, (said, why) in troubles.items() if said}
 
 
-def _answer(url: str, ask: Callable[[Client], T], draw: Callable[[T], Iterable[RenderableType]], as_json: bool) -> None:
-    """Ask a service, and print its answer, drawn or as it is."""
+def _answer(url: str, ask: Callable[[Client], T], draw: Callable[[T], Iterable[RenderableType]] | None = None) -> None:
+    """Ask a service, and print its answer, drawn or, where nothing draws it, as JSON."""
     from kodo.client import Client  # noqa: PLC0415, httpx is for the commands that ask a service
 
     try:
         with Client(url) as client, _in_words_of_the_command():
             answer = ask(client)
-        if as_json:
+        if draw is None:
             _show_json(answer)
         else:
             _show(*draw(answer))
@@ -471,9 +475,9 @@ def explain(
     kodo explain http://localhost:3366 --node http://localhost:3367 --flow /press-agent
     """
     if as_json:
-        _answer(url, lambda client: client.get("/explain", node=node, flow=flow), lambda _: (), as_json)
+        _answer(url, lambda client: client.get("/explain", node=node, flow=flow))
     else:
-        _answer(url, lambda client: _explained(client, node, flow), lambda told: _explanation(*told), as_json)
+        _answer(url, lambda client: _explained(client, node, flow), lambda told: _explanation(*told))
 
 
 @app.command()
@@ -483,11 +487,9 @@ def convergence(url: Url = HOME, as_json: AsJson = False) -> None:
     Beside that it is shown how old what the service knows of every registry is.
     """
     if as_json:
-        _answer(url, lambda client: client.get("/convergence"), lambda _: (), as_json)
+        _answer(url, lambda client: client.get("/convergence"))
     else:
-        _answer(
-            url, lambda client: (client.get("/convergence"), client.status()), lambda told: _progress(*told), as_json
-        )
+        _answer(url, lambda client: (client.get("/convergence"), client.status()), lambda told: _progress(*told))
 
 
 def _explained(client: Client, node: str | None, flow: str | None) -> tuple[Any, str]:
@@ -619,7 +621,7 @@ def leave(
     \b
     kodo leave http://localhost:3367
     """
-    _answer(url, _leaves, lambda seen: _farewells(url, *seen), as_json=False)
+    _answer(url, _leaves, lambda seen: _farewells(url, *seen))
 
 
 def _leaves(client: Client) -> tuple[Any, Any, Any]:

@@ -34,7 +34,7 @@ import orjson
 from pydantic import ValidationError
 
 from kodo.core.instructions import Send
-from kodo.core.peers import FOREIGN, GREETINGS
+from kodo.core.peers import is_foreign
 from kodo.errors import RejectedError, UnavailableError, reason_of
 from kodo.models import AT_ONCE, BEATS, PACKED, Key, PeerReply, canonical
 from kodo.trace import HEADER, Message, Trace, nodes_in
@@ -223,7 +223,7 @@ def outcome_of(status: int) -> str:
 def _check(response: httpx.Response, send: Send) -> None:
     status = response.status_code
     said = f"it answered {status} to {send.route}"
-    foreign = status in FOREIGN and send.route in GREETINGS
+    foreign = is_foreign(send.route, status)
     if (status >= 500 or status == 429) and not foreign:
         raise UnavailableError(said, _retry_after(response.headers.get("retry-after", "")))
     if status != 200:

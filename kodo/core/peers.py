@@ -33,13 +33,19 @@ PAUSE, PAUSE_LIMIT = 0.5, 60.0
 BEAT = 1 / 3
 """The part of its lease after which a node beats again."""
 
-GREETINGS = ("/register", "/connect")
-FOREIGN = (200, 404, 405, 501)
-"""Answers to a greeting that no registry gives: that of a service without the role, and those of other servers; 200
-where it is not the JSON of a registry."""
+_GREETINGS = ("/register", "/connect")
+_FOREIGN = (200, 404, 405, 501)
 
 Errand = Literal["greeting", "news", "beacon", "beat", "farewell"]
 """What a message to a peer is for."""
+
+
+def is_foreign(route: str, status: int | None) -> bool:
+    """Whether a refusal is what no registry answers to a greeting.
+
+    A service without the role does, and other servers do; 200 is the status of a page, in place of a registry's JSON.
+    """
+    return route in _GREETINGS and status in _FOREIGN
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from kodo.core.instructions import Form, Instruction, Parcel, Range, Reply, Save
 from kodo.core.leases import Leases
 from kodo.core.ledger import Change, Ledger, News, check_delta, row_of
 from kodo.core.parts import A_MICROSECOND, Carried, Claim, Part, Row, listed, on_history
-from kodo.core.peers import BEAT, FOREIGN, GATHERING, GREETINGS, Errand, Peer, PeerState
+from kodo.core.peers import BEAT, GATHERING, Errand, Peer, PeerState, is_foreign
 from kodo.core.receipts import Open, Receipts, receipt
 from kodo.digests import fingerprint
 from kodo.errors import InvalidMessageError, UnknownServiceError
@@ -636,7 +636,7 @@ class Registry:
             return self._taken_leave(peer)
         if event.status in (401, 403):
             peer.stopped = event.status
-        peer.foreign = event.route in GREETINGS and event.status in FOREIGN
+        peer.foreign = is_foreign(event.route, event.status)
         # A refusal means that the two disagree about each other: they start again with a handshake.
         peer.greet = peer.greet or peer.state.farewell is None
         if errand == "beat" and event.status == UnknownServiceError.status:
