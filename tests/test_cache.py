@@ -372,13 +372,7 @@ def test_what_is_listed_is_written_anew_from_the_records(tmp_path: Path, damage:
     written(tmp_path / "c.db", 1, 2)
     with closing(sqlite3.connect(tmp_path / "c.db", isolation_level=None)) as db:
         db.execute(damage)
-    cache = Cache(OWNER, tmp_path / "c.db")
-    with pytest.raises(DamagedCacheError):
-        look_over(cache)
-    with cache.catalogue.writing():
-        cache.catalogue.list_anew()
-        cache.commit()
-    look_over(cache)
+    cache = found_and_mended(tmp_path / "c.db")
     assert listed(cache) == ["flow 1", "flow 2"]
     found = cache.catalogue.page(compile_filter(parse('name ~ "flow 2"')), parse_order(""), 0, 9)
     assert (found.total, found.filtered) == (2, 1)
@@ -394,14 +388,7 @@ def test_a_wrong_index_of_flows_is_written_anew(tmp_path: Path, index: str, colu
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute(f"REINDEX {index}")
     said_of(path, index, other, columns)
-    cache = Cache(OWNER, path)
-    with pytest.raises(DamagedCacheError):
-        look_over(cache)
-    with cache.catalogue.writing():
-        cache.catalogue.list_anew()
-        cache.commit()
-    look_over(cache)
-    cache.close()
+    found_and_mended(path).close()
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
@@ -411,6 +398,18 @@ def said_of(path: Path, index: str, before: str, after: str) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("PRAGMA writable_schema = ON")
         db.execute("UPDATE sqlite_master SET sql = replace(sql, ?, ?) WHERE name = ?", (before, after, index))
+
+
+def found_and_mended(path: Path) -> Cache:
+    """The cache, whose damage was found by looking it over, and is mended by listing all anew."""
+    cache = Cache(OWNER, path)
+    with pytest.raises(DamagedCacheError):
+        look_over(cache)
+    with cache.catalogue.writing():
+        cache.catalogue.list_anew()
+        cache.commit()
+    look_over(cache)
+    return cache
 
 
 def look_over(cache: Cache) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -161,30 +161,30 @@ except ChildProcessError:
 
 
 @contextmanager
-def begun_early(path: Path, how: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """Such a process, with the pid of the child that looks."""
+def begun_early(path: Path, how: str) -> Iterator[tuple[subprocess.Popen[str], int, IO[str]]]:
+    """Such a process, with the pid of the child that looks, and what else it says."""
     with subprocess.Popen([sys.executable, "-c", CHILD, str(path), how], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        yield process, int(process.stdout.readline())
+        yield process, int(process.stdout.readline()), process.stdout
 
 
 def test_an_early_checkup_is_done_in_a_child(tmp_path: Path) -> None:
     """What `kodo serve` checks early another process looks at, which leaves nothing behind."""
-    with begun_early(cache_at(tmp_path / "c.db"), "once") as (process, child):
+    with begun_early(cache_at(tmp_path / "c.db"), "once") as (process, child, said):
         assert child != process.pid
-        assert process.communicate(timeout=30)[0].split() == ["None", "alone"]
+        assert said.read().split() == ["None", "alone"]
 
 
 def test_what_a_child_cannot_tell_is_found_out_here(tmp_path: Path) -> None:
     """Where the child was killed, the process that waits for it looks itself."""
-    with begun_early(cache_at(tmp_path / "c.db"), "long") as (process, child):
+    with begun_early(cache_at(tmp_path / "c.db"), "long") as (_, child, said):
         os.kill(child, signal.SIGKILL)
-        assert process.communicate(timeout=30)[0].split() == ["here", "None", "alone"]
+        assert said.read().split() == ["here", "None", "alone"]
 
 
 def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
     """A checkup for which nobody waits any more ends."""
-    with begun_early(cache_at(tmp_path / "c.db"), "long") as (process, child):
+    with begun_early(cache_at(tmp_path / "c.db"), "long") as (process, child, _):
         assert running(child)
         process.kill()
         until(lambda: not running(child), "the child to end")
