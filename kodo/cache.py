@@ -49,6 +49,7 @@ from kodo.models import (
     digest,
     nodes_by_key,
 )
+from kodo.opening import is_damage
 
 log = logging.getLogger("kodo")
 
@@ -155,8 +156,22 @@ class Cache:
         except (OSError, sqlite3.Error) as error:
             raise self._unwritten(error) from error
 
+    def index_some(self) -> None:
+        """Write what searches go by of some flows that were listed lately, between commits.
+
+        Raises `DamagedCacheError` when what stands there is broken, `CacheError` when it cannot be written.
+        """
+        try:
+            self.catalogue.index_some()
+        except sqlite3.Error as error:
+            # Tables of FTS5 that do not agree are a broken constraint, if they are noticed at all.
+            if isinstance(error, sqlite3.IntegrityError) or is_damage(error):
+                raise DamagedCacheError(f"what searches go by in {self.path} is damaged: {error}") from error
+            raise self._unwritten(error) from error
+
     def _unwritten(self, error: Exception) -> CacheError:
-        return CacheError(f"expected to write the cache {self.path}, but {reason_of(error)}")
+        where = "what is listed, in memory" if self.path is None else f"the cache {self.path}"
+        return CacheError(f"expected to write {where}, but {reason_of(error)}")
 
     def _make_room(self) -> None:
         """Give the log room, when it has another length than that had. Where that cannot be, commits take longer.

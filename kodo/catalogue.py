@@ -36,7 +36,7 @@ from kodo.checkup import contents_of
 from kodo.core.instructions import Entry, Parcel, Range, Save, Settle
 from kodo.core.parts import Carried, Part, Row, listed, remains
 from kodo.core.peers import PeerState
-from kodo.errors import BusyError, CacheError, DamagedCacheError
+from kodo.errors import BusyError, CacheError, DamagedCacheError, reason_of
 from kodo.listing import TOTAL, Listing, is_listed, is_well_counted
 from kodo.models import (
     NOTHING,
@@ -301,7 +301,8 @@ class Catalogue:
         self.changes.forget()
         if self._writer.in_transaction:
             self._writer.execute("ROLLBACK")
-            self._listing.forget()
+        # SQLite has rolled back by itself where the disk failed.
+        self._listing.forget()
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -317,7 +318,7 @@ class Catalogue:
         self.changes.publish()
 
     def _stage(self, peer: Key, entry: Entry) -> None:
-        self._writer.execute(
+        keep = (
             f"INSERT INTO staged ({_STORED}, digest, flows, size, peer) VALUES ({_placeholders(16)})"
             " ON CONFLICT DO UPDATE SET"
             " url = excluded.url, organization = excluded.organization, created = excluded.created,"
@@ -325,9 +326,15 @@ class Catalogue:
             " seq = excluded.seq, gone = excluded.gone,"
             " flows_seq = iif(excluded.flows IS NULL, flows_seq, excluded.flows_seq),"
             " digest = iif(excluded.flows IS NULL, digest, excluded.digest),"
-            " flows = coalesce(excluded.flows, flows), size = coalesce(excluded.size, size)",
-            (*_columns(entry), *_flows(entry), peer),
+            " flows = coalesce(excluded.flows, flows), size = coalesce(excluded.size, size)"
         )
+        try:
+            self._writer.execute(keep, (*_columns(entry), *_flows(entry), peer))
+        except sqlite3.OperationalError as error:
+            raise CacheError(
+                f"expected room for the pages of a registry where SQLite keeps temporary files, but {reason_of(error)};"
+                " name a folder with room in SQLITE_TMPDIR"
+            ) from error
 
     def _settle(self, settle: Settle) -> None:
         db, stage = self._writer, (settle.stage.origin, settle.stage.peer)

@@ -35,6 +35,7 @@ from itertools import count, pairwise
 from pathlib import Path
 
 from kodo.digests import digest_of, fingerprint
+from kodo.forks import can_fork
 
 MAGIC = b"SQLite format 3\0"
 """What a database begins with (https://sqlite.org/fileformat2.html)."""
@@ -103,15 +104,21 @@ class _Child:
     @classmethod
     def begun(cls, path: Path) -> _Child | None:
         """None where there can be none: one of a process with threads would have their locks, and not them."""
-        if not hasattr(os, "fork") or threading.active_count() > 1:
+        if not can_fork():
             return None
         parent = os.getpid()
         pipe, told = os.pipe()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            os.close(pipe)
+            os.close(told)
+            return None
         if pid:
             os.close(told)
             return cls(pid, pipe)
         try:
+            os.close(pipe)
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             found = _look(path, lambda: os.getppid() != parent)
             with open(told, "w") as file:  # noqa: PTH123, a pipe
@@ -124,7 +131,8 @@ class _Child:
         """What it found, once it has ended; None if it could not tell."""
         with open(self._pipe) as file:  # noqa: PTH123, a pipe
             told = file.read()
-        os.waitpid(self._pid, 0)
+        with suppress(ChildProcessError):  # where the system is told to forget children
+            os.waitpid(self._pid, 0)
         with suppress(ValueError):
             return Found(**json.loads(told))
         return None

@@ -54,7 +54,6 @@ import signal
 import socket
 import sys
 import tempfile
-import threading
 import time
 import traceback
 import zlib
@@ -68,6 +67,7 @@ from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from kodo.errors import KodoError, LabError, OptionError
+from kodo.forks import can_fork
 from kodo.options import load_options
 from kodo.service.node import Running, run
 from kodo.transport import Links
@@ -450,13 +450,6 @@ class Guardian:
         """The connection takes more, or has more, or both."""
         self._report()
         self._ordered()
-
-
-def can_fork() -> bool:
-    """Whether a fork of this process is whole: the system has forks, and there is no thread that it would lose."""
-    tasks = Path("/proc/self/task")
-    threads = len(list(tasks.iterdir())) if tasks.is_dir() else threading.active_count()
-    return hasattr(os, "fork") and threads == 1
 
 
 def _fork(order: dict[str, Any], pipes: tuple[int, int]) -> int:

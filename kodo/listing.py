@@ -25,15 +25,15 @@ from typing import Any
 import orjson
 
 from kodo.models import MISSING_AUTHOR, MISSING_DESCRIPTION
-from kodo.opening import FLOW_INDEXES, MERGED, index_flows
+from kodo.opening import FLOW_INDEXES, MERGED, index_flows, is_damage
 
 PIECE = 100
 """Nodes that are written at once."""
 SOME, UNINDEXED = 250, 1000
 """Flows whose trigrams are written when nothing else is to do, and flows that wait for it at most, but where very many
 came at once: a search looks at each of them."""
-AT_ONCE = 1000
-"""Flows whose trigrams are written at once: some 20 ms, for which others wait."""
+AT_ONCE, LENGTH = 1000, 200_000
+"""Flows whose trigrams are written at once, and characters of their texts: some 20 ms, for which others wait."""
 TOTAL = "(SELECT flows FROM tally WHERE kind = 'total')"
 """How many flows are listed, in SQL."""
 _STORED = "SELECT n.id, n.url, n.organization, n.flows FROM json_each(?) i CROSS JOIN record n ON n.id = i.value"
@@ -68,8 +68,8 @@ class Listing:
         self._db = db
         # What the tally is to be changed by with the next commit.
         self._counted: Counter[tuple[str, str]] = Counter()
-        # Up to which flow the trigrams are written, and how many segments of them are merged into one.
-        self._indexed, self._merged = self._last_indexed(), self._last_merged()
+        # Up to which flow the trigrams are written; how many segments of them are merged into one, if it was said.
+        self._indexed, self._merged = self._last_indexed(), -1
         self.last: int = max(self._indexed, *db.execute("SELECT coalesce(max(id), 0) FROM flow").fetchone())
         """The id of the last flow that was listed."""
 
@@ -133,7 +133,14 @@ class Listing:
         # The trigrams first, which are those of the texts that stand there.
         db.executemany("DELETE FROM trigram WHERE rowid = ?", [(flow,) for flow, _ in flows if flow <= self._indexed])
         db.executemany("DELETE FROM flow_text WHERE id = ?", [(flow,) for flow, _ in flows])
-        db.execute("DELETE FROM flow WHERE record = ?", (record,))
+        try:
+            db.execute("DELETE FROM flow WHERE record = ?", (record,))
+        except sqlite3.Error as error:
+            if not is_damage(error):
+                raise
+            # An index does not agree with the flows, and was not looked over yet.
+            db.execute("REINDEX flow")
+            db.execute("DELETE FROM flow WHERE record = ?", (record,))
         self._counted["total", ""] -= len(flows)
         self._counted.subtract([("tag", word) for word, _ in tags])
 
@@ -160,7 +167,7 @@ class Listing:
     def forget(self) -> None:
         """What was written since the last commit was rolled back."""
         self._counted.clear()
-        self._indexed, self._merged = self._last_indexed(), self._last_merged()
+        self._indexed, self._merged = self._last_indexed(), -1
 
     @contextmanager
     def _indexed_at_last(self) -> Iterator[None]:
@@ -176,8 +183,8 @@ class Listing:
             index_flows(self._db)
 
     def index_some(self) -> None:
-        """Write the trigrams of flows that wait for it, `AT_ONCE` of them at most, in the order of their ids."""
-        columns, last = "organization, name, author, description, tags", min(self.last, self._indexed + AT_ONCE)
+        """Write the trigrams of the next flows that wait for it, in the order of their ids."""
+        columns, last = "organization, name, author, description, tags", self._next_piece()
         # While many wait, what is merged now would be merged again.
         self._merge_text(0 if self.last - last >= UNINDEXED else MERGED)
         self._db.execute(
@@ -187,14 +194,22 @@ class Listing:
         self._indexed = last
         self._db.execute("UPDATE meta SET value = ? WHERE name = 'indexed'", (last,))
 
+    def _next_piece(self) -> int:
+        """The last of the flows whose trigrams are written next."""
+        size, used = "length(organization || name || author || description || tags)", 0
+        waiting = f"SELECT id, {size} FROM flow_text WHERE id > ? ORDER BY id LIMIT ?"
+        found = self._db.execute(waiting, (self._indexed, AT_ONCE)).fetchall()
+        for flow, length in found:
+            used += length
+            if used >= LENGTH:
+                return int(flow)
+        return int(found[-1][0]) if len(found) == AT_ONCE else self.last
+
     def _merge_text(self, segments: int) -> None:
         """How many segments of the trigrams are merged into one as they come; 0: none (FTS5's `automerge`)."""
         if segments != self._merged:
             self._db.execute("INSERT INTO trigram (trigram, rank) VALUES ('automerge', ?)", (segments,))
             self._merged = segments
-
-    def _last_merged(self) -> int:
-        return int(self._db.execute("SELECT v FROM trigram_config WHERE k = 'automerge'").fetchone()[0])
 
     def _last_indexed(self) -> int:
         return int(self._db.execute("SELECT value FROM meta WHERE name = 'indexed'").fetchone()[0])

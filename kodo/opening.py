@@ -96,7 +96,7 @@ CREATE TEMP TABLE staged (
   via TEXT, gone INTEGER NOT NULL, flows TEXT, PRIMARY KEY (origin, peer, key)) WITHOUT ROWID
 """
 """Pages that are kept aside end with the life that began them: in a file of its own, which SQLite deletes at its end,
-and which is never waited for."""
+and which is never waited for (https://sqlite.org/tempfiles.html, 5: where it is)."""
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 read_part, read_peer = TypeAdapter(Part).validate_json, TypeAdapter(PeerState).validate_json
 
@@ -176,6 +176,8 @@ def stored_database(url: str, path: Path) -> tuple[sqlite3.Connection, dict[Key,
 
 def _make_ready(db: sqlite3.Connection, path: Path | None) -> None:
     """Make a connection the one that writes."""
+    if path is None:
+        db.execute("PRAGMA temp_store = MEMORY")
     db.execute(_STAGED)
     if path is not None:
         db.execute("PRAGMA journal_mode = WAL")
@@ -282,8 +284,9 @@ def _check_rows(db: sqlite3.Connection, url: str, path: Path) -> None:
         if canonical(noted["url"]) != canonical(url):
             raise DamagedCacheError(f"expected the cache of {url} in {path}, but it is another service's")
         int(noted["indexed"])
-        for table, read in (("part", read_part), ("peer", read_peer)):
-            for (state,) in db.execute(f"SELECT state FROM {table}"):
-                read(state)
+        # A key that is not its row's would be a second one of that origin or peer with the next change.
+        right = all(read_part(state).origin == key for key, state in db.execute("SELECT origin, state FROM part"))
+        if not right or any(read_peer(state).key != key for key, state in db.execute("SELECT key, state FROM peer")):
+            raise ValueError("expected every part and peer under its own key")
     except (KeyError, ValueError) as error:
         raise DamagedCacheError(f"expected an intact catalogue in {path}, but a row is damaged") from error

@@ -80,7 +80,6 @@ class Reader(Protocol):
     def own_node(self, *, brief: bool = False) -> dict[str, Any]: ...
     @property
     def is_behind(self) -> bool: ...
-    def index_some(self) -> None: ...
     def look_over(self, after: int) -> int | None: ...
     def list_anew(self) -> None: ...
     def rollback(self) -> None: ...
@@ -95,6 +94,7 @@ class Store(Protocol):
     def catalogue(self) -> Reader: ...
     def write(self, save: Save) -> None: ...
     def commit(self) -> None: ...
+    def index_some(self) -> None: ...
     def rollback(self) -> None: ...
     def close(self) -> None: ...
 
@@ -248,7 +248,7 @@ class Runtime:
         try:
             return await self._briefly(read, self._readers)
         except DamagedCacheError as error:
-            self._spawn(self._list_anew(error))
+            self._mend(error)
             raise
 
     async def inspect(self, look: Callable[[Registry, float], T]) -> T:
@@ -304,6 +304,10 @@ class Runtime:
         except CacheError as error:
             log.error("what is listed was not looked over to its end: %s", error)
 
+    def _mend(self, damage: DamagedCacheError) -> None:
+        if not self._ending:
+            self._spawn(self._list_anew(damage))
+
     async def _list_anew(self, damage: DamagedCacheError) -> None:
         """Once at most in the life of a service: if that does not help, it is for people to see to the disk.
 
@@ -333,8 +337,10 @@ class Runtime:
         try:
             if self._is_idle():
                 with self.store.catalogue.writing():
-                    self.store.catalogue.index_some()
+                    self.store.index_some()
                 self._rest()
+        except DamagedCacheError as error:
+            self._loop.call_soon_threadsafe(self._mend, error)
         except Exception as error:  # noqa: BLE001, as where a message is written
             self._loop.call_soon_threadsafe(self._give_up, error)
 
@@ -455,7 +461,7 @@ class Runtime:
         """What is in memory can no longer be made durable, or a rule was broken: answer nothing more, and end."""
         if self._ending or self.failure.done():
             return
-        log.critical("the service ends: %s", error, exc_info=not isinstance(error, KodoError))
+        log.critical("the service ends: %s", error, exc_info=None if isinstance(error, KodoError) else error)
         self.failure.set_result(error)
         for ticket in list(self._waiting):
             self._settle(ticket, CacheError("what was asked could not be made durable; the service ends"))

@@ -21,6 +21,7 @@ from kodo.errors import CacheError, DamagedCacheError, InUseError
 from kodo.models import NOTHING, Flow, Node, Version, canonical, digest
 from kodo.opening import SCHEMA_VERSION
 from kodo.query import compile_filter, parse, parse_order
+from tests.damage import misindex
 
 OWNER = Owner("http://self:1", "me", True)
 OWN, PEER = canonical(OWNER.url), canonical("http://peer:1")
@@ -260,7 +261,8 @@ def test_a_cache_with_other_tables_is_set_aside(tmp_path: Path, change: str) -> 
 OLDER = {
     4: "CREATE TABLE staged (a)",
     3: "CREATE INDEX flow_node ON flow (node, url); DROP INDEX record_url; DROP INDEX record_organization;"
-    "CREATE INDEX record_organization ON record (organization, url) WHERE listed; UPDATE record SET size = 2",
+    "CREATE INDEX record_organization ON record (organization, url) WHERE listed; UPDATE record SET size = 2;"
+    "DELETE FROM trigram_config WHERE k = 'automerge'",
 }
 """What a version differs in from the one after it."""
 
@@ -384,20 +386,40 @@ def test_a_wrong_index_of_flows_is_written_anew(tmp_path: Path, index: str, colu
     """An index of flows that holds something else than they do is found by looking it over, and made anew."""
     path, other = tmp_path / "c.db", columns.replace("url", "author")
     written(path, 1, 2)
-    said_of(path, index, columns, other)
-    with closing(sqlite3.connect(path, isolation_level=None)) as db:
-        db.execute(f"REINDEX {index}")
-    said_of(path, index, other, columns)
+    misindex(path, index, columns, other)
     found_and_mended(path).close()
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
-def said_of(path: Path, index: str, before: str, after: str) -> None:
-    """Change what an index is said to hold, behind SQLite's back."""
-    with closing(sqlite3.connect(path, isolation_level=None)) as db:
-        db.execute("PRAGMA writable_schema = ON")
-        db.execute("UPDATE sqlite_master SET sql = replace(sql, ?, ?) WHERE name = ?", (before, after, index))
+@pytest.mark.parametrize(("table", "key"), [("part", "origin"), ("peer", "key")])
+def test_a_row_under_another_key_is_noticed(tmp_path: Path, table: str, key: str) -> None:
+    """A part or a peer whose key is not its own would be there twice after its next change: the cache is set aside."""
+    written(tmp_path / "c.db", 1)
+    with closing(sqlite3.connect(tmp_path / "c.db", isolation_level=None)) as db:
+        changed = db.execute(f"UPDATE {table} SET {key} = replace({key}, 'http', 'httq')").rowcount
+    assert changed
+    Cache(OWNER, tmp_path / "c.db").close()
+    assert list(tmp_path.glob("c.db.set-aside-*"))
+
+
+def test_a_listing_that_could_not_be_written_anew_is_as_before(tmp_path: Path) -> None:
+    """After a failure that SQLite rolls back by itself, what follows is counted and searched as if it had not been."""
+    cache = Cache(OWNER, tmp_path / "c.db")
+    with cache.catalogue.writing():
+        cache.write(save(1, 2))
+        cache.commit()
+    with cache.catalogue.writing():
+        cache.catalogue.list_anew()
+        cache.catalogue._writer.execute("ROLLBACK")
+        cache.catalogue.rollback()
+    with cache.catalogue.writing():
+        cache.write(save(3))
+        cache.commit()
+    look_over(cache)
+    found = cache.catalogue.page(compile_filter(parse('name ~ "flow"')), parse_order(""), 0, 9)
+    assert (found.total, found.filtered) == (3, 3)
+    cache.close()
 
 
 def found_and_mended(path: Path) -> Cache:

@@ -164,8 +164,11 @@ except ChildProcessError:
 def begun_early(path: Path, how: str) -> Iterator[tuple[subprocess.Popen[str], int, IO[str]]]:
     """Such a process, with the pid of the child that looks, and what else it says."""
     with subprocess.Popen([sys.executable, "-c", CHILD, str(path), how], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        yield process, int(process.stdout.readline()), process.stdout
+        try:
+            assert process.stdout is not None
+            yield process, int(process.stdout.readline()), process.stdout
+        finally:
+            process.kill()
 
 
 def test_an_early_checkup_is_done_in_a_child(tmp_path: Path) -> None:
@@ -180,6 +183,28 @@ def test_what_a_child_cannot_tell_is_found_out_here(tmp_path: Path) -> None:
     with begun_early(cache_at(tmp_path / "c.db"), "long") as (_, child, said):
         os.kill(child, signal.SIGKILL)
         assert said.read().split() == ["here", "None", "alone"]
+
+
+def test_a_child_may_be_forgotten_by_the_system(tmp_path: Path) -> None:
+    """Where children leave no word when they end, as a supervisor may have it, what one found is taken all the same."""
+    forgetting = "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)" + CHILD
+    path = cache_at(tmp_path / "c.db")
+    said = subprocess.check_output([sys.executable, "-c", forgetting, str(path), "once"], text=True)
+    assert said.split()[1:] == ["None", "alone"]
+
+
+def test_where_there_can_be_no_child_the_check_is_done_here(
+    tmp_path: Path, early: list[Checkup], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A system that gives no process, and no more than that, is no reason to check later."""
+
+    def refuse() -> int:
+        raise BlockingIOError
+
+    monkeypatch.setattr(checkup, "can_fork", lambda: True)
+    monkeypatch.setattr(os, "fork", refuse)
+    begin_early(["--cache", str(cache_at(tmp_path / "c.db"))])
+    assert early[0].found().fault is None
 
 
 def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from kodo.core.instructions import Send
 from kodo.core.registry import Profile, Registry
 from kodo.errors import CacheError
 from kodo.models import PeerReply, Registration
-from kodo.query import parse_order
+from kodo.query import compile_filter, parse, parse_order
 from kodo.runtime import READERS, Answer, Identity, Runtime
+from tests.damage import misindex
 
 URL = "http://127.0.0.1:3366"
 
@@ -163,20 +164,24 @@ def test_what_searches_go_by_is_written_when_nothing_else_is(tmp_path: Path, mon
     """Trigrams that many flows wait for, also since a life before, are written by a service that has nothing to do."""
     flows = [{"url": f"/{at}", "name": f"flow {at}"} for at in range(1500)]
 
-    async def register(runtime: Runtime) -> None:
-        await runtime.register(registration(1, flows))
-
     async def caught_up(runtime: Runtime) -> None:
         async with asyncio.timeout(20):
             while cache.catalogue.is_behind:
                 assert not runtime.failure.done()
                 await asyncio.sleep(0.01)
 
-    monkeypatch.setattr("kodo.listing.AT_ONCE", 1)
-    running(Cache(Owner(URL), tmp_path / "c.db"), register)
+    async def register(runtime: Runtime) -> None:
+        await runtime.register(registration(1, flows))
+        await caught_up(runtime)
+
+    monkeypatch.setattr("kodo.listing.AT_ONCE", 100)
+    cache = Cache(Owner(URL), tmp_path / "c.db")
+    running(cache, register)
+    with closing(sqlite3.connect(tmp_path / "c.db", isolation_level=None)) as db:
+        db.execute("INSERT INTO trigram (trigram) VALUES ('delete-all')")
+        db.execute("UPDATE meta SET value = 0 WHERE name = 'indexed'")
     cache = Cache(Owner(URL), tmp_path / "c.db")
     assert cache.catalogue.is_behind
-    monkeypatch.setattr("kodo.listing.AT_ONCE", 100)
     running(cache, caught_up)
 
 
@@ -185,15 +190,60 @@ def test_a_failure_to_write_what_searches_go_by_ends_the_service(monkeypatch: py
     cache = Cache(Owner(URL))
 
     def fail() -> None:
-        raise CacheError("the disk is full")
+        full = sqlite3.OperationalError("database or disk is full")
+        full.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise full
 
     async def work(runtime: Runtime) -> None:
-        monkeypatch.setattr(type(cache.catalogue), "is_behind", True)
+        monkeypatch.setattr("kodo.listing.SOME", 0)
         monkeypatch.setattr(cache.catalogue, "index_some", fail)
         await runtime.register(registration(1))
         assert isinstance(await runtime.failure, CacheError)
 
     running(cache, work)
+
+
+def test_damage_in_what_searches_go_by_is_written_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Trigrams that cannot be added to are made anew from the records, and the service goes on."""
+    flows = [{"url": f"/{at}", "name": f"flow {at}"} for at in range(1200)]
+
+    async def register(runtime: Runtime) -> None:
+        await runtime.register(registration(1, flows))
+
+    async def mended(runtime: Runtime) -> None:
+        await runtime.register(registration(2, flows[:300]))
+        async with asyncio.timeout(20):
+            while found() != 1500:
+                assert not runtime.failure.done()
+                await asyncio.sleep(0.01)
+        assert "listed anew" in caplog.text
+
+    def found() -> int:
+        return cache.catalogue.page(compile_filter(parse('name ~ "flow"')), parse_order(""), 0, 1).filtered
+
+    running(Cache(Owner(URL), tmp_path / "c.db"), register)
+    with closing(sqlite3.connect(tmp_path / "c.db", isolation_level=None)) as db:
+        # The row of the structure, whose id FTS5 gives it.
+        assert db.execute("UPDATE trigram_data SET block = zeroblob(length(block)) WHERE id = 10").rowcount == 1
+    cache = Cache(Owner(URL), tmp_path / "c.db")
+    running(cache, mended)
+    assert "listed anew" in caplog.text
+
+
+def test_a_wrong_index_of_flows_ends_no_service(tmp_path: Path) -> None:
+    """A node changes its flows before they were looked over, and an index does not hold them as they are."""
+
+    async def register(runtime: Runtime) -> None:
+        await runtime.register(registration(1, [{"url": "/a", "name": "a"}]))
+
+    async def change(runtime: Runtime) -> None:
+        await runtime.register(registration(1, [{"url": "/b", "name": "b"}]))
+        assert [row["name"] for row in cache.catalogue.page(None, parse_order(""), 0, 9).items] == ["b"]
+
+    running(Cache(Owner(URL), tmp_path / "c.db"), register)
+    misindex(tmp_path / "c.db", "flow_name", "(name, node, url)", "(author, node, url)")
+    cache = Cache(Owner(URL), tmp_path / "c.db")
+    running(cache, change)
 
 
 def test_a_fault_behind_the_commit_ends_the_service(monkeypatch: pytest.MonkeyPatch) -> None:

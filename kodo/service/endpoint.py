@@ -7,6 +7,7 @@ longer than kodo takes for a page that it keeps. Its routes stay, and what it sa
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from inspect import signature
 from typing import Any, get_type_hints
 
 from fastapi import Request, Response
@@ -32,6 +33,8 @@ class Endpoint(APIRoute):
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         """As FastAPI's, which makes one for each function that is decorated."""
+        if list(signature(endpoint).parameters)[1:] not in ([], ["asked"]):
+            raise TypeError(f"expected {endpoint.__name__} to take the request, and `asked` if it has parameters")
         super().__init__(path, endpoint, **options)
         self.app = request_response(self.get_route_handler())
 

@@ -1,0 +1,21 @@
+"""Damage to caches that neither kodo nor SQLite would do."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+
+def misindex(path: Path, index: str, columns: str, others: str) -> None:
+    """Let an index hold these other columns, and say that it holds what it did."""
+    _say(path, index, columns, others)
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute(f"REINDEX {index}")
+    _say(path, index, others, columns)
+
+
+def _say(path: Path, index: str, before: str, after: str) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute("UPDATE sqlite_master SET sql = replace(sql, ?, ?) WHERE name = ?", (before, after, index))
