@@ -15,7 +15,8 @@ def main() -> None:
     """Run the command with the arguments of this process."""
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot write a character gets its escape instead of a traceback.
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        if stream is not None:  # it may be closed
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     if sys.argv[1:2] == ["serve"]:
         _serve(sys.argv[2:])
     else:

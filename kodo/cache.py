@@ -195,7 +195,8 @@ class Cache:
 
         It is read in one transaction, which no slow reader keeps open: what takes much memory goes to disk meanwhile.
         """
-        file = SpooledTemporaryFile(SPOOLED)  # noqa: SIM115, closed by who sends it
+        folder = None if self.path is None else str(self.path.parent)
+        file = SpooledTemporaryFile(SPOOLED, dir=folder)  # noqa: SIM115, closed by who sends it
         file.write(orjson.dumps(self._owner())[:-1] + b",")
         file.writelines(self.catalogue.tree_json(brief=brief))
         file.write(b"," * bool(more) + orjson.dumps(more)[1:])

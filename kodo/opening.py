@@ -168,6 +168,8 @@ def stored_database(url: str, path: Path) -> tuple[sqlite3.Connection, dict[Key,
         checkup.wait()
         if kept is not None and log_of(path).exists():
             kept.unlink(missing_ok=True)
+        elif kept is not None and kept.exists():
+            kept.replace(aside(log_of(path)))
         if is_damage(error, {*_DAMAGE, sqlite3.SQLITE_ERROR}):
             raise DamagedCacheError(f"expected a catalogue of kodo in {path}, but {error}") from error
         raise
@@ -190,13 +192,16 @@ def _make_ready(db: sqlite3.Connection, path: Path | None) -> None:
 
 def _keep_log(path: Path) -> Path | None:
     """SQLite's log of this database under a second name, which needs no room: SQLite removes the first one."""
-    kept = aside(log_of(path))
-    try:
-        os.link(log_of(path), kept)
-    except FileNotFoundError:
+    log_file = log_of(path)
+    kept = log_file.with_name(f"{log_file.name}.kept")
+    if not (log_file.exists() and log_file.stat().st_size):
         return None
+    # Left by a start that was killed: the log it had is still there.
+    kept.unlink(missing_ok=True)
+    try:
+        os.link(log_file, kept)
     except OSError:  # a file system without second names
-        copy(log_of(path), kept)
+        copy(log_file, kept)
     return kept
 
 
@@ -215,13 +220,13 @@ def _check_log(db: sqlite3.Connection, path: Path, kept: Path) -> None:
         kept.unlink()
         return
     # SQLite goes on to write into the file that has two names.
-    apart = copy(kept, kept.with_name(f"{kept.name}.new"))
-    Path(apart).replace(kept)
+    apart = copy(kept, aside(log_of(path)))
+    kept.unlink()
     if lost > 1:
-        log.error("%d commits in the log of %s are behind damage, and left out; kept as %s", lost, path, kept)
+        log.error("%d commits in the log of %s are behind damage, and left out; kept as %s", lost, path, apart)
     else:
         said = "the last commit in the log of %s is incomplete, as after a power cut; kept as %s"
-        log.warning(said, path, kept)
+        log.warning(said, path, apart)
 
 
 def _checkpointed(db: sqlite3.Connection, path: Path) -> int:
@@ -273,8 +278,19 @@ def _check_form(db: sqlite3.Connection, path: Path) -> None:
     if missing := _own_form() - _form(db):
         names = ", ".join(sorted(name for _, name, *_ in missing))
         raise DamagedCacheError(f"expected an intact catalogue in {path}, but these are not as made: {names}")
-    # Reads what FTS5 keeps in tables of its own, whose form is its own affair.
-    db.execute("SELECT 1 FROM trigram WHERE trigram MATCH 'kodo'").fetchone()
+    _check_trigrams(db, path)
+
+
+def _check_trigrams(db: sqlite3.Connection, path: Path) -> None:
+    """Forget the trigrams, to be written anew, if FTS5 does not know its own tables again."""
+    try:
+        db.execute("SELECT 1 FROM trigram WHERE trigram MATCH 'kodo'").fetchone()
+    except sqlite3.Error as error:
+        if not is_damage(error):
+            raise
+        log.error("what searches go by in %s is damaged, and is written anew: %s", path, error)
+        db.execute("INSERT INTO trigram (trigram) VALUES ('delete-all')")
+        db.execute("UPDATE meta SET value = 0 WHERE name = 'indexed'")
 
 
 def _check_rows(db: sqlite3.Connection, url: str, path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -51,6 +52,9 @@ def serve(given: dict[str, Any], ready: Callable[[], object] = lambda: None) -> 
     `ready` is called on its event loop, when it answers.
     """
     options = load_options(**given)
+    if options.registry:
+        # What SQLite keeps for a while needs as much room as the cache, and /tmp may be memory. It asks nobody else.
+        os.environ.setdefault("SQLITE_TMPDIR", str(options.cache_path.parent.absolute()))
     from kodo.service import node  # noqa: PLC0415, the service is heavy, and options may be wrong
 
     def begun(_: object) -> None:
@@ -90,4 +94,5 @@ def _told_once(options: Options) -> Iterator[None]:
 
 
 def _is_no_last_word(record: logging.LogRecord) -> bool:
-    return not (record.args and isinstance(record.args, tuple) and isinstance(record.args[0], KodoError))
+    told = record.args[0] if isinstance(record.args, tuple) and record.args else None
+    return record.levelno < logging.CRITICAL or not isinstance(told, KodoError)

@@ -403,6 +403,42 @@ def test_a_row_under_another_key_is_noticed(tmp_path: Path, table: str, key: str
     assert list(tmp_path.glob("c.db.set-aside-*"))
 
 
+def test_trigrams_that_are_damaged_cost_no_record(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What searches go by follows from the records: it is written anew where it cannot be read at all."""
+    written(tmp_path / "c.db", 1, 2)
+    cache = Cache(OWNER, tmp_path / "c.db")
+    cache.index_some()
+    cache.close()
+    with closing(sqlite3.connect(tmp_path / "c.db", isolation_level=None)) as db:
+        assert db.execute("UPDATE trigram_data SET block = substr(block, 1, 5) WHERE id > 10").rowcount
+    cache = Cache(OWNER, tmp_path / "c.db")
+    assert "written anew" in caplog.text
+    cache.index_some()
+    found = cache.catalogue.page(compile_filter(parse('name ~ "flow"')), parse_order(""), 0, 9)
+    assert (found.total, found.filtered) == (2, 2)
+    cache.close()
+    assert not list(tmp_path.glob("*set-aside*"))
+
+
+def test_a_start_that_was_killed_leaves_no_log_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a start keeps of the log, until it is known to be whole, is taken over by the next one."""
+    path, _ = killed(tmp_path, 1, 2)
+
+    def kill(*_: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr("kodo.opening._check_log", kill)
+        patch.setattr(Path, "unlink", lambda *_, **__: None)
+        with pytest.raises(SystemExit):
+            Cache(OWNER, path)
+    assert len(list(tmp_path.glob("killed.db-wal*"))) == 2
+    cache = Cache(OWNER, path)
+    assert listed(cache) == ["flow 1", "flow 2"]
+    cache.close()
+    assert not list(tmp_path.glob("killed.db-wal*"))
+
+
 def test_a_listing_that_could_not_be_written_anew_is_as_before(tmp_path: Path) -> None:
     """After a failure that SQLite rolls back by itself, what follows is counted and searched as if it had not been."""
     cache = Cache(OWNER, tmp_path / "c.db")

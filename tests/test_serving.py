@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
 
-from kodo.serving import GARBAGE, TURN
+import pytest
+
+from kodo.__main__ import main
+from kodo.errors import DamagedCacheError
+from kodo.serving import GARBAGE, TURN, _is_no_last_word
 
 TUNED = """
-import gc, json, sys
+import gc, json, os, sys
 from kodo.serving import serve
 from kodo.service import node
 
 def end():
     print(json.dumps([sys.getswitchinterval(), gc.get_threshold(), gc.isenabled(), gc.get_freeze_count() > 10_000]))
+    print(os.environ["SQLITE_TMPDIR"])
     running[0].end()
 
 def ready(options, begun):
@@ -29,10 +35,11 @@ serve({"url": "http://127.0.0.1:0", "cache": sys.argv[1]}, end)
 
 
 def test_a_service_of_its_own_has_short_turns_and_looks_for_garbage_seldom(tmp_path: Path) -> None:
-    """From its first answer on, threads take turns of a millisecond, and garbage is looked for in what is new alone."""
+    """Threads take turns of a millisecond, garbage is looked for in what is new, temporary files are by the cache."""
     script = [sys.executable, "-c", TUNED, str(tmp_path / "cache.db")]
-    told = subprocess.run(script, capture_output=True, text=True, check=True).stdout
-    assert json.loads(told) == [TURN, list(GARBAGE), True, True]
+    tuned, temporary = subprocess.run(script, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert json.loads(tuned) == [TURN, list(GARBAGE), True, True]
+    assert Path(temporary) == tmp_path
 
 
 def test_a_service_within_a_process_leaves_it_as_it_is() -> None:
@@ -50,3 +57,20 @@ run(load_options(url="http://127.0.0.1:0", registry=False, loader=["a"]), ready)
 assert during == [before], (before, during)
 """
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize(("level", "kept"), [(logging.ERROR, True), (logging.CRITICAL, False)])
+def test_only_last_words_are_left_to_the_command(level: int, kept: bool) -> None:
+    """A line that names an error is kept, but the one by which a service ends, which the command says itself."""
+    record = logging.LogRecord("kodo", level, "", 1, "%s", (DamagedCacheError("a bit"),), None)
+    assert _is_no_last_word(record) == kept
+
+
+def test_a_command_without_its_streams_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where stdout and stderr were closed, a service starts all the same."""
+    served: list[list[str]] = []
+    for name, value in (("stdout", None), ("stderr", None), ("argv", ["kodo", "serve", "--no-node"])):
+        monkeypatch.setattr(sys, name, value)
+    monkeypatch.setattr("kodo.__main__._serve", served.append)
+    main()
+    assert served == [["--no-node"]]
