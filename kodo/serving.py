@@ -9,9 +9,11 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from kodo.errors import KodoError
@@ -52,9 +54,6 @@ def serve(given: dict[str, Any], ready: Callable[[], object] = lambda: None) -> 
     `ready` is called on its event loop, when it answers.
     """
     options = load_options(**given)
-    if options.registry:
-        # What SQLite keeps for a while needs as much room as the cache, and /tmp may be memory. It asks nobody else.
-        os.environ.setdefault("SQLITE_TMPDIR", str(options.cache_path.parent.absolute()))
     from kodo.service import node  # noqa: PLC0415, the service is heavy, and options may be wrong
 
     def begun(_: object) -> None:
@@ -66,8 +65,29 @@ def serve(given: dict[str, Any], ready: Callable[[], object] = lambda: None) -> 
         ready()
 
     _open_many_files()
-    with _told_once(options):
+    with _told_once(options), _temporary_files_beside(options.cache_path):
         node.begin(options, begun)
+
+
+@contextmanager
+def _temporary_files_beside(path: Path) -> Iterator[None]:
+    """Let SQLite keep its temporary files in the folder of the cache, which has the room: /tmp may be memory.
+
+    That is a setting of the whole process (https://sqlite.org/pragma.html#pragma_temp_store_directory), made before
+    there are threads that use it. Its own, SQLITE_TMPDIR, SQLite reads when it is loaded.
+    """
+    if "SQLITE_TMPDIR" in os.environ:
+        yield
+        return
+    # Its own folder is made when it is opened.
+    folder = next(each for each in path.absolute().parents if each.is_dir())
+    with closing(sqlite3.connect(":memory:")) as db:
+        with suppress(sqlite3.OperationalError):  # nothing can be written there, which who opens it will tell
+            db.execute("PRAGMA temp_store_directory = '{}'".format(str(folder).replace("'", "''")))
+        try:
+            yield
+        finally:
+            db.execute("PRAGMA temp_store_directory = ''")
 
 
 def _open_many_files() -> None:

@@ -82,7 +82,7 @@ OUTSIDE: dict[str, set[str]] = {
     "networkx": {"kodo.lab"},
     "matplotlib": {"kodo.lab"},
     "numpy": {"kodo.lab"},
-    "sqlite3": {"kodo.cache", "kodo.catalogue", "kodo.checkup", "kodo.listing", "kodo.opening"},
+    "sqlite3": {"kodo.cache", "kodo.catalogue", "kodo.checkup", "kodo.listing", "kodo.opening", "kodo.serving"},
     "typer": {"kodo.cli"},
     "rich": {"kodo.cli", "kodo.lab"},
 }

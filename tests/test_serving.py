@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,13 +16,15 @@ from kodo.errors import DamagedCacheError
 from kodo.serving import GARBAGE, TURN, _is_no_last_word
 
 TUNED = """
-import gc, json, os, sys
+import gc, json, sqlite3, sys
+from contextlib import closing
 from kodo.serving import serve
 from kodo.service import node
 
 def end():
     print(json.dumps([sys.getswitchinterval(), gc.get_threshold(), gc.isenabled(), gc.get_freeze_count() > 10_000]))
-    print(os.environ["SQLITE_TMPDIR"])
+    with closing(sqlite3.connect(":memory:")) as db:
+        print(db.execute("PRAGMA temp_store_directory").fetchone()[0])
     running[0].end()
 
 def ready(options, begun):
@@ -37,7 +40,9 @@ serve({"url": "http://127.0.0.1:0", "cache": sys.argv[1]}, end)
 def test_a_service_of_its_own_has_short_turns_and_looks_for_garbage_seldom(tmp_path: Path) -> None:
     """Threads take turns of a millisecond, garbage is looked for in what is new, temporary files are by the cache."""
     script = [sys.executable, "-c", TUNED, str(tmp_path / "cache.db")]
-    tuned, temporary = subprocess.run(script, capture_output=True, text=True, check=True).stdout.splitlines()
+    unset = {name: value for name, value in os.environ.items() if name != "SQLITE_TMPDIR"}
+    done = subprocess.run(script, capture_output=True, text=True, check=True, env=unset)
+    tuned, temporary = done.stdout.splitlines()
     assert json.loads(tuned) == [TURN, list(GARBAGE), True, True]
     assert Path(temporary) == tmp_path
 
