@@ -179,7 +179,7 @@ class Guardian:
         if os.getppid() != self._parent:
             self._over()
 
-    def _on_input(self, descriptor: int, then: Callable[[], None]) -> None:
+    def _on_input(self, descriptor: int, then: Callable[[], object]) -> None:
         self._selector.register(descriptor, selectors.EVENT_READ, then)
 
     def _turn(self, timeout: float | None) -> None:
@@ -213,23 +213,25 @@ class Guardian:
 
     # -- orders --------------------------------------------------------------------------------------------
 
-    def _ordered(self) -> None:
+    def _ordered(self) -> bool:
+        """Do what was ordered; whether there was anything."""
         if self._input is None:
-            return
+            return False
         try:
             piece = os.read(self._input, CHUNK)
         except BlockingIOError:
-            return
+            return False
         except ConnectionError:
             piece = b""
         if not piece:
             self._let_go()
         self._orders += piece
         if b"\n" not in piece:  # a loader may bring many megabytes along, to be looked through once
-            return
+            return bool(piece)
         *lines, self._orders = self._orders.split(b"\n")
         for line in lines:
             self._obey(json.loads(line))
+        return True
 
     def _obey(self, order: dict[str, Any]) -> None:
         match order:
@@ -268,8 +270,8 @@ class Guardian:
             return
         finally:
             door.detach()
-        if self._input is not None:
-            self._ordered()  # it may have hung up just now
+        while self._ordered():
+            pass  # who was here before may have hung up just now, behind its last words
         if self._input is not None and _is_there(self._owner):
             os.write(caller, json.dumps({"busy": self._owner}).encode() + b"\n")
             os.close(caller)

@@ -18,6 +18,7 @@ import pytest
 from kodo.errors import LabError
 from kodo.lab import MeshLab
 from kodo.lab.keeping import labs_folder, start_of
+from kodo.lab.processes import Processes
 from tests.test_guardian import Begin, alive, gone, parents
 from tests.waiting import until
 
@@ -289,6 +290,24 @@ def test_a_lab_that_is_gone_says_what_was_expected_and_its_name_is_free() -> Non
     with MeshLab("lost", keep=True) as anew:
         assert len(anew) == 0
     kept.remove()
+
+
+def test_last_words_of_who_hung_up_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lab is attached again although its guardian has not yet heard all that was said before it was left."""
+    lab = MeshLab("left", keep=True)
+    guardian = json.loads((lab.folder / "lab.state").read_text())["pid"]
+    os.kill(guardian, signal.SIGSTOP)
+    assert isinstance(lab.engine, Processes)
+    lab.engine._tell(owner=os.getpid())
+    lab.detach()
+    wait = Processes._wait
+
+    def go_on(engine: Processes, *given: Any) -> bool:
+        os.kill(guardian, signal.SIGCONT)
+        return wait(engine, *given)
+
+    monkeypatch.setattr(Processes, "_wait", go_on)
+    MeshLab.attach("left").terminate()
 
 
 def test_a_number_that_belongs_to_another_process_by_now_is_left_alone() -> None:
