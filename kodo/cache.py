@@ -15,10 +15,10 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from hashlib import sha256
 from operator import xor
 from pathlib import Path
@@ -79,6 +79,9 @@ class Cache:
         """Open the durable state at `path`, or none. Raises `InUseError`, or `CacheError` when it cannot be opened."""
         self.owner = owner
         self._lazy: dict[Key, PeerState] = {}
+        # What was written since the last commit; whether all that is listed was listed anew.
+        self._unsaved: list[Save] = []
+        self._mended = False
         self._lock: FileLock | None = None
         self._failed = False
         self._file: list[tuple[int, int]] = []
@@ -138,36 +141,59 @@ class Cache:
         for key in save.forgotten:
             self._lazy.pop(key, None)
         if not save.lazy:
-            try:
-                self.catalogue.write(replace(save, peers=tuple(self._lazy.values())) if self._lazy else save)
-            except sqlite3.Error as error:
-                raise self._unwritten(error) from error
+            whole = replace(save, peers=tuple(self._lazy.values())) if self._lazy else save
+            self._do(partial(self.catalogue.write, whole))
+            self._unsaved.append(whole)
             self._lazy.clear()
 
     def commit(self) -> None:
         """Make what was written durable. Raises `CacheError`: then nothing of it may be acknowledged."""
+        self._do(self._commit)
+        self._unsaved.clear()
+
+    def index_some(self) -> None:
+        """Write what searches go by of some flows that were listed lately, between commits. Raises `CacheError`."""
+        self._do(self.catalogue.index_some)
+
+    def mend(self, damage: Exception) -> None:
+        """List anew all that is listed, since some of it is damaged: from the records, and durable as a `write` is.
+
+        Once at most in the life of a cache: if that does not help, it is for people to see to the disk. Raises
+        `CacheError` when it cannot be done; then what is listed is as damaged as before.
+        """
+        if self._mended:
+            return
+        self._mended = True
+        log.error("%s; all of it is listed anew", damage)
         try:
-            if self._file and self._file != _identity(self.path):
-                raise CacheError(f"the cache {self.path} was removed or replaced while the service was running")
-            self.catalogue.commit()
-            self._make_room()
-            if self.path is not None and self.path.suffix == ".json":
-                write_document(self.path, self._owner() | self.catalogue.document())
+            self.catalogue.rollback()
+            self.catalogue.list_anew()
+            for save in self._unsaved:
+                self.catalogue.write(save)
+        except sqlite3.Error as error:
+            raise self._unwritten(error) from error
+
+    def _do(self, work: Callable[[], None]) -> None:
+        """Write; once more when what stands there is damaged and can be mended."""
+        try:
+            try:
+                work()
+            except sqlite3.Error as error:
+                # Tables of FTS5 that do not agree are a broken constraint, if they are noticed at all.
+                if self._mended or not (isinstance(error, sqlite3.IntegrityError) or is_damage(error)):
+                    raise
+                self.mend(DamagedCacheError(f"what is listed in {self.path} is damaged: {error}"))
+                work()
         except (OSError, sqlite3.Error) as error:
             raise self._unwritten(error) from error
 
-    def index_some(self) -> None:
-        """Write what searches go by of some flows that were listed lately, between commits.
-
-        Raises `DamagedCacheError` when what stands there is broken, `CacheError` when it cannot be written.
-        """
-        try:
-            self.catalogue.index_some()
-        except sqlite3.Error as error:
-            # Tables of FTS5 that do not agree are a broken constraint, if they are noticed at all.
-            if isinstance(error, sqlite3.IntegrityError) or is_damage(error):
-                raise DamagedCacheError(f"what searches go by in {self.path} is damaged: {error}") from error
-            raise self._unwritten(error) from error
+    def _commit(self) -> None:
+        if self._file and self._file != _identity(self.path):
+            raise CacheError(f"the cache {self.path} was removed or replaced while the service was running")
+        self.catalogue.commit()
+        self._make_room()
+        if self.path is not None and self.path.suffix == ".json":
+            write_document(self.path, self._owner() | self.catalogue.document())
 
     def _unwritten(self, error: Exception) -> CacheError:
         where = "what is listed, in memory" if self.path is None else f"the cache {self.path}"
@@ -208,6 +234,7 @@ class Cache:
     def rollback(self) -> None:
         """Forget what was not committed, for good: what is in memory is then no longer what is durable."""
         self._failed = True
+        self._unsaved.clear()
         self.catalogue.rollback()
 
     def close(self) -> None:

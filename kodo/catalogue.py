@@ -37,7 +37,7 @@ from kodo.core.instructions import Entry, Parcel, Range, Save, Settle
 from kodo.core.parts import Carried, Part, Row, listed, remains
 from kodo.core.peers import PeerState
 from kodo.errors import BusyError, CacheError, DamagedCacheError, reason_of
-from kodo.listing import TOTAL, Listing, is_listed, is_well_counted
+from kodo.listing import TOTAL, Listing, is_listed, is_well_counted, json_text
 from kodo.models import (
     NOTHING,
     Key,
@@ -164,8 +164,6 @@ class Catalogue:
         self._lock = threading.RLock()
         self._local = threading.local()
         self._ending = False
-        # Up to where tombstones were cleaned up, since this started.
-        self._floors: dict[Key, int] = {}
         self._readers: list[sqlite3.Connection] = []
         # What the records of each part come to, if that was counted and nothing was written since.
         self._contents: dict[Key, int] | None = None
@@ -175,8 +173,7 @@ class Catalogue:
             self._writer = new_database(url, path)
         try:
             self._listing = Listing(self._writer)
-            self._vias = {part.origin: part.via for part in self.parts()}
-            self._faces = {peer.key: _face(peer) for peer in self.peers()}
+            self._recall()
         except BaseException:
             self.close()
             raise
@@ -303,6 +300,13 @@ class Catalogue:
             self._writer.execute("ROLLBACK")
         # SQLite has rolled back by itself where the disk failed.
         self._listing.forget()
+
+    def _recall(self) -> None:
+        """Know of the mesh what is committed."""
+        # Up to where tombstones are known to be cleaned up.
+        self._floors: dict[Key, int] = {}
+        self._vias = {part.origin: part.via for part in self.parts()}
+        self._faces = {peer.key: _face(peer) for peer in self.peers()}
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -465,6 +469,7 @@ class Catalogue:
         That takes as long as it took to list all of them, and `/flows` goes on with what there was meanwhile.
         """
         db = self._writer
+        self._recall()
         db.execute("BEGIN IMMEDIATE")
         self._listing.clear()
         self._list_many(db.execute("SELECT id, key, size FROM record WHERE listed").fetchall())
@@ -859,7 +864,7 @@ def _bodies(db: sqlite3.Connection, ids: Sequence[int]) -> Iterator[tuple[str, d
     """The nodes of these records with their urls, in this order."""
     wanted = f"SELECT {_BODY} FROM json_each(?) i CROSS JOIN record n ON n.id = i.value ORDER BY i.key"
     for start in range(0, len(ids), PIECE):
-        for row in db.execute(wanted, (_json(ids[start : start + PIECE]),)):
+        for row in db.execute(wanted, (json_text(ids[start : start + PIECE]),)):
             yield row[0], _body(row)
 
 
@@ -938,7 +943,3 @@ def _placeholders(count: int) -> str:
 
 def _dump(state: Part | PeerState) -> str:
     return orjson.dumps(state, default=list).decode()
-
-
-def _json(value: Mapping[str, Any] | Sequence[Any]) -> str:
-    return orjson.dumps(value).decode()

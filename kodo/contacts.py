@@ -68,7 +68,7 @@ class Contacts:
             log.info("%s answers again, %s", send.address, trouble)
 
     def failed(self, send: Send, error: KodoError) -> None:
-        """A peer did not answer as it should: `RejectedError` for a wrong answer, `UnavailableError` for none."""
+        """A peer did not answer as it should: `RejectedError`, or `UnavailableError` if it is to be tried again."""
         now = time.monotonic()
         begins = send.address not in self._troubles
         trouble = self._troubles.setdefault(send.address, _Trouble(now, now + AGAIN))
@@ -135,7 +135,7 @@ _MEETING = {"/register": "registered at", "/connect": "connected with"}
 
 def _state(error: KodoError) -> str:
     if isinstance(error, UnavailableError):
-        return "is away"
+        return "is away" if error.answered is None else "is not ready"
     if isinstance(error, RejectedError) and error.foreign:
         return "answers, but is no kodo registry"
     return "refuses" if isinstance(error, RejectedError) and error.answered else "answers what cannot be taken"

@@ -94,14 +94,18 @@ class RejectedError(KodoError):
 
 
 class UnavailableError(KodoError):
-    """A service did not answer: it is not there, or not in time."""
+    """A service did not do what it was asked: it is not there, answers too late, or is not ready for it."""
 
     status = 503
 
-    def __init__(self, message: str = "", retry_after: float = 0.0) -> None:
-        """`retry_after`: the seconds for which the service asked to be left alone (RFC 9110, 10.2.3)."""
+    def __init__(self, message: str = "", retry_after: float = 0.0, answered: int | None = None) -> None:
+        """`retry_after`: the seconds for which the service asked to be left alone (RFC 9110, 10.2.3).
+
+        `answered` is the status of the answer, if there was one.
+        """
         super().__init__(message)
         self.retry_after = retry_after
+        self.answered = answered
 
 
 class LabError(KodoError):

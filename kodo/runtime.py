@@ -81,7 +81,6 @@ class Reader(Protocol):
     @property
     def is_behind(self) -> bool: ...
     def look_over(self, after: int) -> int | None: ...
-    def list_anew(self) -> None: ...
     def rollback(self) -> None: ...
     def writing(self) -> AbstractContextManager[None]: ...
     def interrupt(self) -> None: ...
@@ -95,6 +94,7 @@ class Store(Protocol):
     def write(self, save: Save) -> None: ...
     def commit(self) -> None: ...
     def index_some(self) -> None: ...
+    def mend(self, damage: Exception) -> None: ...
     def rollback(self) -> None: ...
     def close(self) -> None: ...
 
@@ -174,7 +174,6 @@ class Runtime:
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="kodo-reader")
         self._helpers = ThreadPoolExecutor(READERS, thread_name_prefix="kodo-helper")
         self._busy: Counter[ThreadPoolExecutor] = Counter()
-        self._listed_anew = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -248,7 +247,8 @@ class Runtime:
         try:
             return await self._briefly(read, self._readers)
         except DamagedCacheError as error:
-            self._mend(error)
+            if not self._ending:
+                self._spawn(self._mend(error))
             raise
 
     async def inspect(self, look: Callable[[Registry, float], T]) -> T:
@@ -300,33 +300,22 @@ class Runtime:
                     last = await self._on(self._helpers, partial(self.store.catalogue.look_over, last))
                 await asyncio.sleep(RESTS * (time.monotonic() - begun))
         except DamagedCacheError as error:
-            await self._list_anew(error)
+            await self._mend(error)
         except CacheError as error:
             log.error("what is listed was not looked over to its end: %s", error)
 
-    def _mend(self, damage: DamagedCacheError) -> None:
-        if not self._ending:
-            self._spawn(self._list_anew(damage))
-
-    async def _list_anew(self, damage: DamagedCacheError) -> None:
-        """Once at most in the life of a service: if that does not help, it is for people to see to the disk.
-
-        Should it fail, what is listed is as damaged as before, and what the mesh says is still made durable.
-        """
-        if self._listed_anew:
-            return
-        self._listed_anew = True
-        log.error("%s; all of it is listed anew", damage)
+    async def _mend(self, damage: DamagedCacheError) -> None:
+        """Where a read found damage. Should it stay, what the mesh says is still made durable."""
         try:
-            await self._loop.run_in_executor(self._worker, self._write_anew)
+            await self._loop.run_in_executor(self._worker, self._write_anew, damage)
             self._rest()
         except Exception as error:  # noqa: BLE001, whatever damage leads to
             log.error("it cannot be listed anew: %s; see to the disk, and start on a new cache", error)
 
-    def _write_anew(self) -> None:
+    def _write_anew(self, damage: DamagedCacheError) -> None:
         with self.store.catalogue.writing():
             try:
-                self.store.catalogue.list_anew()
+                self.store.mend(damage)
                 self.store.commit()
             except BaseException:
                 self.store.catalogue.rollback()
@@ -339,8 +328,6 @@ class Runtime:
                 with self.store.catalogue.writing():
                     self.store.index_some()
                 self._rest()
-        except DamagedCacheError as error:
-            self._loop.call_soon_threadsafe(self._mend, error)
         except Exception as error:  # noqa: BLE001, as where a message is written
             self._loop.call_soon_threadsafe(self._give_up, error)
 

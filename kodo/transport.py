@@ -225,7 +225,7 @@ def _check(response: httpx.Response, send: Send) -> None:
     said = f"it answered {status} to {send.route}"
     foreign = is_foreign(send.route, status)
     if (status >= 500 or status == 429) and not foreign:
-        raise UnavailableError(said, _retry_after(response.headers.get("retry-after", "")))
+        raise UnavailableError(said, _retry_after(response.headers.get("retry-after", "")), status)
     if status != 200:
         raise RejectedError(said, status, foreign=foreign)
 

@@ -35,6 +35,10 @@ def entry(number: int) -> Entry:
     return Entry(OWN, node.key, node, number, number, digest(flows))
 
 
+def replace_flows(node: Node, flows: dict[str, Flow]) -> Node:
+    return node.model_copy(update={"flows": flows})
+
+
 def save(*numbers: int) -> Save:
     part = Part(OWN, Version(1, "ab", max(numbers)))
     peer = PeerState(PEER, "http://peer:1", "http://peer:1", feed=True, connected=True)
@@ -390,6 +394,28 @@ def test_a_wrong_index_of_flows_is_written_anew(tmp_path: Path, index: str, colu
     found_and_mended(path).close()
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_damage_that_a_write_meets_loses_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What was written before a commit that meets damage is written again, once all is listed anew."""
+    path, other = tmp_path / "c.db", "http://other:1"
+    written(path, 1, 2)
+    misindex(path, "flow_name", "(name, node, url)", "(author, node, url)")
+    cache, joined = Cache(OWNER, path), PeerState(canonical(other), other, other, connected=True)
+    with cache.catalogue.writing():
+        cache.write(Save(peers=(joined,)))
+        cache.write(save(3))
+        moved = entry(1)
+        flows = {"/a": Flow(url="/a", name="moved")}
+        cache.write(Save(entries=(replace(moved, node=replace_flows(moved.node, flows), digest=digest(flows)),)))
+        cache.commit()
+    assert "listed anew" in caplog.text
+    look_over(cache)
+    cache.close()
+    cache = Cache(OWNER, path)
+    assert listed(cache) == ["flow 2", "flow 3", "moved"]
+    assert {peer.url for peer in cache.catalogue.peers()} == {"http://peer:1", other}
+    cache.close()
 
 
 @pytest.mark.parametrize(("table", "key"), [("part", "origin"), ("peer", "key")])

@@ -75,6 +75,8 @@ def test_each_reason_is_said_once(clock: list[float], said: Said) -> None:
         "is away",
         "answers",
     ]
+    known.failed(send(), UnavailableError("it answered 503 to /connect", answered=503))
+    assert " is not ready, after" in said()[0]
     known.failed(send("/update/node"), RejectedError("it answered 422 to /update/node", 422))
     known.failed(send(), RejectedError("its answer breaks the protocol"))
     assert [" refuses, after" in line or " answers what cannot be taken, after" in line for line in said()] == [
