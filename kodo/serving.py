@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import signal
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -56,6 +57,8 @@ def serve(given: dict[str, Any], ready: Callable[[], object] = lambda: None) -> 
     options = load_options(**given)
     from kodo.service import node  # noqa: PLC0415, the service is heavy, and options may be wrong
 
+    be_interruptible()
+
     def begun(_: object) -> None:
         # Garbage is looked for from now on, but not in what is there: it stays, and looking through it holds the loop.
         gc.freeze()
@@ -67,6 +70,12 @@ def serve(given: dict[str, Any], ready: Callable[[], object] = lambda: None) -> 
     _open_many_files()
     with _told_once(options), _temporary_files_beside(options.cache_path):
         node.begin(options, begun)
+
+
+def be_interruptible() -> None:
+    """From here on Ctrl-C raises `KeyboardInterrupt`; until then, while this process loaded, it ended it at once."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,26 @@ def test_only_last_words_are_left_to_the_command(level: int, kept: bool) -> None
     """A line that names an error is kept, but the one by which a service ends, which the command says itself."""
     record = logging.LogRecord("kodo", level, "", 1, "%s", (DamagedCacheError("a bit"),), None)
     assert _is_no_last_word(record) == kept
+
+
+@pytest.mark.parametrize("arguments", [["flows"], ["serve"]])
+def test_an_interrupt_is_not_lost_while_the_command_loads(arguments: list[str]) -> None:
+    """Ctrl-C ends a command that still loads, whatever a library makes of the exception that it else would be."""
+    script = """
+import os, signal, sys
+class Loses:
+    def find_spec(self, name, path, target=None):
+        if name in {"kodo.cli", "kodo.serving"}:
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except KeyboardInterrupt:
+                pass
+sys.meta_path.insert(0, Loses())
+from kodo.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")
 
 
 def test_a_command_without_its_streams_begins(monkeypatch: pytest.MonkeyPatch) -> None:
