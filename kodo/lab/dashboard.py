@@ -27,7 +27,7 @@ from kodo.client import Client, Stream, View
 from kodo.errors import KodoError, LabError
 from kodo.lab import boxes
 from kodo.lab.history import CHATTER
-from kodo.lab.live import WIDGET, Live, static_table
+from kodo.lab.live import Live, static_table
 from kodo.lab.naming import Names
 from kodo.lab.sketch import scene_of, sketch
 from kodo.lab.topology import Seen, graph_of
@@ -80,7 +80,7 @@ class Dashboard:
     def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
         view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
         table = static_table(self.live.registries(), self.lab)
-        return {"text/plain": repr(self), "text/html": sketch(self.picture.state) + table, WIDGET: view}
+        return {"text/plain": repr(self), "text/html": sketch(self.picture.state) + table, boxes.WIDGET: view}
 
 
 # -- what can be done --------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from kodo.client import Client
 from kodo.errors import UnavailableError
+from kodo.lab.boxes import WIDGET
 from kodo.lab.copies import Copy, Follower, Selection
 from kodo.lab.flows import FlowTable, all_flows, united
 from kodo.lab.widgets import FlowGrid
@@ -34,7 +35,6 @@ BEAT = 0.25
 """Seconds between two messages to the views, at least."""
 SEARCH = 1.0
 """Seconds between two questions for the same search, while what is listed moves."""
-WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 class Live:

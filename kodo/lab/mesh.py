@@ -15,14 +15,14 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from kodo.errors import LabError, UnavailableError, suggestion
+from kodo.errors import LabError, UnavailableError, duration, suggestion
 from kodo.lab.beliefs import Beliefs, Offer, Truth, beliefs_of, offer_of
 from kodo.lab.engine import Engine, Setup, Table
 from kodo.lab.faults import Effect, Fault, Faults, checked_number, checked_sides, checked_timeout, ways
@@ -33,6 +33,7 @@ from kodo.lab.member import Member, flow_source
 from kodo.lab.naming import FEW, NOBODY, Names, checked_path, few, numbered, one_of, same_place, tally
 from kodo.lab.plan import changes_of, functions_of_graph, plan_of_graph, plan_of_members, unknown_options
 from kodo.lab.processes import Processes, kept_setup
+from kodo.lab.progress import progress
 from kodo.lab.recording import Recording
 from kodo.lab.settling import Settled, Trail, expected_by, settle
 from kodo.models import canonical
@@ -289,9 +290,7 @@ class MeshLab:
         self._members |= {member.name: member for member in members}
         try:
             self.save()
-            lives = [(member, member.launch(member.setup)) for member in members]
-            for member, life in lives:
-                member.await_start(life, timeout)
+            self._start(members, timeout)
         except BaseException:
             for member in members:
                 self.engine.signal(member.name, "KILL")
@@ -301,6 +300,17 @@ class MeshLab:
             self.save()
             raise
         return members
+
+    def _start(self, members: Sequence[Member], timeout: float | None) -> None:
+        lives = [(member, member.launch(member.setup)) for member in members]
+        if len(lives) == 1:
+            lives[0][0].await_start(lives[0][1], timeout)
+            return
+        with progress(f"starting {numbered(len(lives), 'member')}") as wait:
+            for number, (member, life) in enumerate(lives):
+                wait.say(f"{number} of them answered")
+                member.await_start(life, timeout)
+            wait.end(f"started {numbered(len(lives), 'member')}")
 
     def _new_name(self, kind: str, name: str | None) -> str:
         if name is None:
@@ -481,8 +491,10 @@ class MeshLab:
         `LabError` when the time is over, naming what is missing and who is to blame.
         """
         self.check_alive()
-        trail = Trail(self.engine, self._settled)
-        settled = settle(list(self), self.patience(timeout), trail)
+        trail, limit = Trail(self.engine, self._settled), self.patience(timeout)
+        with progress("waiting for the mesh to settle") as wait:
+            settled = settle(list(self), limit, trail, wait)
+            wait.end(f"settled in {duration(settled.seconds)}, with {numbered(settled.messages, 'message')}")
         self._settled = self.history.clock.moment()
         return settled
 

@@ -32,6 +32,7 @@ from kodo.lab.missing import Missing, missing_among
 from kodo.lab.naming import Names, few, numbered
 from kodo.lab.news import first_news, last_news
 from kodo.lab.plain import wrapped
+from kodo.lab.progress import Progress
 from kodo.models import canonical
 
 if TYPE_CHECKING:
@@ -160,8 +161,8 @@ class Trail:
         return self.engine.history.messages(Names({member.name: member.url for member in known}))
 
 
-def settle(members: Sequence[Member], timeout: float, trail: Trail) -> Settled:
-    """Wait until the mesh has settled. Raises `LabError` after `timeout` seconds."""
+def settle(members: Sequence[Member], timeout: float, trail: Trail, wait: Progress) -> Settled:
+    """Wait until the mesh has settled, and say what it waits for. Raises `LabError` after `timeout` seconds."""
     began = trail.now
     before: dict[str, Listing] | None = None
     with ExitStack() as stack:
@@ -175,6 +176,8 @@ def settle(members: Sequence[Member], timeout: float, trail: Trail) -> Settled:
                 missing = missing_among(members, look.listings, clients)
                 return _measured(members, look, began, trail, missing)
             before = None if look.faults else look.listings
+            missed = [fault.text for fault in look.faults]
+            wait.say("; ".join(missed[:FEW] + ["..."] * (len(missed) > FEW)) or "the registries still learn")
             if late:
                 raise _failure(members, look, timeout, trail, missing_among(members, look.listings, clients))
             trail.engine.wait(left)

@@ -116,3 +116,40 @@ def test_an_interrupt_leaves_the_lab_as_it_is(kernel: Kernel, neighbour: MeshLab
     assert "".join(said) == "<MeshLab 2 registries: running>\n" if not paused else "paused" in "".join(said)
     kernel.close()
     gone(pids)
+
+
+WAITS = """
+from kodo.errors import LabError
+lab = MeshLab()
+first = lab.add_registry()
+second = lab.add_registry(connect=first)
+lab.settle()
+second.pause()
+try:
+    lab.settle(timeout=1)
+except LabError:
+    pass
+"""
+
+
+def test_a_wait_says_what_it_waits_for(kernel: Kernel) -> None:
+    """A cell that waits has one line, the same when saved however long that takes, and live it says what is missing."""
+    shown: list[dict[str, Any]] = []
+    said: list[str] = []
+
+    def hear(message: dict[str, Any]) -> None:
+        content = message["content"]
+        if message["msg_type"] == "display_data":
+            shown.append(content["data"])
+        elif message["msg_type"] == "comm_msg" and "value" in content["data"].get("state", {}):
+            said.append(content["data"]["state"]["value"])
+
+    kernel.run("from kodo.lab import MeshLab")
+    kernel.client.execute_interactive(WAITS, output_hook=hear, timeout=60)
+    (line,) = shown
+    assert line["text/plain"] == "waiting for the mesh to settle"
+    assert line["text/html"].count("waiting for the mesh to settle") == 1
+    assert "application/vnd.jupyter.widget-view+json" in line
+    assert any("settled in" in text for text in said)
+    assert any("registry2 is paused" in text for text in said)
+    assert "gave up" in said[-1]
