@@ -787,7 +787,7 @@ class Catalogue:
             to = part.version.at(row[8])
             used += len(row[2]) + 300
             if parcel.form != "delta":
-                self._pack_plain(db, parcel.unsaid, row, content.nodes)
+                self._pack_plain(db, parcel, row, content.nodes)
             if parcel.form != "plain":
                 referred = parcel.form == "both" and row[11]
                 packed[row[0]] = _record(row, owed, referred=bool(referred))
@@ -809,20 +809,20 @@ class Catalogue:
             )
         return used
 
-    def _pack_plain(
-        self, db: sqlite3.Connection, unsaid: Key | None, row: Sequence[Any], nodes: dict[str, Any]
-    ) -> None:
+    def _pack_plain(self, db: sqlite3.Connection, parcel: Parcel, row: Sequence[Any], nodes: dict[str, Any]) -> None:
         """A node as it is listed, whoever's record that is; one that is listed no more has no flows."""
         key, is_listed = row[7], row[11]
         shown = (
             row if is_listed else db.execute(f"SELECT {_BODY} FROM record WHERE key = ? AND listed", (key,)).fetchone()
         )
+        if shown is None and parcel.first:
+            return
         # One that lapsed has no time of its own: what is newer elsewhere is not to be hidden by it.
         shown = shown or (*row[:2], "{}", row[3], row[4] or row[5], *row[5:7])
-        if unsaid is not None:
+        if parcel.unsaid is not None:
             told = db.execute(
                 "SELECT 1 FROM record WHERE key = ? AND origin = ? AND via = ? AND modified >= ?",
-                (key, self.key, unsaid, shown[4]),
+                (key, self.key, parcel.unsaid, shown[4]),
             ).fetchone()
             if told is not None:
                 return

@@ -55,6 +55,8 @@ PAGE_LIMIT = 2**19
 BATCH, BATCH_TIME = 64, 0.05
 """Events, and seconds of work, that share a commit at most, so that the first does not wait for too many."""
 READERS = 4
+DOUBTFUL = 4
+"""How often others may know more of this registry than it does: once after the loss of its disk, if not by several."""
 RESTS = 9
 """Times as long as it worked rests what looks the listing over: a tenth of one core, some 10 s for 100,000 flows."""
 
@@ -422,6 +424,9 @@ class Runtime:
         if standing.frozen != before.frozen:
             said = "frozen, since most nodes and most peers fell silent at once" if standing.frozen else "resumed"
             log.warning("the expiry of leases is %s", said)
+        if standing.surpassed > max(before.surpassed, DOUBTFUL - 1) and standing.surpassed.bit_count() == 1:
+            said = "others know more of it than it does, for the %dth time; see that no other service has its url"
+            log.warning(said, standing.surpassed)
         for url, status in set(standing.refused) - set(before.refused):
             log.warning("%s answered %d and is not asked again until it is heard of; see to its access", url, status)
         for origin in set(standing.stale) - set(before.stale):

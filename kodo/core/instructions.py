@@ -103,12 +103,14 @@ class Parcel:
     """What a message is to carry; its content is read when it leaves.
 
     `plain` fills `nodes`, for services that know no deltas; `delta` fills `deltas`; `both` lets the deltas refer to
-    the nodes. `unsaid` is the peer whose own records a plain parcel leaves out.
+    the nodes. `unsaid` is the peer whose own records a plain parcel leaves out. `first`: the receiver was never told
+    anything, so that a plain parcel leaves out what is gone.
     """
 
     form: Form
     ranges: tuple[Range, ...]
     unsaid: Key | None = None
+    first: bool = False
 
     def after(self, owed: Range) -> int:
         """The count after which the records of a page begin; all of a part, told plainly, begins with the remains."""
@@ -121,6 +123,7 @@ class Standing:
 
     `stale` are the origins of which nothing was heard for long. `frozen`: no node is shown offline for now, since it is
     more likely this registry that is cut off (rule 13). `refused`: peers that are not asked any more, and their answer.
+    `surpassed`: how often somebody knew more of this registry than it did, since its start.
     """
 
     connection: tuple[tuple[str, str | None], ...]
@@ -128,6 +131,7 @@ class Standing:
     stale: tuple[Key, ...] = ()
     frozen: bool = False
     refused: tuple[tuple[str, int], ...] = ()
+    surpassed: int = 0
 
 
 Told = tuple[tuple[Key, Version], ...]

@@ -48,12 +48,12 @@ class Leases:
         self.sweep_at: float | None = None
         self.frozen_until: float | None = None
 
-    def resume(self, node: Key, status: str, clock: float) -> None:
-        """A lease from before this start: while nobody listened no time has passed."""
+    def resume(self, node: Key, status: str, clock: float, since: float) -> None:
+        """A lease from before this start: of a status that is `since` seconds old, whoever has it gets a lease more."""
         if status == "online":
             self.online[node] = clock + self.lease
         elif status == "offline":
-            self.away[node] = clock
+            self.away[node] = clock - min(since, max(0.0, self.retention - self.lease))
         self._schedule(clock)
 
     def beat(self, node: Key, clock: float) -> bool:

@@ -92,6 +92,7 @@ class Ledger:
         self.adopted: dict[Key, Key] = {}
         # Parts whose content is not what it should be at their version: only a snapshot is taken of them.
         self.doubted: set[Key] = set()
+        self.surpassed = 0
         self._nonce = ""
         self._vector: dict[tuple[Key, ...], str] = {}
 
@@ -128,6 +129,7 @@ class Ledger:
     def surpass(self, change: Change, mark: Version) -> None:
         """Somebody knows more of the own part than this registry does: take an epoch above it (rule 10)."""
         if self.own.version < mark and mark.seconds <= LAST_EPOCH:
+            self.surpassed += 1
             self._put(change, self.own.above(mark, self._nonce))
 
     def leave(self, change: Change) -> Version:

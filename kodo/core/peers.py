@@ -55,7 +55,7 @@ class PeerState:
     `url` is as the peer gives it, `address` where messages to it go. `feed`: it wants our news. `deltas`: it speaks
     them (None: not known yet). `visited` is when it first connected, None if it never did. `connected`: a handshake
     with it was ever completed, in whichever direction. `farewell`: it is to be told that this registry leaves it, whose
-    part is empty from that version on.
+    part is empty from that version on. `seen` is when it was last heard, by the clock of this machine.
     """
 
     key: Key
@@ -68,18 +68,21 @@ class PeerState:
     connected: bool = False
     farewell: Version | None = None
     acked: tuple[tuple[Key, Version], ...] = ()
+    seen: str | None = None
 
 
 @dataclass(slots=True)
 class Peer:
     """A peer as the running registry sees it.
 
-    `met`: a sign of life came since this service started. `behind` are the origins of which it is owed something.
-    `crossed` are those of which it told news while a message to it was on its way, whose answer may be older. `asks`
-    are asks for receipts to be passed on to it, `asking` those on their way; `confirms` the receipts that it is to get,
-    `confirming` those on their way. `stopped` is the status (401, 403) for which it is not asked again. `foreign`: what
-    answers there is no registry. `next_beacon`: when the next is due, to a peer that gets them; likewise `next_beat`,
-    to a registry that wants them, for which it named a `lease`. Until `left_alone` it is not asked, as it said.
+    `met`: a sign of life came since this service started; `silent`: how many seconds before that none had come.
+    `behind` are the origins of which it is owed something. `crossed` are those of which it told news while a message to
+    it was on its way, whose answer may be older. `asks` are asks for receipts to be passed on to it, `asking` those on
+    their way; `confirms` the receipts that it is to get, `confirming` those on their way. `unmoved`: how many of its
+    last answers had taken nothing of what they were told. `stopped` is the status (401, 403) for which it is not asked
+    again. `foreign`: what answers there is no registry. `next_beacon`: when the next is due, to a peer that gets them;
+    likewise `next_beat`, to a registry that wants them, for which it named a `lease`. Until `left_alone` it is not
+    asked, as it said.
     """
 
     state: PeerState
@@ -97,9 +100,11 @@ class Peer:
     met: bool = False
     last: str | None = None
     heard_at: float = 0.0
+    silent: float = 0.0
     sending: Errand | None = None
     answering: int = 0
     failures: int = 0
+    unmoved: int = 0
     not_before: float = 0.0
     left_alone: float = 0.0
     next_beacon: float = 0.0
@@ -203,7 +208,7 @@ class Peer:
 
     def heard(self, clock: float) -> None:
         """A sign of life ends every pause."""
-        self.heard_at = clock
+        self.heard_at, self.silent = clock, 0.0
         self.met = True
         self.foreign = False
         self.stopped = None
@@ -218,9 +223,11 @@ class Peer:
     def pause(self, clock: float, chance: float, *, refused: bool = False, at_least: float = 0.0) -> None:
         """Wait before the next try: growing, with jitter; a first contact at most 1.5 s, unless refused (rule 9).
 
+        It grows also while the peer answers and takes nothing: a sign of life is no progress then.
+
         A beat is never put off for longer than beats are apart: the registry, back again, counts on it.
         """
-        grown = 2.0 ** min(self.failures, 10)
+        grown = 2.0 ** min(max(self.failures, self.unmoved), 10)
         self.failures += 1
         if self.configured and self.first_contact and not refused:
             delay = (0.5 + chance / 2) * min(FIRST_LIMIT, FIRST_PAUSE * grown)

@@ -169,7 +169,8 @@ class Registry:
         keys: Iterable[Key] = ()
         match event:
             case ev.Start():
-                keys = (self.key,)
+                adopted = (row.node for row in self._rows if row.via is not None and not row.gone)
+                keys = (self.key, *(adopted if self.profile.provider else ()))
             case ev.Register():
                 keys = (canonical(event.node.url),)
             case ev.Heartbeat():
@@ -209,6 +210,7 @@ class Registry:
             self._stale,
             self.leases.frozen(self._clock),
             tuple((peer.state.url, peer.stopped) for _, peer in sorted(self.peers.items()) if peer.stopped),
+            self.ledger.surpassed,
         )
 
     # -- start ---------------------------------------------------------------------------------------------
@@ -222,21 +224,32 @@ class Registry:
             self.ledger.compare(change, self._contents)
             self._contents = None
         row = row_of(event.rows, self.key, self.key)
+        if self.profile.provider:
+            self._give_back(change, event)
         if event.own is not None:
             self.ledger.write(change, self._own_node(event.own, row, event.at), row)
         elif row is not None and not row.gone and row.via is None:
-            self._bury_left(change, row, clock)
+            self._bury_left(change, row, event)
         for address in self.profile.connect:
             self._configure(address)
         for peer in self.peers.values():
             # Who was away may have paused for long: a registry that is back says so to those it knew.
             peer.greet = peer.greet or bool(self.profile.registry and peer.state.deltas and not peer.state.farewell)
-            peer.heard_at = clock
+            peer.heard_at, peer.silent = clock, _seconds_between(peer.state.seen, event.at.utc)
             self._measure(peer, clock, self.parts.keys())
         # What was not heard of for long by the clock of this machine gets some beacons' time to be heard of again.
-        self._chores_at = clock + max(self._chores_every, BEACONS * self.timing.beacon)
+        self._chores_at = clock + BEACONS * self.timing.beacon
         self._last_heard = clock
         return change.saves()
+
+    def _give_back(self, change: Change, event: ev.Start) -> None:
+        """What others told while this was a registry that takes: a provider lists its own alone."""
+        for origin in sorted(self.parts.keys() - {self.key}):
+            self._give_up(change, origin)
+        for node in self._adopted(set(self.ledger.adopted.values())):
+            row = row_of(event.rows, self.key, node)
+            if row is not None:
+                self.ledger.bury(change, row, event.at.clock, None)
 
     def _resume(self, at: ev.Instant) -> None:
         """Take up what was saved: ages, leases, and what the own part holds for others."""
@@ -245,9 +258,9 @@ class Registry:
                 self.ages.heard(origin, at.clock, _seconds_between(part.seen, at.utc))
         for row in sorted(self._rows, key=lambda row: row.seq):
             if row.gone:
-                self.ledger.graves.append((at.clock, row.seq))
+                self.ledger.graves.append((at.clock - _seconds_between(row.heartbeat, at.utc), row.seq))
                 continue
-            self.leases.resume(row.node, row.status, at.clock)
+            self.leases.resume(row.node, row.status, at.clock, _seconds_between(row.heartbeat, at.utc))
             if row.via is not None:
                 self.ledger.adopted[row.node] = row.via
         self._rows = ()
@@ -276,8 +289,7 @@ class Registry:
         rows = event.rows.get(key, ())
         seen = listed(rows)
         flows = flows_by_url(event.node.flows)
-        newest = max((row.modified for row in rows if row.modified), default="")
-        modified = max(event.at.utc, later(newest, A_MICROSECOND)) if newest else event.at.utc
+        modified = _after_all(rows, event.at)
         if self.leases.status(key) != "unknown":
             self.leases.beat(key, event.at.clock)
         # All of it was checked, as a registration.
@@ -322,10 +334,10 @@ class Registry:
         update = {"status": self.leases.status(row.node), "heartbeat": max(at.utc, row.heartbeat or "")}
         self.ledger.write(change, row.body().model_copy(update=update), row)
 
-    def _bury_left(self, change: Change, row: Row, clock: float) -> None:
+    def _bury_left(self, change: Change, row: Row, event: ev.Concerning) -> None:
         """The node has left: nothing that was written of it before is listed any more, whoever wrote it."""
         self.leases.end(row.node)
-        self.ledger.bury(change, row, clock, later(row.modified or "", A_MICROSECOND) if row.modified else None)
+        self.ledger.bury(change, row, event.at.clock, _after_all(event.rows[row.node], event.at))
 
     # -- registries ----------------------------------------------------------------------------------------
 
@@ -348,6 +360,8 @@ class Registry:
         )
         if peer.state.farewell is None:
             self._was_told(sender)
+        # Who connects is ready, whatever it asked for before.
+        peer.left_alone = 0.0
         self._heard(peer, event.at)
         self._schedule_beacon(peer, event.at)
         change = Change(peers={sender: peer.state})
@@ -365,6 +379,7 @@ class Registry:
         if message.feed and peer.state.farewell is None:
             peer.answering += 1
             offer = self._parcel(peer, "both" if peer.state.deltas else "plain", event.at.clock, greeting=True)
+            offer = replace(offer, first=visited is None)
             peer.behind -= {told.origin for told in offer.ranges}
         marks = None if message.marks is None else self.ledger.marks()
         return [*change.saves(), Reply(event.ticket, tuple(lines), self.standing(), sender, offer, marks)]
@@ -424,10 +439,10 @@ class Registry:
         # A farewell that was long on its way is none of who is back: its part has gone on from where it was left.
         back = farewell.version is not None and self.ledger.version(key) > farewell.version
         if row is not None and registered:
-            self._bury_left(change, row, event.at.clock)
+            self._bury_left(change, row, event)
         elif own_node is not None and not own_node.gone and not back and not self.profile.provider:
             # What it wrote goes with its part; that it left is to be known when an old record of it turns up late.
-            self._bury_left(change, own_node, event.at.clock)
+            self._bury_left(change, own_node, event)
         if peer is not None and not back:
             self._forget(change, peer, event.rows, event.at.clock)
         if not self.profile.provider and self.ledger.take_farewell(change, farewell, event.at):
@@ -527,12 +542,15 @@ class Registry:
         self._acknowledged(
             peer, event.carried, reply.marks, event.at.clock, whole=greeted or reply.contents is not None
         )
-        self._compare(peer, reply)
+        self._compare(peer, reply, event.at.clock)
         self._raised(change.raised, source=peer)
         if stuck:
             # Answered, and not taken: the two disagree, and asking again at once would go on for ever.
             peer.greet = True
             peer.pause(event.at.clock, event.at.chance, refused=True)
+            peer.unmoved += 1
+        elif event.carried:
+            peer.unmoved = 0
         if not greeted and not event.carried and not change.raised:
             return []
         saves = change.saves()
@@ -642,7 +660,8 @@ class Registry:
         if errand == "beat" and event.status == UnknownServiceError.status:
             peer.next_beat = None
             return []
-        peer.pause(event.at.clock, event.at.chance, refused=True)
+        # What is no registry yet may become one: who waits for its start is to get through as soon as it is.
+        peer.pause(event.at.clock, event.at.chance, refused=not peer.foreign)
         return []
 
     def _taken_leave(self, peer: Peer) -> list[Instruction]:
@@ -797,17 +816,19 @@ class Registry:
                     self.ages.heard(origin, at.clock, age)
         return beacon.vector == self.ledger.vector(origins)
 
-    def _compare(self, peer: Peer, reply: PeerReply) -> None:
-        """The peer holds other content at the same version: what came from there, or is its own, is doubted here."""
+    def _compare(self, peer: Peer, reply: PeerReply, clock: float) -> None:
+        """The peer holds other content at the same version: what came from there, or is its own, is doubted here.
+
+        So is what came from who is away, and cannot tell.
+        """
         told = _marks(reply.marks)
+        others = {key for key, other in self.peers.items() if other is not peer and not self._away(other, clock)}
         for url, content in (reply.contents or {}).items():
             origin = canonical(url)
             part = self.parts.get(origin)
             if part is None or origin == self.key or told.get(origin) != part.version:
                 continue
-            if content != f"{part.content:016x}" and (
-                peer.key == origin or part.via not in self.peers.keys() - {peer.key}
-            ):
+            if content != f"{part.content:016x}" and (peer.key == origin or part.via not in others):
                 self.ledger.doubted.add(origin)
                 peer.greet = True
 
@@ -913,6 +934,10 @@ class Registry:
         self.ledger.abandon(change, self.peers.keys())
         for key in lapsing:
             self._forget(change, self.peers[key], rows, at.clock)
+        for key, peer in sorted(self.peers.items()):
+            silent = timedelta(seconds=at.clock - peer.heard_at + peer.silent)
+            peer.state = replace(peer.state, seen=later(at.utc, -silent))
+            change.peers[key] = peer.durable()
         for node in self._adopted(strangers):
             row = row_of(rows, self.key, node)
             if row is not None and _seconds_between(row.heartbeat, at.utc) > self.timing.grace:
@@ -948,7 +973,7 @@ class Registry:
         if at.clock < self._chores_at or self._alone(at.clock):
             return set()
         limit = at.clock - self.timing.grace
-        return {key for key, peer in self.peers.items() if not peer.configured and peer.heard_at < limit}
+        return {key for key, peer in self.peers.items() if not peer.configured and peer.heard_at - peer.silent < limit}
 
     def _strangers(self, at: ev.Instant) -> set[Key]:
         """Who told of nodes and never connected; nobody hears whether they are still there."""
@@ -1066,6 +1091,12 @@ class Registry:
             self.ages.heard(peer.key, at.clock)
         if peer.stands and not sign:
             peer.last = at.utc
+
+
+def _after_all(rows: Iterable[Row], at: ev.Instant) -> str:
+    """Now, and yet later than all that is known of a node (PROTOCOL.md, "The small print")."""
+    newest = max((row.modified for row in rows if row.modified), default="")
+    return max(at.utc, later(newest, A_MICROSECOND)) if newest else at.utc
 
 
 def _refuse_ahead(node: Node | Registration, at: ev.Instant, *place: str) -> None:

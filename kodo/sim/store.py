@@ -393,7 +393,7 @@ class Store:
             to = part.version.at(stored.row.seq)
             used += len(stored.flows) + OVERHEAD
             if parcel.form != "delta":
-                self._pack_plain(parcel.unsaid, stored, content.nodes)
+                self._pack_plain(parcel, stored, content.nodes)
             if parcel.form != "plain":
                 referred = parcel.form == "both" and self._listed(stored.row.node) is stored
                 packed[stored.row.url] = _record(stored, owed, referred=referred)
@@ -403,9 +403,12 @@ class Store:
             content.deltas.append(_delta(part, owed, to, complete, packed))
         return used
 
-    def _pack_plain(self, unsaid: Key | None, stored: Stored, nodes: dict[str, Any]) -> None:
+    def _pack_plain(self, parcel: Parcel, stored: Stored, nodes: dict[str, Any]) -> None:
         """A node as it is listed, whoever's record that is; one that is listed no more has no flows."""
-        shown = self._listed(stored.row.node) or _unlisted(stored)
+        listed_now = self._listed(stored.row.node)
+        if listed_now is None and parcel.first:
+            return
+        shown, unsaid = listed_now or _unlisted(stored), parcel.unsaid
         own = self._nodes[stored.row.node].get(self.key)
         if unsaid is None or own is None or own.row.via != unsaid or not _as_late(own.row, shown.row):
             nodes[shown.row.url] = shown.body()

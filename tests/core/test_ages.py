@@ -184,7 +184,7 @@ class TestGivingUp:
         made.here, made.away = set(), {"peer"}
         made.run(GRACE + CHORE)
         made.here, made.away = {"peer"}, set()
-        made.run(61)
+        made.run(55)
         assert made.listed() == ["node", "own"]
         assert len(made.registry._beacon(made.at()).ages) == 1
 

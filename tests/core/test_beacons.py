@@ -97,10 +97,13 @@ class TestSending:
         assert beacons(made.run(100)) == []
 
     def test_a_provider_speaks_of_itself_alone(self) -> None:
-        """A provider's beacon tells of its own part, even if it knows others from when it was none."""
+        """A provider lists and tells of its own part alone, even if it knew others when it was none."""
         made = linked()
+        made.older("old", {"url": url_of("adopted"), "flows": [{"url": "/a", "name": "a"}]})
+        assert made.listed() == ["adopted", "mine", "node"]
         made.profile = replace(made.profile, provider=True)
         made.restart()
+        assert made.listed() == ["mine"]
         made.connect("other")
         (send,) = beacons(made.run(EVERY + 2))
         assert send.beacon is not None
@@ -201,6 +204,16 @@ class TestDoubt:
         (greeting,) = sends(done + made.run(1))
         assert greeting.route == "/connect"
         assert dict(greeting.marks or ()) == {FAR: Version(5, "", 1), SELF: made.registry.own.version}
+
+    def test_also_if_who_told_it_is_away(self) -> None:
+        """What another peer told is doubted as well once that one is away, and cannot say which of them is right."""
+        made = linked("other", "peer")
+        made.here, made.away = set(), {"other"}
+        wrong = contents(made, far=self.WRONG)
+        while FAR not in made.registry.ledger.doubted:
+            assert made.clock < 10 * EVERY
+            (send, *_) = [send for send in made.run(EVERY * 1.2) if isinstance(send, Send) and send.peer == PEER]
+            made.delivered(send, marks=marks(made), contents=wrong)
 
     def test_a_snapshot_alone_ends_it(self) -> None:
         """While it is doubted no difference is taken; a snapshot of the same version is, and ends the doubt."""

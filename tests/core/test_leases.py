@@ -225,6 +225,15 @@ class TestPauses:
         made.run(LEASE + SWEEP)
         assert made.status() == "offline"
 
+    def test_restarts_put_nothing_off(self) -> None:
+        """A node that stays away is dropped after its retention, however often the registry starts meanwhile."""
+        made = beating("node", "away")
+        keep_beating(made, "node", LEASE + SWEEP)
+        for _ in range(6):
+            made.restart()
+            keep_beating(made, "node", RETENTION / 5)
+        assert (made.status("node"), made.status("away")) == ("online", None)
+
     def test_a_short_lease(self) -> None:
         """A pause that is short for a sweep but long for a lease is made up for as well."""
         made = beating("node", lease=2.0)
@@ -246,7 +255,7 @@ class TestPauses:
         assert made.registry.leases.status(canonical(url_of("node"))) == made.status() == "offline"
 
     def test_restart_resumes_leases(self) -> None:
-        """After a restart an online node has a whole lease again, and an offline one the whole retention."""
+        """After a restart an online node has a whole lease again, and an offline one is not dropped at once."""
         made = beating("node", "away")
         keep_beating(made, "node", LEASE + SWEEP)
         made.restart(pause=10 * RETENTION)

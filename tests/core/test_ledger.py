@@ -306,6 +306,16 @@ class TestFloors:
         assert made.registry.own.floor == old
         assert made.row("a") is None
 
+    def test_restarts_put_nothing_off(self) -> None:
+        """Tombstones are dropped in their time, however often the registry starts meanwhile."""
+        made = linked(tombstones=1600.0, beacon=10.0)
+        made.register("a")
+        made.farewell("a")
+        for _ in range(7):
+            made.restart()
+            made.run(300)
+        assert made.row("a") is None
+
     def test_replicas_drop_what_the_origin_dropped(self) -> None:
         """A replica drops tombstones below the floor of the origin, and only those."""
         made = linked()

@@ -221,6 +221,19 @@ class TestLapsing:
             made.register("mine")
         assert made.listed() == ["b", "mine"]
 
+    def test_restarts_put_nothing_off(self) -> None:
+        """An older service that is gone is given up after the grace time, however often this one starts meanwhile."""
+        made = linked(grace=1600.0, tombstones=1600.0, beacon=10.0)
+        made.older("old", node())
+        made.here, made.away = {"peer"}, {"old"}
+        for _ in range(7):
+            made.restart()
+            for _ in range(15):
+                made.run(20)
+                made.update("peer")
+        assert made.listed() == []
+        assert OLD not in made.registry.peers
+
     def test_after_a_restart(self) -> None:
         """On whose behalf a record was written is known after a restart."""
         made = linked()
@@ -259,6 +272,19 @@ class TestHandshake:
         answer = reply(made.connect_older("old"))
         assert answer.offer is not None
         assert (answer.offer.form, answer.offer.unsaid, answer.marks) == ("plain", None, None)
+
+    def test_it_hears_of_nothing_that_is_gone(self) -> None:
+        """An older service that connects first is offered what is listed, and no node that left before."""
+        made = Desk()
+        store = Catalogue(url_of("self"))
+        for save in saves(made.register() + made.register("left") + made.farewell("left")):
+            store.write(save)
+        store.commit()
+        for met, told in ((False, {url_of("node")}), (True, {url_of("node"), url_of("left")})):
+            offer = reply(made.connect_older("old")).offer
+            assert offer is not None
+            assert store.content(offer, 2**20).nodes.keys() == told, met
+        store.close()
 
     def test_one_that_was_renewed(self) -> None:
         """A service that answers with marks where none were expected, or without them, is greeted anew."""

@@ -71,6 +71,27 @@ class TestRefusals:
         assert send.route == "/connect"
         assert made.registry.standing().refused == ()
 
+    def test_what_is_no_registry_yet(self) -> None:
+        """Who answers 404 to a first greeting may be about to become a registry: it is tried within 1.5 s, for ever."""
+        made = Desk(Profile("http://self:1", connect=(url_of("peer"),)))
+        for _ in range(20):
+            made.step(ev.Refused(made.at(), peer=PEER, route="/connect", status=404))
+            assert [send.route for send in sends(made.run(1.5))] == ["/connect"]
+
+    def test_who_answers_and_takes_nothing(self) -> None:
+        """A peer that answers all it is told, and takes nothing of it, is told ever less often, though it is there."""
+        made = Desk(beacon=1e6)
+        made.connect("peer")
+        sent = sends(made.register())
+        told: list[float] = []
+        while made.clock < 600:
+            for send in sent:
+                told.append(made.clock)
+                made.delivered(send, marks={}, providers={"url": url_of("peer"), "feed": True})
+            sent = sends(made.run(1))
+        assert len([at for at in told if at < 60]) < 12
+        assert len([at for at in told if at > 300]) < 14
+
     def test_a_sign_of_life_begins_anew(self) -> None:
         """Once the peer is heard of, it is asked again, with a handshake, and no longer shown."""
         made = owing()
