@@ -69,6 +69,12 @@ class UnknownServiceError(KodoError):
     status = 404
 
 
+class TooSlowError(KodoError):
+    """A body did not come to its end in time."""
+
+    status = 408
+
+
 class TooLargeError(KodoError):
     """A body is above the limit of its route; it was not read to its end."""
 
@@ -158,6 +164,7 @@ def unwritten(path: object, error: OSError) -> str:
 
 _BY_STATUS: dict[int, type[KodoError]] = {
     404: RoleError,
+    408: TooSlowError,
     413: TooLargeError,
     503: UnavailableError,
 }

@@ -41,8 +41,8 @@ COLUMNS = (
 )
 """The columns of a listing, in the order in which tables show them."""
 
-LONGEST_URL = 2048
-"""Characters of a url that names a service or a node."""
+LONGEST_URL, USUAL_URL = 2048, 128
+"""Characters of a url that names a service or a node at most, and of one whose form is remembered."""
 
 AT_ONCE = 2**16
 """Bytes of JSON up to which a message is checked on an event loop; a larger one is checked on a thread."""
@@ -57,7 +57,6 @@ Key = NewType("Key", str)
 """A canonical url: what services and nodes are told apart by."""
 
 
-@lru_cache(maxsize=65536)
 def canonical(url: str) -> Key:
     """The form by which urls are compared: lower-case scheme and host, explicit port, no trailing slash.
 
@@ -65,6 +64,10 @@ def canonical(url: str) -> Key:
     """
     if len(url) > LONGEST_URL:
         raise ValueError(f"expected a url of at most {LONGEST_URL} characters")
+    return _remembered(url) if len(url) <= USUAL_URL else _canonical(url)
+
+
+def _canonical(url: str) -> Key:
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -78,6 +81,9 @@ def canonical(url: str) -> Key:
     host = f"[{_compressed(parts.hostname)}]" if ":" in parts.hostname else parts.hostname
     port = DEFAULT_PORTS[scheme] if port is None else port
     return Key(f"{scheme}://{host}:{port}{parts.path.rstrip('/')}")
+
+
+_remembered = lru_cache(maxsize=65536)(_canonical)
 
 
 def _compressed(host: str) -> str:

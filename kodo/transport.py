@@ -178,13 +178,17 @@ class Transport:
         try:
             async with client.stream("POST", url, content=body, headers=headers) as response:
                 answer = bytearray()
-                async for chunk in response.aiter_bytes():
+                if response.headers.get("content-encoding", "identity") != "identity":
+                    # Unpacked it might be a thousand times as long as it is allowed to be.
+                    noted.outcome = "refused: a packed answer"
+                    raise RejectedError(f"its answer to {send.route} is packed, which was not asked for")
+                async for chunk in response.aiter_raw():
                     answer += chunk
                     if len(answer) > limit:
                         noted.outcome = "refused: too long an answer"
                         raise RejectedError(f"its answer to {send.route} is longer than {limit} bytes")
                 return response, bytes(answer)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # of a name that no host can have
             noted.outcome = f"lost: {type(error).__name__}"
             raise UnavailableError(_lost(error)) from error
 
@@ -202,6 +206,8 @@ class Transport:
 
 
 def _client() -> httpx.AsyncClient:
+    from http.cookiejar import CookieJar, DefaultCookiePolicy  # noqa: PLC0415, loaded with it
+
     import httpx  # noqa: PLC0415, a tenth of the start
 
     with suppress(ImportError):  # another release may have it elsewhere
@@ -211,7 +217,9 @@ def _client() -> httpx.AsyncClient:
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=1000, keepalive_expiry=60),
         # Proxies of the environment are for the services of other organizations, never for those on this machine.
         mounts=dict.fromkeys(_LOOPBACK),
-        headers={"Content-Type": "application/json", "Accept": "application/json"},
+        headers={"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"},
+        # What one service wants remembered is not for all others on its host, and may grow for ever.
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
     )
 
 
@@ -249,6 +257,8 @@ def _lost(error: Exception) -> str:
         if isinstance(cause, BaseExceptionGroup):
             # Of a name with several addresses: one reason stands for all.
             cause = cause.exceptions[0]
+        if isinstance(cause, UnicodeError):
+            return "no host can have its name"
         if isinstance(cause, socket.gaierror):
             return "its name is not known here"
         if isinstance(cause, OSError) and cause.errno is not None:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from kodo.errors import LoaderError, OptionError
 from kodo.loader import Loader
 from kodo.options import MIB, Options, load_options, misspelt, with_port
+from kodo.runtime import PAGE_LIMIT
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +86,7 @@ def test_every_option_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
         "BEACON": "0.5",
         "GRACE": "4",
         "BODY_LIMIT": "1",
-        "PEER_BODY_LIMIT": "2",
+        "PEER_BODY_LIMIT": "2097152",
         "TRACE": "true",
     }.items():
         monkeypatch.setenv(f"KODO_{name}", value)
@@ -106,18 +107,18 @@ def test_every_option_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
         "beacon": 0.5,
         "grace": 4,
         "body_limit": 1,
-        "peer_body_limit": 2,
+        "peer_body_limit": 2 * MIB,
         "trace": True,
     }
 
 
 def test_precedence(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
     """A kwarg beats the environment, the environment beats the file, the file beats the default."""
-    file.write_text("organization: file\nbody_limit: 1\npeer_body_limit: 1\nreset: true\nflows: [a]\n")
+    file.write_text("organization: file\nbody_limit: 1\npeer_body_limit: 1048576\nreset: true\nflows: [a]\n")
     monkeypatch.setenv("KODO_ORGANIZATION", "environment")
     monkeypatch.setenv("KODO_BODY_LIMIT", "2")
     options = load_options(loader=file, organization="kwarg")
-    assert (options.organization, options.body_limit, options.peer_body_limit) == ("kwarg", 2, 1)
+    assert (options.organization, options.body_limit, options.peer_body_limit) == ("kwarg", 2, MIB)
     assert (options.reset, options.reload, options.loader) == (True, False, file)
 
 
@@ -417,6 +418,12 @@ def test_organization_is_a_clean_text(organization: object) -> None:
 def test_limits_are_positive_numbers(name: str, limit: object) -> None:
     """A limit that is no positive whole number is refused."""
     assert refusal(**{name: limit}).startswith(f"{name}: expected ")
+
+
+def test_a_page_of_another_registry_fits() -> None:
+    """A limit below what other registries send at once, of which nothing would ever come in, is refused."""
+    assert refusal(peer_body_limit=MIB - 1).startswith("peer_body_limit: expected ")
+    assert load_options(peer_body_limit=MIB).peer_body_limit == MIB > PAGE_LIMIT
 
 
 def test_cause_is_kept() -> None:

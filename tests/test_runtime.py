@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from kodo.cache import Cache, Owner
 from kodo.core.instructions import Send
 from kodo.core.registry import Profile, Registry
 from kodo.errors import CacheError
-from kodo.models import PeerReply, Registration
+from kodo.models import PeerMessage, PeerReply, Registration, Version
 from kodo.query import compile_filter, parse, parse_order
 from kodo.runtime import READERS, Answer, Identity, Runtime
 from tests.damage import misindex
@@ -257,5 +258,21 @@ def test_a_fault_behind_the_commit_ends_the_service(monkeypatch: pytest.MonkeyPa
         with pytest.raises(CacheError):
             await runtime.register(registration(1))
         assert isinstance(await runtime.failure, ZeroDivisionError)
+
+    running(Cache(Owner(URL)), work)
+
+
+def test_a_url_that_others_use_as_well_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    """That others know more of a registry than it does is no news once; again and again, it is somebody else."""
+
+    async def work(runtime: Runtime) -> None:
+        log = logging.getLogger("kodo")
+        log.addHandler(caplog.handler)
+        for seconds in range(1, 9):
+            assert ("url" in caplog.text) == (seconds > 4)
+            marks = {URL: Version(2**33 + 10 * seconds, "ab", 1)}
+            await runtime.connect(PeerMessage(url="http://127.0.0.1:1", marks=marks))
+        log.removeHandler(caplog.handler)
+        assert caplog.text.count("has its url") == 2
 
     running(Cache(Owner(URL)), work)

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from kodo import __version__
 from kodo.cache import Cache
-from kodo.errors import InvalidMessageError, KodoError, TooLargeError
+from kodo.errors import InvalidMessageError, KodoError, TooLargeError, TooSlowError
 from kodo.runtime import Runtime
 from kodo.service.endpoint import Endpoint
 from kodo.service.events import add_events
@@ -91,7 +91,9 @@ async def _refuse(_: Request, error: Exception) -> Response:
     if isinstance(error, TooLargeError):
         return TooLarge({"detail": str(error)}, status_code=error.status, headers={"Connection": "close"})
     status = error.status if isinstance(error, KodoError) else 500
-    return JSON({"detail": str(error)}, status_code=status)
+    # What may still come of a body is not waited for.
+    headers = {"Connection": "close"} if isinstance(error, TooSlowError) else None
+    return JSON({"detail": str(error)}, status_code=status, headers=headers)
 
 
 async def _refuse_route(_: Request, error: Exception) -> Response:

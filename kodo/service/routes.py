@@ -24,7 +24,7 @@ from starlette.types import Receive, Scope, Send
 from kodo import query
 from kodo.cache import Cache
 from kodo.changes import Count, Kept
-from kodo.errors import BusyError, InvalidMessageError, RoleError, TooLargeError
+from kodo.errors import BusyError, InvalidMessageError, RoleError, TooLargeError, TooSlowError
 from kodo.models import (
     AT_ONCE,
     BEATS,
@@ -55,6 +55,8 @@ KEPT = 8 * 2**20
 """Bytes of answers that are kept as long as they are true."""
 SPOOLED, PATIENCE = 8, 5.0
 """Answers from files that are under way at once, and seconds for which one more waits for its turn."""
+BODY_TIME = 30.0
+"""Seconds in which a body has to come: what came of it is kept meanwhile."""
 STALLED = 20.0
 """Seconds in which a reader has to take some of such an answer: it is a file as long as that takes."""
 
@@ -343,10 +345,14 @@ async def _body(request: Request, limit: int) -> bytes:
     if stated.isdecimal() and int(stated) > limit:
         raise TooLargeError(f"expected a body of at most {limit} bytes")
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise TooLargeError(f"expected a body of at most {limit} bytes")
+    try:
+        async with asyncio.timeout(BODY_TIME):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise TooLargeError(f"expected a body of at most {limit} bytes")
+    except TimeoutError as error:
+        raise TooSlowError(f"expected the whole body within {BODY_TIME:g} s") from error
     return bytes(body)
 
 

@@ -548,3 +548,17 @@ def test_a_body_that_never_ends(target: Served) -> None:
         connection.sendall(head(target, "/register", 1000) + b'{"url": "http://new:3367"')
         assert state(target) == before
     until(lambda: state(target) == before, "nothing to have changed")
+
+
+def test_a_body_that_takes_too_long(serve: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came of a body is kept until it is whole: one that does not come to its end is given up with 408."""
+    monkeypatch.setattr("kodo.service.routes.BODY_TIME", 0.2)
+    served = serve()
+    host, _, port = served.url.removeprefix("http://").rpartition(":")
+    with socket.create_connection((host, int(port)), 10) as connection:
+        connection.sendall(head(served, "/register", 1000) + b"{")
+        answer = b""
+        while piece := connection.recv(65536):
+            answer += piece
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"expected the whole body within 0.2 s" in answer

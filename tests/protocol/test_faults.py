@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import random
 import re
 import signal
@@ -22,6 +23,7 @@ import httpx
 import pytest
 
 from tests.conftest import Process, Served, free_port
+from tests.conftest import Start as Serving
 from tests.protocol.conftest import Launch
 from tests.protocol.helpers import connected, flow_urls, record, seen, told
 from tests.waiting import until
@@ -41,15 +43,22 @@ RETRY_AFTER = 3
 LATER = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: %d\r\nContent-Length: 2\r\n\r\n{}" % RETRY_AFTER
 FORBIDDEN = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\n{}"
 TRICKLE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n{"
+COOKIES = b"HTTP/1.1 200 OK\r\nSet-Cookie: a=%s; Path=/\r\nContent-Length: 2\r\n\r\n{}" % (b"x" * 1000)
+PACKED = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}"
 ANSWERS = {"swallows": b"", "html": HTML, "trickles": TRICKLE, "later": LATER, "forbidden": FORBIDDEN}
+ODD = {"cookies": COOKIES, "packed": PACKED}
 
 
 class Bad:
-    """A peer of raw sockets with one habit: `kind` is a key of `ANSWERS`. It notes when it was asked for what."""
+    """A peer of raw sockets with one habit: `kind` is a key of `ANSWERS` or `ODD`.
+
+    It notes when it was asked for what, and the whole heads.
+    """
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.asked: list[tuple[float, str]] = []
+        self.heads: list[bytes] = []
         self._loop = asyncio.new_event_loop()
         self._over = asyncio.Event()
         self._listening = socket.create_server(("127.0.0.1", 0))
@@ -79,9 +88,10 @@ class Bad:
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 self.asked.append((time.monotonic(), head.split()[1].decode()))
+                self.heads.append(head)
                 length = re.search(rb"(?i)content-length: (\d+)", head)
                 await reader.readexactly(int(length[1]) if length else 0)
-                writer.write(ANSWERS[self.kind])
+                writer.write((ANSWERS | ODD)[self.kind])
                 while self.kind in ("swallows", "trickles") and not self._over.is_set():
                     await asyncio.sleep(0.2)
                     writer.write(b" " if self.kind == "trickles" else b"")
@@ -309,3 +319,36 @@ def test_memory_stays_flat(launch: Launch, bad: Start, record_property: Note) ->
     record_property("KiB grown", grown)
     assert max(grown) < GROWTH
     assert len(flow_urls(here)) == 100
+
+
+def test_no_cookie_is_taken(serve: Serving, bad: Start) -> None:
+    """What a peer wants remembered is sent to nobody: not to it, and not to others on its host."""
+    registry, setting, other = serve(node=False), bad("cookies"), bad("cookies")
+    setting.connect(registry)
+    other.connect(registry)
+    for number in range(3):
+        registry.post("/register", record(f"http://n{number}:1"))
+        until(lambda least=number + 1: min(len(setting.heads), len(other.heads)) >= least, "the peers to be told")
+    assert not [head for head in setting.heads + other.heads if b"cookie" in head.lower()]
+
+
+def test_a_packed_answer_is_not_unpacked(serve: Serving, bad: Start, caplog: pytest.LogCaptureFixture) -> None:
+    """Answers are wanted as they are, since a packed one may become a thousand times as long; another is refused."""
+    registry, packing = serve(node=False), bad("packed")
+    packing.connect(registry)
+    logging.getLogger("kodo").addHandler(caplog.handler)
+    registry.post("/register", record("http://n:1"))
+    until(lambda: "is packed" in caplog.text, "the answer to be refused")
+    logging.getLogger("kodo").removeHandler(caplog.handler)
+    assert all(b"accept-encoding: identity" in head.lower() for head in packing.heads)
+
+
+def test_a_name_that_no_host_can_have(serve: Serving, caplog: pytest.LogCaptureFixture) -> None:
+    """A peer whose name cannot be is away like any other, and floods no log."""
+    registry = serve(node=False)
+    logging.getLogger("kodo").addHandler(caplog.handler)
+    registry.post("/connect", told("http://xn--:80", feed=True))
+    registry.post("/register", record("http://n:1"))
+    until(lambda: "no host can have its name" in caplog.text, "it to be said")
+    logging.getLogger("kodo").removeHandler(caplog.handler)
+    assert "Traceback" not in caplog.text
