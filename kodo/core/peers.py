@@ -207,14 +207,15 @@ class Peer:
             self.behind.discard(origin)
 
     def heard(self, clock: float) -> None:
-        """A sign of life ends every pause."""
+        """A sign of life ends every pause, but of who is there all the time and takes nothing."""
         self.heard_at, self.silent = clock, 0.0
         self.met = True
         self.foreign = False
         self.stopped = None
         if self.failures:
             self.failures = 0
-            self.not_before = max(clock, self.left_alone)
+            if not self.unmoved:
+                self.not_before = max(clock, self.left_alone)
 
     def go_on(self, clock: float) -> None:
         """The next page of what it was told is no other news: it is not gathered with anything."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from kodo.models import Ask, Key, Receipt, Version, canonical
 
@@ -93,7 +94,9 @@ class Receipts:
         for change, asked in done:
             self.end(change, clock)
             asked.missing = (asked.missing | asked.waiting) - asked.reached
-        self.closed = {change: kept for change, kept in self.closed.items() if kept[0] > clock}
+        # All are kept equally long: the first that is to be kept has only such behind it.
+        for change in list(takewhile(lambda change: self.closed[change][0] <= clock, self.closed)):
+            del self.closed[change]
         return done
 
     def due(self) -> float | None:
