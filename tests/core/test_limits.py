@@ -10,7 +10,7 @@ import pytest
 from kodo.core import ledger, receipts
 from kodo.core.registry import MOST_TOLD
 from kodo.errors import UnknownServiceError
-from kodo.models import NOTHING, PeerMessage, Version, canonical
+from kodo.models import LONGEST_URL, NOTHING, PeerMessage, Version, _remembered, canonical
 from tests.core.steps import FAR, PEER, SELF, ZERO, Desk, delta, news, record, replies, url_of, v
 
 
@@ -160,3 +160,12 @@ def test_a_cache_from_before_contents_were_kept() -> None:
     done = made.connect("new")
     offered = {told.origin for answer in replies(done) if answer.offer for told in answer.offer.ranges}
     assert offered == {SELF, FAR}
+
+
+def test_long_urls_are_not_remembered() -> None:
+    """Whoever sends very many long urls makes nothing grow: the canonical form of a usual one alone is kept."""
+    _remembered.cache_clear()
+    assert canonical(f"http://HOST/{'x' * LONGEST_URL}"[:LONGEST_URL]).startswith("http://host:80/x")
+    assert _remembered.cache_info().currsize == 0
+    assert canonical("http://HOST/x") == "http://host:80/x"
+    assert _remembered.cache_info().currsize == 1
