@@ -1,8 +1,8 @@
 """What an operator is to know of those that a service writes to, and of who comes: who is there, who is not, and why.
 
 All of it is said once, when it becomes news. A peer that is away is tried a thousand times an hour: that is said when
-it begins, when there is another reason, at intervals that double, and when it is over. Of nodes that register the first
-is named, those that follow it soon are counted. Of one event loop.
+it begins, when there is another reason, at intervals that double, and when it is over. Of nodes that fare alike the
+first is named, those that follow it soon are counted. Of one event loop, but for `fates`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
 
-from kodo.core.instructions import Send
+from kodo.core import events as ev
+from kodo.core.instructions import Entry, Instruction, Save, Send
+from kodo.core.ledger import row_of
 from kodo.errors import KodoError, RejectedError, UnavailableError, duration
 from kodo.models import Key, canonical
 
@@ -20,8 +25,10 @@ log = logging.getLogger("kodo")
 
 AGAIN = 60.0
 """Seconds after which it is said again that a peer is away; each time after is twice as late."""
-ARRIVALS = 60.0
-"""Seconds for which nodes that register for the first time are counted, before their number is said."""
+COUNTED = 60.0
+"""Seconds for which nodes that fare like one that was named are counted, before their number is said."""
+Fate = Literal["registered", "left", "went offline", "came back", "dropped"]
+"""What becomes of a node that is registered here."""
 CLOSED = (401, 403)
 """Answers after which a peer is not asked any more, which `Runtime` says."""
 
@@ -41,6 +48,14 @@ class _Trouble:
         return f"after {tries} in {duration(time.monotonic() - self.since)}"
 
 
+@dataclass(slots=True)
+class _Count:
+    """The nodes that fared alike since one was named, until the timer ends."""
+
+    timer: asyncio.TimerHandle
+    nodes: set[str] = field(default_factory=set)
+
+
 class Contacts:
     """Who answers, who does not, and who comes. Peers are known by the address that they are written to."""
 
@@ -48,8 +63,7 @@ class Contacts:
         self._met: set[str] = set()
         self._came: set[Key] = set()
         self._troubles: dict[str, _Trouble] = {}
-        self._counting: asyncio.TimerHandle | None = None
-        self._arrived = 0
+        self._counting: dict[Fate, _Count] = {}
 
     @property
     def why(self) -> dict[str, str]:
@@ -99,37 +113,69 @@ class Contacts:
             self._came.add(key)
             log.info("%s connected from there", url)
 
-    def registered(self, url: str) -> None:
-        """A node has registered that was not registered before."""
-        if self._counting is None:
-            log.info("node %s registered", url)
-            self._count()
+    def became(self, fate: Fate, url: str) -> None:
+        """Something has become of a node that is registered here."""
+        if fate in self._counting:
+            self._counting[fate].nodes.add(url)
         else:
-            self._arrived += 1
+            log.info("node %s %s", url, fate)
+            self._count(fate)
 
     def disconnected(self, url: str) -> None:
-        """A node or a registry has left; one line for a registry alone, of which there are few."""
-        if (key := canonical(url)) in self._came:
-            self._came.remove(key)
+        """A node or a registry has left; what is to be said of a node, `became` is told."""
+        key = canonical(url)
+        met = {address for address in self._met if canonical(address) == key}
+        if met or key in self._came:
             log.info("%s has left", url)
+        self._came.discard(key)
+        self._met -= met
         self._troubles.pop(url, None)
 
     def close(self) -> None:
-        """Count nobody any more."""
-        if self._counting is not None:
-            self._counting.cancel()
+        """Say what was counted, and count nobody any more."""
+        for fate, count in self._counting.items():
+            count.timer.cancel()
+            _say(fate, count.nodes)
+        self._counting.clear()
 
-    def _count(self) -> None:
-        self._counting = asyncio.get_running_loop().call_later(ARRIVALS, self._sum_up)
+    def _count(self, fate: Fate) -> None:
+        self._counting[fate] = _Count(asyncio.get_running_loop().call_later(COUNTED, partial(self._sum_up, fate)))
 
-    def _sum_up(self) -> None:
-        self._counting = None
-        if self._arrived:
-            log.info("%d more registered within %s", self._arrived, duration(ARRIVALS))
-            self._arrived = 0
-            self._count()
+    def _sum_up(self, fate: Fate) -> None:
+        if nodes := self._counting.pop(fate).nodes:
+            _say(fate, nodes)
+            self._count(fate)
 
 
+def _say(fate: Fate, nodes: Collection[str]) -> None:
+    """Say how nodes fared that were counted; what else became of them meanwhile may have been said before."""
+    if nodes:
+        who = f"node {next(iter(nodes))}" if len(nodes) == 1 else f"{len(nodes)} more"
+        log.info("%s %s within the last %s", who, fate, duration(COUNTED))
+
+
+def fates(event: ev.Event, instructions: Iterable[Instruction], registry: Key) -> Iterator[tuple[Fate, str]]:
+    """What an event and what is done about it come to for the nodes that are registered at `registry`, by their urls.
+
+    A first beat is nothing of it, nor is what a node does that is registered elsewhere.
+    """
+    if isinstance(event, ev.Concerning) and not isinstance(event, ev.Start):
+        for done in instructions:
+            for entry in done.entries if isinstance(done, Save) else ():
+                if entry.origin == registry and entry.via is None and (fate := _fate(event, entry)):
+                    yield fate, entry.node.url
+
+
+def _fate(event: ev.Concerning, entry: Entry) -> Fate | None:
+    before = row_of(event.rows, entry.origin, entry.key)
+    if before is None or before.gone or before.via is not None:
+        return None if entry.gone else "registered"
+    if entry.gone:
+        return "left" if entry.node.modified else "dropped"
+    return _TURNS.get((before.status, entry.node.status))
+
+
+_TURNS: dict[tuple[str, str], Fate] = {("online", "offline"): "went offline", ("offline", "online"): "came back"}
 _MEETING = {"/register": "registered at", "/connect": "connected with"}
 
 

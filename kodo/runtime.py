@@ -30,7 +30,7 @@ from functools import partial
 from itertools import count
 from typing import Any, Protocol, TypeVar
 
-from kodo.contacts import Contacts
+from kodo.contacts import Contacts, Fate, fates
 from kodo.core import events as ev
 from kodo.core.instructions import Instruction, Parcel, Reply, Save, Send, Standing, Wake
 from kodo.core.parts import Carried
@@ -146,11 +146,15 @@ class _Item:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """What a step came to: instructions, or the reason why it was refused; of an answer that was refused, both."""
+    """What a step came to: instructions, or the reason why it was refused; of an answer that was refused, both.
+
+    `fates`: what became of nodes that are registered here.
+    """
 
     item: _Item
     instructions: list[Instruction] = field(default_factory=list)
     error: KodoError | None = None
+    fates: tuple[tuple[Fate, str], ...] = ()
 
 
 class Runtime:
@@ -212,10 +216,7 @@ class Runtime:
 
         Raises `KodoError` when it is refused.
         """
-        answer = await self._ask(partial(ev.Register, node=node, wait=wait, beats=beats))
-        if answer.reply.first:
-            self.contacts.registered(node.url)
-        return answer
+        return await self._ask(partial(ev.Register, node=node, wait=wait, beats=beats))
 
     async def heartbeat(self, beat: Heartbeat) -> Answer:
         """Step a `/heartbeat`, like `register`."""
@@ -390,6 +391,8 @@ class Runtime:
                     self._heard_of(step.item.sent, step.error)
                 elif step.error is not None:
                     self._settle(step.item.ticket, step.error)
+                for fate, url in step.fates:
+                    self.contacts.became(fate, url)
                 for instruction in step.instructions:
                     self._carry_out(instruction)
         except Exception as error:  # noqa: BLE001, as in `_work`
@@ -447,7 +450,7 @@ class Runtime:
         for done in instructions:
             if isinstance(done, Save):
                 self.store.write(done)
-        return _Step(item, instructions, fault)
+        return _Step(item, instructions, fault, tuple(fates(event, instructions, self._registry.key)))
 
     def _give_up(self, error: Exception) -> None:
         """What is in memory can no longer be made durable, or a rule was broken: answer nothing more, and end."""

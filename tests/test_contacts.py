@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from kodo import contacts
-from kodo.contacts import ARRIVALS, Contacts
+from kodo.contacts import COUNTED, Contacts, Fate
 from kodo.core.instructions import Route, Send
 from kodo.errors import RejectedError, UnavailableError
 from tests.conftest import Start, free_port
@@ -102,8 +102,9 @@ def test_who_answers_again_is_said_with_how_long_it_took(clock: list[float], sai
     assert said() == []  # the runtime says that it is not asked any more
 
 
-def test_new_nodes_are_counted(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a thousand nodes that register for the first time one is named, and the others are a number."""
+@pytest.mark.parametrize("fate", get_args(Fate))
+def test_nodes_that_fare_alike_are_counted(fate: Fate, said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a thousand nodes that fare alike one is named, and the others are a number; one alone is named later."""
 
     async def arrive() -> None:
         waiting: list[tuple[float, Callable[[], Any]]] = []
@@ -114,17 +115,23 @@ def test_new_nodes_are_counted(said: Said, monkeypatch: pytest.MonkeyPatch) -> N
             )
             known = Contacts()
             for number in range(1000):
-                known.registered(f"http://node{number}:1")
-            assert said() == ["INFO node http://node0:1 registered"]
+                known.became(fate, f"http://node{number}:1")
+            assert said() == [f"INFO node http://node0:1 {fate}"]
             [(delay, sum_up)] = waiting
-            assert delay == ARRIVALS
+            assert delay == COUNTED
             sum_up()
-            assert said() == ["INFO 999 more registered within 60 s"]
+            assert said() == [f"INFO 999 more {fate} within the last 60 s"]
+            for _ in range(3):
+                known.became(fate, "http://restless:1")
+            waiting.pop()[1]()
+            assert said() == [f"INFO node http://restless:1 {fate} within the last 60 s"]
             waiting.pop()[1]()
             assert said() == []
-            known.registered("http://late:1")
-            assert said() == ["INFO node http://late:1 registered"]
+            known.became(fate, "http://late:1")
+            assert said() == [f"INFO node http://late:1 {fate}"]
+            known.became(fate, "http://last:1")
             known.close()
+            assert said() == [f"INFO node http://last:1 {fate} within the last 60 s"]
 
     asyncio.run(arrive())
 
@@ -152,6 +159,38 @@ def test_a_node_and_its_registry_say_what_worked(serve: Start, said: Said) -> No
     until(says(f"registered at {registry.url}, after"), "the way back to be said")
     assert node.client.delete("/connect").status_code == 204
     until(says(f"left {registry.url}"), "the leaving to be said")
+
+
+def test_a_registry_says_what_becomes_of_its_nodes(serve: Start, said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that falls silent, comes back, is dropped, comes anew and leaves is named each time; a beat is no news."""
+    monkeypatch.setattr(contacts, "COUNTED", 0.0)
+    registry = serve(node=False, lease=0.3, retention=1.5)
+    registry.post("/register", record("http://node1:1", "a"))
+    registry.post("/register", record("http://node1:1", "b"))
+    lines: list[str] = []
+
+    def says(text: str) -> Callable[[], bool]:
+        def heard() -> bool:
+            # A registry that hears nobody drops nobody.
+            assert registry.client.post("/heartbeat", json={"url": "http://node2:1"}).is_success
+            lines.extend(said())
+            return f"INFO node http://node1:1 {text}" in lines
+
+        return heard
+
+    registry.post("/register", record("http://node2:1"))
+    registry.post("/heartbeat", {"url": "http://node1:1"})
+    until(says("went offline"), "the silence to be said")
+    registry.post("/heartbeat", {"url": "http://node1:1"})
+    until(says("came back"), "the return to be said")
+    until(says("dropped"), "the end to be said")
+    lines.append("anew")
+    registry.post("/register", record("http://node1:1", "a"))
+    registry.post("/disconnect", {"url": "http://node1:1"})
+    assert says("left")()
+    told = [line.rpartition(":1 ")[2] for line in lines if "node2" not in line]
+    expected = ["registered", "went offline", "came back", "went offline", "dropped", "anew", "registered", "left"]
+    assert told == expected
 
 
 def test_registries_say_who_connected(serve: Start, said: Said) -> None:

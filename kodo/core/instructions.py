@@ -144,8 +144,7 @@ class Reply(Instruction):
 
     With an `offer` it is that of a `/connect` that asked to be fed; without, the common reply. `marks` are told to
     peers that speak them, with `contents` after a beacon that did not fit. `handshake` asks the sender for a
-    `/connect`, since it is no peer here. `lease` tells a node for how long it may be silent. `first`: a node registered
-    that was not listed before.
+    `/connect`, since it is no peer here. `lease` tells a node for how long it may be silent.
     """
 
     ticket: int
@@ -158,7 +157,6 @@ class Reply(Instruction):
     receipts: tuple[Receipt, ...] = ()
     handshake: bool = False
     lease: float | None = None
-    first: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -311,7 +311,7 @@ class Registry:
             message.append(f"received {len(event.node.flows)} flows, registered {len(flows)} flows")
         message += [f"feed forward node to {peer.state.url}" for peer in told]
         lease = self.timing.lease if event.beats else None
-        reply = Reply(event.ticket, tuple(message), self.standing(), lease=lease, first=seen is None)
+        reply = Reply(event.ticket, tuple(message), self.standing(), lease=lease)
         if event.wait is not None:
             self._wait_for_receipts(reply, event.wait, event.at)
             return change.saves()
