@@ -23,7 +23,7 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from itertools import starmap
 from pathlib import Path
@@ -69,6 +69,7 @@ STATUS_STYLES = {"online": GOOD, "offline": BAD}
 STATE_STYLES = {"listed": GOOD, "left": BAD, "lapsed": BAD, "older": QUIET}
 PEER_STYLES = {"standing": GOOD, "greeting": POOR, "leaving": POOR}
 """What becomes of a status, of a record in an explanation, and of a peer."""
+FROZEN = "No node is judged now: most nodes and peers fell silent at once, so it may be this registry that is cut off."
 TROUBLES = {"away": "away just now", "no registry": "what answers there is no kodo registry"}
 
 
@@ -260,17 +261,30 @@ def map_(url: Url = HOME, as_json: AsJson = False) -> None:
     if as_json:
         _answer(url, lambda client: client.map())
     else:
-        _answer(url, lambda client: (client.map(), client.status(), _away(client)), lambda seen: _mesh(*seen))
+        _answer(url, lambda client: (client.map(), client.status(), _troubles(client)), lambda seen: _mesh(*seen))
 
 
-def _away(client: Client) -> dict[str, str]:
-    """Why peers do not answer as they should, by their canonical urls; a service of another make does not tell."""
+@dataclass(frozen=True, slots=True)
+class _Troubles:
+    """Why peers do not answer as they should, by their canonical urls, and whether nodes are `frozen` as they are."""
+
+    away: Mapping[str, str] = field(default_factory=dict)
+    frozen: bool = False
+
+
+def _troubles(client: Client) -> _Troubles:
+    """What is not as it should be; a service of another make does not tell."""
     try:
-        peers = client.get("/convergence")["peers"]
+        told = client.get("/convergence")
     except RejectedError:
-        return {}
-    troubles = {url: (TROUBLES.get(peer["state"]), peer.get("why")) for url, peer in peers.items()}
-    return {canonical(url): f"{said}: {why}" if why else said for url, (said, why) in troubles.items() if said}
+        return _Troubles()
+    said = {canonical(url): _trouble(peer) for url, peer in told["peers"].items()}
+    return _Troubles({url: trouble for url, trouble in said.items() if trouble}, told["frozen"])
+
+
+def _trouble(peer: Mapping[str, Any]) -> str:
+    said = TROUBLES.get(peer["state"], "")
+    return f"{said}: {peer['why']}" if said and peer.get("why") else said
 
 
 def _answer(url: str, ask: Callable[[Client], T], draw: Callable[[T], Iterable[RenderableType]] | None = None) -> None:
@@ -400,19 +414,21 @@ def _add_counted(table: Table, kind: str, by_name: Mapping[str, int], total: int
     table.add_section()
 
 
-def _mesh(seen: View, status: Status, away: Mapping[str, str]) -> Iterator[RenderableType]:
+def _mesh(seen: View, status: Status, troubles: _Troubles) -> Iterator[RenderableType]:
     """A service's view of the mesh as a tree, and a line with its numbers."""
     tree = Tree(_service(_kind(status), seen), guide_style=QUIET)
     for node in seen["nodes"].values():
-        tree.add(_node(node))
+        tree.add(_node(node, frozen=troubles.frozen))
     nodes = list(seen["nodes"].values())
-    for peer, state in _peers(seen, away):
+    for peer, state in _peers(seen, troubles.away):
         branch = tree.add(Text.assemble(_service("provider" if peer["feed"] is False else "registry", peer), state))
         for node in peer["nodes"].values():
             branch.add(_node(node))
             nodes.append(node)
     yield tree
     yield Text()
+    if troubles.frozen:
+        yield Text(FROZEN, style=POOR)
     offered = sum(len(node["flows"]) for node in nodes)
     yield Text(f"{_plural(len(nodes), 'node')} with {_plural(offered, 'flow')}", style=QUIET)
 
@@ -447,11 +463,18 @@ def _service(kind: str, service: Mapping[str, Any]) -> Text:
     return Text.assemble((kind, QUIET), *named, " ", _text(service["url"], LINK))
 
 
-def _node(node: Mapping[str, Any]) -> Text:
+def _node(node: Mapping[str, Any], *, frozen: bool = False) -> Text:
     status = node["status"]
     # Every node is unknown until its first beat, and most of those that never beat: that is no news.
-    news = () if status == "unknown" else (", ", _text(status, STATUS_STYLES.get(status, "")))
+    news = () if status == "unknown" else (", ", _status(status, doubted=frozen))
     return Text.assemble(_service("node", node), ", ", _plural(len(node["flows"]), "flow"), *news)
+
+
+def _status(status: str, *, doubted: bool) -> Text:
+    """The status of a node; `doubted`: it may have fallen silent, and is not judged for now."""
+    if doubted and status == "online":
+        return Text("was online, not judged now", style=POOR)
+    return _text(status, STATUS_STYLES.get(status, ""))
 
 
 # -- asking why --------------------------------------------------------------------------------------------------------
@@ -484,7 +507,18 @@ def explain(
 def convergence(url: Url = HOME, as_json: AsJson = False) -> None:
     """Say how far the peers of a service are behind.
 
-    Beside that it is shown how old what the service knows of every registry is.
+    Beside that it is shown what the service knows of every registry: `news` is how many changes of its nodes, and
+    `heard` how long ago the registry was known to be there.
+
+    The states of a peer:
+
+    \b
+    standing     the connection stands: it is told all news
+    greeting     no connection yet, or not again: it is asked for one
+    away         it does not answer, and is tried again
+    no registry  something else answers there, and is tried again
+    refused      it answered 401 or 403, and is not asked again until it is heard of
+    leaving      it is to be told that this service leaves
     """
     if as_json:
         _answer(url, lambda client: client.get("/convergence"))
@@ -512,28 +546,40 @@ def _explanation(told: Mapping[str, Any], meant: str) -> Iterator[RenderableType
         yield _text(meant, POOR)
     if told["records"]:
         several = ("node",) if told["node"] is None else ()
-        beside = tuple((name,) for name in (*several, "origin", "state", "status", "modified", "heard", "told by"))
+        columns = ("registry", "state", "status", "modified", "registry heard", "told by")
         yield Text()
         yield _fitting(
-            [_record(record, told["registry"]) for record in told["records"]],
-            beside,
-            ((*several, "origin", "told by"), ("state", "status"), ("modified", "heard")),
+            [_record(record, told) for record in told["records"]],
+            tuple((name,) for name in (*several, *columns)),
+            ((*several, "registry", "told by"), ("state", "status"), ("modified", "registry heard")),
         )
+    if told.get("frozen"):
+        yield Text()
+        yield Text(FROZEN, style=POOR)
 
 
-def _record(record: Mapping[str, Any], asked: str) -> dict[str, Text]:
+def _record(record: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Text]:
     """What is shown of a part's record of a node, by the names in the layouts."""
-    status = "" if record["state"] in {"left", "lapsed"} else record["status"]
-    lease = "" if record["lease"] is None else f", {duration(record['lease'])} left"
     return {
         "node": _text(record["node"], STRONG),
-        "origin": _text(record["origin"], LINK),
+        "registry": _text(record["origin"], LINK),
         "state": _text(record["state"], STATE_STYLES.get(record["state"], "")),
-        "status": Text.assemble(_text(status, STATUS_STYLES.get(status, "")), (lease, QUIET)),
+        "status": _leased(record, frozen=bool(told.get("frozen"))),
         "modified": _text(_moment(record["modified"]), QUIET),
-        "heard": _text(_ago(record["age"], own=record["origin"] == canonical(asked)), QUIET),
+        "registry heard": _text(_ago(record["age"], own=record["origin"] == canonical(told["registry"])), QUIET),
         "told by": _teller(record["on_behalf_of"] or record["told_by"], record["origin"]),
     }
+
+
+def _leased(record: Mapping[str, Any], *, frozen: bool) -> Text:
+    """The status of a node, and what is left of its lease; one without a lease left is about to be judged."""
+    if record["state"] in {"left", "lapsed"}:
+        return Text()
+    status = _status(record["status"], doubted=frozen and record["lease"] == 0)
+    if record["lease"] is None or status.plain != record["status"]:
+        return status
+    left = f", {duration(record['lease'])} left" if record["lease"] else " until judged: its lease is over"
+    return Text.assemble(status, (left, QUIET))
 
 
 def _progress(told: Mapping[str, Any], status: Status) -> Iterator[RenderableType]:
@@ -551,7 +597,7 @@ def _progress(told: Mapping[str, Any], status: Status) -> Iterator[RenderableTyp
     )
     yield Text()
     if told["frozen"]:
-        yield Text("most peers are silent, so no node is shown offline for now", style=POOR)
+        yield Text(FROZEN, style=POOR)
     if not peers:
         yield Text("there are no peers", style=QUIET)
     if not status["registry"] and not any(map(_was_connected, peers)):
@@ -602,8 +648,8 @@ def _teller(told_by: str | None, origin: str) -> Text:
 
 
 def _ago(seconds: float, *, own: bool = False) -> str:
-    """How long ago; what a service itself has is of now."""
-    return "now" if own else f"{duration(seconds)} ago"
+    """How long ago a registry was heard of; that which is asked answers."""
+    return "just asked" if own else f"{duration(seconds)} ago"
 
 
 # -- leaving -----------------------------------------------------------------------------------------------------------
@@ -717,7 +763,7 @@ def _tell(mesh: MeshLab, picture: Path, keep: bool) -> None:
     _say("", "Whoever asks one of them finds the flows of both organizations:", "")
     _show(_laid_out(map(_fields, harbour.get("/flows")["items"]), BRIEF))
     _say("", "The mesh, as the harbour's registry sees it:", "")
-    _show(*_mesh(harbour.map(), harbour.status(), away={}))
+    _show(*_mesh(harbour.map(), harbour.status(), _Troubles()))
     with _busy("drawing the mesh"):
         mesh.topology().save(picture)
     _say("", f"The picture of the mesh is {picture}.", "")

@@ -28,6 +28,7 @@ from kodo import cli
 from kodo.options import Options
 from kodo.serving import plain_flags
 from tests.conftest import Served, Start, free_port
+from tests.protocol.helpers import connected
 from tests.waiting import until
 
 RUN = [sys.executable, "-m", "kodo"]
@@ -345,7 +346,7 @@ def test_a_flow_is_explained(run: Run, mesh: tuple[Served, Served]) -> None:
     node = next(item["node"] for item in zeta.flows() if item["name"] == "agent m")
     for asked in (["--flow", "agent m"], ["--node", node, "--flow", "/agent-m"], ["--node", node]):
         shown = run("explain", zeta.url, *asked).stdout
-        assert shown.startswith(f"listed: registered at {acme.url}\n\norigin ")
+        assert shown.startswith(f"listed: registered at {acme.url}\n\nregistry ")
         (line,) = (line for line in shown.splitlines() if line.startswith(acme.url))
         assert re.fullmatch(rf"{acme.url} +listed +(unknown|online) +20[-0-9]+ [:0-9]+ +[.0-9]+ s ago +itself", line)
     shown = run("explain", zeta.url, "--node", node, "--flow", "nothing").stdout
@@ -382,9 +383,34 @@ def test_convergence_says_who_is_behind(run: Run, mesh: tuple[Served, Served]) -
     until(lambda: not acme.get("/convergence")["peers"][zeta.url]["behind"], "nothing to be owed")
     shown = run("convergence", acme.url).stdout
     assert re.search(rf"^{zeta.url} +standing +[.0-9]+ s ago +nothing$", shown, re.MULTILINE)
-    assert re.search(rf"^{acme.url} +\d+ changes? +now +itself$", shown, re.MULTILINE)
+    assert re.search(rf"^{acme.url} +\d+ changes? +just asked +itself$", shown, re.MULTILINE)
     assert shown.endswith("\nnothing is owed to any peer\n")
     assert list(json.loads(run("convergence", acme.url, "--json").stdout)) == list(acme.get("/convergence"))
+
+
+def test_a_node_that_is_not_judged_is_not_said_to_be_online(run: Run, serve: Start) -> None:
+    """While the expiry of leases is frozen a silent node is shown as not judged, with the reason."""
+    here = serve(node=False, lease=0.3, beacon=0.1)
+    peer = serve(node=False, connect=here.url)
+    here.post("/register", {"url": "http://node1:1", "flows": {}})
+    until(lambda: connected(peer, here.url), "the connection")
+    peer.end()
+    here.post("/heartbeat", {"url": "http://node1:1"})
+    until(lambda: here.get("/convergence")["frozen"], "the expiry to be frozen")
+    frozen = here.get("/explain", node="http://node1:1")
+    assert (frozen["frozen"], frozen["records"][0]["status"], frozen["records"][0]["lease"]) == (True, "online", 0.0)
+    for asked in (["map", here.url], ["explain", here.url, "--node", "http://node1:1"]):
+        shown = run(*asked).stdout
+        assert "was online, not judged now" in shown
+        assert f"\n{cli.FROZEN}\n" in shown
+        assert "0.0 s left" not in shown
+    assert f"\n{cli.FROZEN}\n" in run("convergence", here.url).stdout
+
+
+@pytest.mark.parametrize("state", ["standing", "greeting", "away", "no registry", "refused", "leaving", "`news`"])
+def test_the_help_of_convergence_explains_its_words(run: Run, state: str) -> None:
+    """Each state of a peer, and the count of news, is told in the help."""
+    assert state in run("convergence", "--help").stdout
 
 
 def test_what_a_peer_is_owed_is_shown(run: Run, serve: Start) -> None:

@@ -65,6 +65,7 @@ def explain(registry: Registry, known: Known, flow: str | None, clock: float) ->
         "flow": path,
         "listed": is_listed,
         "why": _why(path, known.offered, ranked, shown),
+        "frozen": registry.leases.frozen(clock),
         "records": [_record(registry, known, path, row, clock) for row in ranked],
     }
 
@@ -87,6 +88,7 @@ def explain_flow(registry: Registry, flow: str, offering: Sequence[Known], clock
         "flow": flow,
         "listed": any(answer["listed"] for answer in told),
         "why": f"{len(told)} nodes offer it: {', '.join(each)}" if told else nobody,
+        "frozen": registry.leases.frozen(clock),
         "records": [record for answer in told for record in answer["records"]],
     }
 

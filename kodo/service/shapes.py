@@ -116,6 +116,9 @@ class Refusal(BaseModel):
     detail: str
 
 
+_FROZEN = "whether no node is shown offline for now, since most nodes and most peers fell silent at once"
+
+
 class Opinion(BaseModel):
     """What one part says of a node."""
 
@@ -142,6 +145,7 @@ class ExplainReply(BaseModel):
     flow: str | None = Field(description="its path, whether it was asked for by path or by name")
     listed: bool
     why: str
+    frozen: bool = Field(description=_FROZEN)
     records: list[Opinion]
 
 
@@ -182,7 +186,7 @@ class ConvergenceReply(BaseModel):
 
     registry: str
     idle: bool
-    frozen: bool = Field(description="whether no node is shown offline for now, since most peers are away")
+    frozen: bool = Field(description=_FROZEN)
     origins: dict[str, Followed]
     peers: dict[str, PeerStanding]
 
@@ -290,6 +294,7 @@ _EXPLAINED = {
     "flow": "/mytest",
     "listed": True,
     "why": "registered at http://localhost:3366",
+    "frozen": False,
     "records": [_OPINION],
 }
 EXPLAIN = _route(ExplainReply, _EXPLAINED, 422, 503)

@@ -12,7 +12,7 @@ from tests.protocol.helpers import ago, calm, connected, record, settled, stampe
 from tests.waiting import until
 
 NODE, SECOND, OTHER = "http://node1:3367", "http://node2:3367", "http://registry2:3368"
-EXPLAIN = ["registry", "node", "flow", "listed", "why", "records"]
+EXPLAIN = ["registry", "node", "flow", "listed", "why", "frozen", "records"]
 RECORD = [
     "node",
     "origin",
