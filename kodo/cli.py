@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
@@ -70,7 +71,12 @@ STATE_STYLES = {"listed": GOOD, "left": BAD, "lapsed": BAD, "older": QUIET}
 PEER_STYLES = {"standing": GOOD, "greeting": POOR, "leaving": POOR}
 """What becomes of a status, of a record in an explanation, and of a peer."""
 FROZEN = "No node is judged now: most nodes and peers fell silent at once, so it may be this registry that is cut off."
-TROUBLES = {"away": "away just now", "no registry": "what answers there is no kodo registry"}
+TROUBLES = {
+    "away": "away just now",
+    "no registry": "what answers there is no kodo registry",
+    "refused": "not asked again until it is heard of",
+}
+"""What is said of a peer in such a state."""
 
 
 T = TypeVar("T")
@@ -283,8 +289,13 @@ def _troubles(client: Client) -> _Troubles:
 
 
 def _trouble(peer: Mapping[str, Any]) -> str:
-    said = TROUBLES.get(peer["state"], "")
+    said = TROUBLES.get(_state(peer), "")
     return f"{said}: {peer['why']}" if said and peer.get("why") else said
+
+
+def _state(peer: Mapping[str, Any]) -> str:
+    """The state of a peer in one word, without the status that it refused with."""
+    return "refused" if peer["state"].startswith("refused ") else str(peer["state"])
 
 
 def _answer(url: str, ask: Callable[[Client], T], draw: Callable[[T], Iterable[RenderableType]] | None = None) -> None:
@@ -602,9 +613,11 @@ def _progress(told: Mapping[str, Any], status: Status) -> Iterator[RenderableTyp
         yield Text("there are no peers", style=QUIET)
     if not status["registry"] and not any(map(_was_connected, peers)):
         yield Text("its flows are listed nowhere, since it is registered with no registry", style=BAD)
+    states = Counter(map(_state, peers))
     counted = {
-        "away": sum(peer["state"] == "away" for peer in peers),
-        "not a registry": sum(peer["state"] == "no registry" for peer in peers),
+        "away": states["away"],
+        "not a registry": states["no registry"],
+        "not asked again": states["refused"],
         "never connected": sum(not _was_connected(peer) for peer in peers),
         "behind": sum(bool(peer["behind"]) for peer in peers),
     }
@@ -626,6 +639,8 @@ def _standing(url: str, peer: Mapping[str, Any]) -> dict[str, Text]:
         behind = ["all: never connected"]
     why = f": {peer['why']}" if peer.get("why") else ""
     again = "" if peer["next_try"] is None else f", tried again in {duration(peer['next_try'])}"
+    if _state(peer) == "refused":
+        again = f", {TROUBLES['refused']}"
     return {
         "peer": _text(url, LINK),
         "state": Text.assemble(_text(peer["state"], PEER_STYLES.get(peer["state"], BAD)), _text(why), (again, QUIET)),

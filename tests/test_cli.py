@@ -493,6 +493,19 @@ def test_what_is_no_registry_is_told_so(run: Run, serve: Start, posts: bool) -> 
         assert said in run("map", url).stdout
 
 
+def test_who_refuses_is_said_not_to_be_asked_again(run: Run, serve: Start) -> None:
+    """That a peer which answered 403 is not asked again is said in the map and the convergence too."""
+    with speaking("{}", posts=True, status=403) as other:
+        url = serve(connect=other, node=False).url
+        until(lambda: "refused 403" in run("convergence", url).stdout, "the refusal")
+        shown = run("convergence", url).stdout
+        assert "refused 403: it answered 403 to /connect, not asked again until it is heard of " in shown
+        assert "tried again" not in shown
+        assert "1 of 1 peer not asked again\n" in shown
+        said = f"registry {other}, not connected; not asked again until it is heard of: it answered 403 to /connect\n"
+        assert said in run("map", url).stdout
+
+
 @pytest.mark.parametrize("connects", ["asked", "other"])
 def test_a_peer_that_does_not_answer_any_more_is_shown_as_away(run: Run, serve: Start, connects: str) -> None:
     """A registry that ended is away in the map and the convergence of its peer, whoever of them had connected."""
@@ -748,12 +761,12 @@ def _chunk(terminal: int) -> bytes:
 
 
 @contextmanager
-def speaking(answer: str, *, posts: bool = False) -> Iterator[str]:
+def speaking(answer: str, *, posts: bool = False, status: int = 200) -> Iterator[str]:
     """Something that answers every GET, and every POST too if it `posts`, with the same text, called JSON; its url."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200)
+            self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.end_headers()
             self.wfile.write(answer.encode())

@@ -173,7 +173,7 @@ def _peer(registry: Registry, peer: Peer, clock: float) -> dict[str, Any]:
         "deltas": bool(peer.state.deltas),
         "connected": peer.connected,
         "heard": round(clock - peer.heard_at, 1) if peer.met else None,
-        "next_try": round(max(0.0, peer.not_before - clock), 1) if peer.away else None,
+        "next_try": round(max(0.0, peer.not_before - clock), 1) if peer.away and not _stopped(peer) else None,
         "behind": {
             origin: {
                 "known": list(registry.parts[origin].version),
@@ -186,13 +186,18 @@ def _peer(registry: Registry, peer: Peer, clock: float) -> dict[str, Any]:
 
 
 def _standing(peer: Peer) -> str:
-    if peer.stopped is not None:
+    if _stopped(peer):
         return f"refused {peer.stopped}"
     if peer.state.farewell is not None:
         return "leaving"
     if peer.away:
         return "no registry" if peer.foreign else "away"
     return "greeting" if peer.greet else "standing"
+
+
+def _stopped(peer: Peer) -> bool:
+    """Whether it is not asked any more, since it refused; a farewell is said all the same."""
+    return peer.stopped is not None and peer.state.farewell is None
 
 
 def _changes(known: Version, acknowledged: Version) -> int:

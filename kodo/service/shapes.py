@@ -176,7 +176,7 @@ class PeerStanding(BaseModel):
     deltas: bool
     connected: bool = Field(description="whether the two were ever connected, or this node registered there")
     heard: float | None = Field(description="seconds since it was last heard of; null if never since this started")
-    next_try: float | None
+    next_try: float | None = Field(description="seconds until it is tried again, where it does not answer")
     behind: dict[str, Behind]
     why: str | None = Field(description="why it does not answer as it should, if it does not")
 

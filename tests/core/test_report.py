@@ -223,6 +223,18 @@ class TestConvergence:
         made.leave()
         assert convergence(made.registry, made.clock)["peers"]["http://peer:1"]["state"] == "leaving"
 
+    def test_who_refuses_is_tried_when_this_leaves(self) -> None:
+        """Of a peer that answered 403 no next try is told, until it is to be told that this one leaves."""
+        made = linked()
+        made.follow(made.register())
+        made.refused("peer", 403)
+        said = []
+        for _ in range(2):
+            peer = convergence(made.registry, made.clock)["peers"]["http://peer:1"]
+            said.append((peer["state"], peer["next_try"] is None))
+            made.leave()
+        assert said == [("refused 403", True), ("leaving", False)]
+
     def test_stale(self) -> None:
         """An origin of which nothing was heard for long is stale, and is told as such."""
         made = linked()
