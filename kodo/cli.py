@@ -40,7 +40,16 @@ from rich.tree import Tree
 from typer.core import TyperGroup
 
 from kodo import __version__, serving
-from kodo.errors import InvalidMessageError, KodoError, OptionError, RejectedError, duration, reason_of, suggestion
+from kodo.errors import (
+    InvalidMessageError,
+    KodoError,
+    OptionError,
+    RejectedError,
+    RoleError,
+    duration,
+    reason_of,
+    suggestion,
+)
 from kodo.models import MISSING_AUTHOR, MISSING_DESCRIPTION, canonical
 from kodo.options import ENV_PREFIX, Options
 
@@ -207,16 +216,17 @@ NAMING = {"flows": "kodo flows -q {}", "explain": "kodo explain --flow {}"}
 """What takes the name of a flow, where somebody gives it in place of a url."""
 
 
-def _url(context: typer.Context, given: str) -> str:
-    """The url of a service. Raises `OptionError` for another word, and says what was probably meant."""
-    if "://" in given:
+def _url(context: typer.Context, parameter: typer.CallbackParam, given: str | None) -> str | None:
+    """The url of a service, or none. Raises `OptionError` for another word, and says what was probably meant."""
+    if given is None or "://" in given:
         return given
     meant = ""
     if re.fullmatch(r"[\w.-]+:\d+(/.*)?|localhost(/.*)?|\d+(\.\d+){3}|\[[\da-f:]+\].*", given):
         meant = f"; did you mean http://{given}?"
     elif context.info_name in NAMING:
         meant = f"; if it names a flow: {NAMING[context.info_name].format(shlex.quote(given))}"
-    raise OptionError(f"URL: expected the url of a service, such as {HOME}, not {given!r}{meant}")
+    name = "URL" if parameter.param_type_name == "argument" else parameter.opts[0]
+    raise OptionError(f"{name}: expected the url of a service, such as {HOME}, not {given!r}{meant}")
 
 
 Url = Annotated[str, typer.Argument(metavar="URL", help="The service to ask.", callback=_url)]
@@ -673,40 +683,115 @@ def _ago(seconds: float, *, own: bool = False) -> str:
 @app.command()
 def leave(
     url: Annotated[str, typer.Argument(metavar="URL", help="The service that is to leave.", callback=_url)],
+    at: Annotated[
+        str | None,
+        typer.Option(
+            "--at", metavar="REGISTRY", help="Say so to this registry, in place of the service.", callback=_url
+        ),
+    ] = None,
 ) -> None:
     """Let a service leave the mesh.
 
-    All it is connected with are told, and forget it; it goes on serving its own flows. Those that do not answer are
-    told as soon as they do.
+    All it is connected with are told, and forget it. It runs on: a node serves its own flows, a registry lists the
+    nodes that are registered with it. Those that do not answer are told as soon as they do.
+
+    A service that is dead cannot be asked to leave: with --at the registry that it is registered or connected with
+    forgets it, and tells the others.
 
     \b
     kodo leave http://localhost:3367
+    kodo leave http://localhost:3367 --at http://localhost:3366
     """
-    _answer(url, _leaves, lambda seen: _farewells(url, *seen))
+    if at is None:
+        _answer(url, _leaves, lambda left: _farewells(url, left))
+    elif _key("URL", url) == _key("--at", at):
+        raise OptionError(
+            f"--at: expected another service than the one that is to leave; kodo leave {shlex.quote(url)}"
+        )
+    else:
+        _answer(at, lambda client: _dismiss(client, url), lambda known: _dismissed(url, at, known))
 
 
-def _leaves(client: Client) -> tuple[Any, Any, Any]:
-    """Let it leave; what it was connected with, how it stood with its peers, and with whom something is still open."""
-    connection, before = client.status()["connection"], client.get("/convergence")["peers"]
+def _key(name: str, url: str) -> str:
+    """A url as urls are compared. Raises `OptionError`, about what has this name, for what is none."""
+    try:
+        return canonical(url)
+    except ValueError as error:
+        raise OptionError(f"{name}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """A service that has left: its peers `before`, those to whom something is still to be said, what it goes on with.
+
+    `connection` is that of the common reply before it left, `flows` how many it offers itself, `registered` how many
+    nodes are registered with it.
+    """
+
+    connection: Mapping[str, str | None]
+    before: Iterable[str]
+    after: Mapping[str, Any]
+    flows: int
+    registered: int
+
+    @property
+    def goes_on(self) -> str:
+        """What it does from now on."""
+        own = ["serving its own flows"] if self.flows else []
+        others = [f"listing {_plural(self.registered, 'node')} registered with it"] if self.registered else []
+        return " and ".join(own + others)
+
+
+def _leaves(client: Client) -> _Left:
+    """Let it leave."""
+    status, before = client.status(), client.get("/convergence")["peers"]
     with _busy("telling those it is connected with"):
         client.leave()
-    return connection, before, client.get("/convergence")["peers"]
+    nodes = {canonical(url): node for url, node in client.map()["nodes"].items()}
+    own = nodes.pop(canonical(status["url"]), {"flows": ()})
+    after = client.get("/convergence")["peers"]
+    return _Left(status["connection"], before, after, len(own["flows"]), len(nodes))
 
 
-def _farewells(url: str, connection: Mapping[str, Any], before: Iterable[str], after: Mapping[str, Any]) -> Any:
-    """Who was told, and who could not be."""
-    never = {canonical(peer) for peer, since in connection.items() if since is None}
-    yield Text.assemble(_text(url, LINK), " has left the mesh; it goes on serving its own flows")
-    for peer in before:
-        if peer in after:
+def _farewells(url: str, left: _Left) -> Iterator[RenderableType]:
+    """Who was told, who could not be, and what goes on."""
+    never = {canonical(peer) for peer, since in left.connection.items() if since is None}
+    goes_on = f"; it goes on {left.goes_on}" if left.goes_on else ""
+    yield Text.assemble(_text(url, LINK), f" has left the mesh{goes_on}", overflow="fold")
+    for peer in left.before:
+        if peer in left.after:
             why = ("; told once it answers", QUIET)
             yield Text.assemble(("not told yet  ", POOR), _text(peer), why, overflow="fold")
         elif canonical(peer) in never:
             yield Text.assemble(("not connected ", QUIET), _text(peer))
         else:
             yield Text.assemble(("told          ", GOOD), _text(peer))
-    if not before:
-        yield Text("It was connected with nobody: there was nobody to tell.", style=QUIET)
+    if not left.before:
+        yield Text("It was connected with no other registry: there was nobody to tell.", style=QUIET)
+
+
+def _dismiss(client: Client, url: str) -> list[Mapping[str, Any]]:
+    """Let a registry forget a service; what its part and others said of it. Raises `KodoError` for a stranger there."""
+    known = client.get("/explain", node=url)
+    try:
+        client.post("/disconnect", {"url": url})
+    except RoleError as error:
+        if not client.status()["registry"]:
+            raise
+        elsewhere = [record["origin"] for record in known["records"] if record["state"] == "listed"]
+        meant = suggestion(url, client.counts()["node"], otherwise="kodo map shows which there are")
+        do = f"kodo leave {shlex.quote(url)} --at {elsewhere[0]}" if elsewhere else meant
+        raise KodoError(f"{url} is neither registered nor connected at {client.url}: {known['why']}; {do}") from error
+    return [record for record in known["records"] if record["origin"] == canonical(client.url)]
+
+
+def _dismissed(url: str, at: str, known: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
+    """That it was forgotten, and whether it may come back."""
+    yield Text.assemble(
+        _text(url, LINK), " is forgotten by ", _text(at, LINK), ", which tells the others", overflow="fold"
+    )
+    if not known or known[0]["status"] != "offline":
+        yield _text("If it still runs it comes back by itself; let it leave instead, or end it before.", POOR)
 
 
 # -- seeing what it is all about ---------------------------------------------------------------------------------------

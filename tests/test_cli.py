@@ -448,10 +448,59 @@ def test_leaving_says_who_was_told(run: Run, serve: Start) -> None:
 
 def test_nobody_to_tell_is_said(run: Run, serve: Start) -> None:
     """A service that is connected with nobody leaves nobody; without a url nothing is asked to leave."""
-    assert run("leave", serve().url).stdout.endswith("It was connected with nobody: there was nobody to tell.\n")
+    said = "It was connected with no other registry: there was nobody to tell.\n"
+    assert run("leave", serve().url).stdout.endswith(said)
     done = run("leave")
     assert done.exit_code == 2
     assert "Missing argument 'URL'" in done.stderr
+
+
+def test_what_goes_on_after_leaving_is_said(run: Run, serve: Start) -> None:
+    """A service that has left goes on with its own flows and with the nodes registered with it, if there are any."""
+    for kwargs, registered, goes_on in (
+        ({"node": False}, 0, ""),
+        ({"node": False}, 1, "; it goes on listing 1 node registered with it"),
+        ({"loader": ["a"]}, 2, "; it goes on serving its own flows and listing 2 nodes registered with it"),
+    ):
+        served = serve(**kwargs)
+        for number in range(registered):
+            served.post("/register", {"url": f"http://node{number}:1", "flows": {}})
+        first = run("leave", served.url).stdout.splitlines()[0]
+        assert first == f"{served.url} has left the mesh{goes_on}"
+
+
+def test_a_registry_is_told_to_forget_a_node(run: Run, mesh: tuple[Served, Served]) -> None:
+    """`kodo leave NODE --at REGISTRY` removes a node everywhere, and of one that is not there says where it is."""
+    acme, zeta = mesh
+    node = "http://node1:1"
+    acme.post("/register", {"url": node, "flows": [{"url": "/late", "name": "late"}]})
+    until(lambda: len(zeta.flows()) == 4, "the node at both")
+    elsewhere = run("leave", node, "--at", zeta.url)
+    assert (elsewhere.exit_code, elsewhere.stdout) == (1, "")
+    assert elsewhere.stderr.startswith(f"kodo: {node} is neither registered nor connected at {zeta.url}: registered at")
+    assert elsewhere.stderr.endswith(f"; kodo leave {node} --at {acme.url}\n")
+    done = run("leave", node, "--at", acme.url)
+    first, *rest = done.stdout.splitlines()
+    assert (done.exit_code, first) == (0, f"{node} is forgotten by {acme.url}, which tells the others")
+    assert rest == ["If it still runs it comes back by itself; let it leave instead, or end it before."]
+    until(lambda: len(zeta.flows()) == 3, "the node to be gone from both")
+    again = run("leave", node, "--at", acme.url)
+    assert (again.exit_code, "it has left" in again.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("url", "at", "said"),
+    [
+        ("http://a:1", "http://A:1/", "kodo: --at: expected another service than the one that is to leave"),
+        ("http://a:1", "b:1", "kodo: --at: expected the url of a service"),
+        ("http://", "http://b:1", "kodo: URL: expected an http or https url with a host"),
+    ],
+)
+def test_who_cannot_be_told_to_forget_whom_is_said(run: Run, url: str, at: str, said: str) -> None:
+    """A url that is none, or the service itself in place of a registry, is an error that names the argument."""
+    done = run("leave", url, "--at", at)
+    assert done.exit_code == 2
+    assert done.stderr.startswith(said)
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])
