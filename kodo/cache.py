@@ -255,8 +255,9 @@ class Cache:
 
 
 def _lock(path: Path) -> FileLock:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(path.name + ".lock"), blocking=False)
+    lock_file = path.with_name(path.name + ".lock")
+    _make_place(path, lock_file)
+    lock = FileLock(lock_file, blocking=False)
     try:
         lock.acquire()
     except Timeout as error:
@@ -264,6 +265,19 @@ def _lock(path: Path) -> FileLock:
             f"the cache {path} is in use by another process; stop it, or give this service a cache of its own"
         ) from error
     return lock
+
+
+def _make_place(path: Path, lock_file: Path) -> None:
+    """Make the folder of a cache and the file of its lock: the lock takes a place where none can be for one in use."""
+    folder = path.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock_file.touch()
+    except (FileExistsError, NotADirectoryError) as error:
+        file = next(each for each in (folder, *folder.parents) if each.exists())
+        raise CacheError(f"expected a folder for the cache {path}, but {file} is a file; choose another") from error
+    except FileNotFoundError as error:
+        raise CacheError(f"expected to make the cache {path}, but {folder} takes no files; choose another") from error
 
 
 def _files(path: Path) -> list[Path]:

@@ -149,6 +149,23 @@ def test_a_cache_in_use(tmp_path: Path, name: str) -> None:
     cache.close()
 
 
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("file/c.db", "expected a folder for the cache .*/file/c.db, but .*/file is a file; choose another"),
+        ("file/x/c.db", "expected a folder for the cache .*/file/x/c.db, but .*/file is a file; choose another"),
+        ("/proc/c.db", "expected to make the cache /proc/c.db, but /proc takes no files; choose another"),
+    ],
+)
+def test_a_place_where_no_cache_can_be(tmp_path: Path, place: str, said: str) -> None:
+    """A path behind a file, or where none can be made, is told as that, and not as in use."""
+    if place.startswith("/proc") and not Path("/proc/self").exists():
+        pytest.skip("there is no /proc")
+    (tmp_path / "file").touch()
+    with pytest.raises(CacheError, match=said):
+        Cache(OWNER, tmp_path / place)
+
+
 def test_a_locked_database_is_not_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An intact cache that cannot be opened for another reason is left where it is."""
     written(tmp_path / "c.db", 1)
@@ -193,13 +210,10 @@ def test_reset_keeps_what_is_not_ours(tmp_path: Path, name: str, notes: str) -> 
 
 
 def test_a_path_that_is_no_file(tmp_path: Path) -> None:
-    """A folder as the cache, or a path below a file, is a clear error that touches nothing."""
+    """A folder as the cache, or a link to itself, is a clear error that touches nothing."""
     (tmp_path / "folder.db").mkdir()
     with pytest.raises(CacheError, match="expected a file"):
         Cache(OWNER, tmp_path / "folder.db")
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(CacheError, match="expected to open"):
-        Cache(OWNER, tmp_path / "file" / "c.db")
     (tmp_path / "loop.db").symlink_to(tmp_path / "loop.db")
     with pytest.raises(CacheError, match="expected to open"):
         Cache(OWNER, tmp_path / "loop.db")

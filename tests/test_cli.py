@@ -207,8 +207,8 @@ def test_a_folder_that_cannot_be_is_one_line(tmp_path: Path) -> None:
     done = subprocess.run([*RUN, "serve", *flags], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     told = done.stderr.splitlines()[-1]
-    assert told.startswith(f"kodo: expected to open the cache {tmp_path / 'file' / 'cache.db'}, but ")
-    assert told.endswith("; check its path, its rights and the disk")
+    assert told.startswith(f"kodo: expected a folder for the cache {tmp_path / 'file' / 'cache.db'}, but ")
+    assert told.endswith(" is a file; choose another")
     assert "Errno" not in told
     assert "Traceback" not in done.stderr
 
