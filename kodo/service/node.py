@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvicorn
 
@@ -137,6 +138,11 @@ def doubts(options: Options, own: Node | None) -> Iterator[str]:
         yield f"others are told {options.url}, where they cannot reach this; name a host in `url` that they know"
     if options.url.lower().startswith("https:"):
         yield f"nobody reaches this by {options.url}, since it speaks plain HTTP; name a `url` with http"
+    if path := urlsplit(options.url).path.rstrip("/"):
+        yield (
+            f"others are told {options.url}, where this answers only behind a proxy that takes {path} away; "
+            "without one, name a `url` without a path"
+        )
     if len(options.others) < len(options.connect):
         yield f"it is told to connect with itself, {options.url}, which is ignored; see to its `connect`"
     for path, names in _repeated(own).items():

@@ -279,11 +279,12 @@ def test_log_lines_name_the_role(
         ({"registry": False, "connect": "http://127.0.0.1:9"}, "offers no flows"),
         ({"url": "http://0.0.0.0:0"}, "cannot reach this"),
         ({"url": "https://127.0.0.1:0"}, "plain HTTP"),
+        ({"url": "http://127.0.0.1:3366/kodo/"}, "only behind a proxy that takes /kodo away"),
         ({"connect": ["http://127.0.0.1:3366/", "http://a:1"]}, "connect with itself"),
         ({"node": False, "loader": "flows:load"}, "none of the flows"),
         ({"loader": ["a b", "c", "a-b"]}, "of its flows 'a b' and 'a-b', all at /a-b, the last alone is listed"),
     ],
-    ids=["nowhere", "nothing", "unspecified", "https", "itself", "no node", "twice"],
+    ids=["nowhere", "nothing", "unspecified", "https", "path", "itself", "no node", "twice"],
 )
 def test_what_is_hardly_meant_is_a_warning(kwargs: dict[str, Any], doubt: str) -> None:
     """Options that can be, but will disappoint, are told by their doubts."""
