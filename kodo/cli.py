@@ -240,7 +240,7 @@ def flows(  # noqa: PLR0913, PLR0917, one for each option
         str | None,
         typer.Option("--q", "-q", metavar="TEXT", help="What to look for: a text, or an expression."),
     ] = None,
-    by: Annotated[str | None, typer.Option("--by", metavar="COLUMNS", help="What to sort by.")] = None,
+    by: Annotated[str | None, typer.Option("--by", metavar="COLUMNS", help="What to sort by; name:d descends.")] = None,
     p: Annotated[int, typer.Option("-p", "--p", metavar="PAGE", help="The page, from 0.")] = 0,
     pp: Annotated[int, typer.Option("--pp", metavar="ROWS", help="Rows a page, up to 1000.")] = 10,
     times: Annotated[bool, typer.Option("--times", help="Show the times too, in UTC.")] = False,
@@ -253,8 +253,12 @@ def flows(  # noqa: PLR0913, PLR0917, one for each option
 
     \b
     kodo flows -q routing
-    kodo flows -q 'organization == "acme" & @tag("routing")' --by organization,name:desc
+    kodo flows -q 'organization == "acme" & @tag("routing")' --by organization,name:d
     """
+    from kodo.misread import misordered  # noqa: PLC0415, the grammar is for the command that lists
+
+    if by is not None and (wrong := misordered(by)):
+        raise OptionError(f"--by: {wrong}")
     _answer(
         url,
         lambda client: client.flows(q=q, by=by, p=p, pp=pp),

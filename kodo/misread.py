@@ -1,6 +1,7 @@
-"""What became of a `q`: an expression, or a text that is searched for, and what was probably meant.
+"""What became of a `q`: an expression, or a text that is searched for, and what was probably meant; also of a `by`.
 
-No `q` is refused, so that a slip of the pen would go unnoticed: what people look at says when it was taken as text.
+No `q` is refused, so that a slip of the pen would go unnoticed: what people look at says when it was taken as text. A
+service refuses a `by` that is none, but never says what it was, since its errors echo nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from itertools import pairwise
 
 from kodo.errors import suggestion
 from kodo.models import COLUMNS
-from kodo.query import MAX_LENGTH, Text, parse
+from kodo.query import DIRECTIONS, MAX_LENGTH, Text, parse
 
 _WORD = re.compile(r"""("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')|([A-Za-z_]\w*)|(==|!=|<=|>=|[~<>&|()@=])|(["'])""")
 _SIGNS = {"and": "&", "or": "|", "not": "not, in small letters"}
@@ -28,6 +29,20 @@ def explanation(q: str) -> str:
     if not signs and not _joining(tokens) and not any(open_ for *_, open_ in tokens):
         return ""
     return f"searched as text: {next(_mistakes(tokens, signs))}"
+
+
+def misordered(by: str) -> str:
+    """What in a `by` is no order, and what was probably meant; nothing if it is one."""
+    for item in map(str.strip, by.split(",")) if by.strip() else ():
+        column, colon, direction = item.partition(":")
+        if not item:
+            return f"expected a column beside each comma, not {by!r}"
+        if column not in COLUMNS:
+            meant = suggestion(column, COLUMNS, otherwise=f"there are {', '.join(COLUMNS)}")
+            return f"{column!r} is no column; {meant}"
+        if colon and not (direction and any(word.startswith(direction) for word in DIRECTIONS)):
+            return f"expected :a or :d behind {column}, not {colon + direction!r}"
+    return ""
 
 
 def _mistakes(tokens: Sequence[Sequence[str | None]], signs: Sequence[str]) -> Iterator[str]:

@@ -48,6 +48,8 @@ MAX_LEVELS = 64
 
 DEFAULT_ORDER = "name, node, url"
 """How a listing is sorted when nothing is asked."""
+DIRECTIONS = ("ascending", "descending")
+"""Behind a column and a colon; any beginning of them will do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +208,7 @@ def parse_order(by: str) -> Order:
 def _order_item(item: str) -> tuple[str, bool]:
     """The column of one item of a `by`, and whether it descends."""
     column, colon, direction = item.partition(":")
-    known = any(word.startswith(direction) for word in ("ascending", "descending"))
+    known = any(word.startswith(direction) for word in DIRECTIONS)
     if column not in _SOURCES or not known or (colon and not direction):
         expected = f"expected columns ({', '.join(COLUMNS)}), comma-separated, each with an optional :a or :d"
         raise InvalidMessageError([{"loc": ["query", "by"], "msg": expected, "type": "value_error"}])

@@ -598,13 +598,30 @@ def test_what_is_no_url_is_told_with_what_was_meant(run: Run, asked: tuple[str, 
 
 def test_what_the_service_refuses_is_told_in_its_words(run: Run, mesh: tuple[Served, Served]) -> None:
     """A refusal of the service is told in its words, and the option that is to blame by its name in the command."""
-    done = run("flows", mesh[0].url, "--by", "colour")
-    assert done.exit_code == 2
-    assert done.stderr.startswith("kodo: --by: expected columns (registry, node,")
+    done = run("flows", mesh[0].url, "--pp", "0")
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("kodo: --pp: ")
     done = run("explain", mesh[0].url, "--node", "nowhere")
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
     assert done.stderr.startswith("kodo: --node: expected an http or https url")
     assert run("explain", mesh[0].url).stderr.startswith("kodo: --node: expected a node, a flow, or")
+
+
+@pytest.mark.parametrize(
+    ("by", "said"),
+    [
+        ("organization, nam:d", "'nam' is no column; did you mean 'name'?"),
+        ("colour", "'colour' is no column; there are registry, node, organization, created, "),
+        ("name:down", "expected :a or :d behind name, not ':down'"),
+        ("name:", "expected :a or :d behind name, not ':'"),
+        ("name,,url", "expected a column beside each comma, not 'name,,url'"),
+    ],
+)
+def test_what_is_wrong_in_an_order_is_named(run: Run, by: str, said: str) -> None:
+    """What is wrong in a `--by` is named, with what was probably meant, before anybody is asked."""
+    done = run("flows", f"http://127.0.0.1:{free_port()}", "--by", by)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"kodo: --by: {said}")
 
 
 @pytest.mark.parametrize("command", ["flows", "counts", "map", "explain", "convergence", "leave"])

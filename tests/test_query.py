@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from kodo import query
 from kodo.catalogue import Catalogue
 from kodo.errors import InvalidMessageError
+from kodo.misread import misordered
 from kodo.models import COLUMNS
 from kodo.query import (
     MAX_LENGTH,
@@ -655,6 +656,7 @@ def test_order(by: str, reads: str, sql: str) -> None:
     """An order shows what was asked, and ends with node and url, which descend when all that is asked does."""
     order = parse_order(by)
     assert (order.shown, order.sql) == (reads, sql)
+    assert misordered(by) == ""
 
 
 @pytest.mark.parametrize("word", ["ascending", "descending"])
@@ -689,12 +691,13 @@ def test_directions(word: str) -> None:
     ],
 )
 def test_order_refused(by: str) -> None:
-    """What is no order is refused at query.by with the names of the columns, and nothing of it is echoed."""
+    """What is no order is refused at query.by with the names of the columns, without an echo; people are told more."""
     with pytest.raises(InvalidMessageError) as caught:
         parse_order(by)
     (fault,) = caught.value.detail
     assert fault["loc"] == ["query", "by"]
     assert all(column in fault["msg"] for column in COLUMNS)
+    assert misordered(by)
     with pytest.raises(InvalidMessageError) as other:
         parse_order("another")
     assert other.value.detail == caught.value.detail
