@@ -395,16 +395,18 @@ def _fitting(rows: Sequence[Mapping[str, Text]], beside: Layout, stacked: Layout
 
 def _laid_out(rows: Iterable[Mapping[str, Text]], layout: Layout) -> Table:
     """Rows of fields by their names, as a table whose columns hold the fields that the layout names."""
-    table = _table(*("\n".join(names) for names in layout), leading=int(any(len(names) > 1 for names in layout)))
+    height = max(map(len, layout))
+    titles = ("\n".join((*names, *[""] * (height - len(names)))) for names in layout)
+    table = _table(*titles, leading=int(height > 1))
     for row in rows:
         table.add_row(*(_below([row[name] for name in names]) for names in layout))
     return table
 
 
 def _below(texts: Sequence[Text]) -> Text:
-    """The texts below each other; of several, what is empty takes no line."""
-    told = [text for text in texts if text.plain] if len(texts) > 1 else texts
-    return Text("\n", overflow="fold").join(told)
+    """The texts below each other, each in its line; those that are empty at the end take none."""
+    told = max((line for line, text in enumerate(texts, 1) if text.plain), default=0)
+    return Text("\n", overflow="fold").join(texts[:told])
 
 
 def _place(page: Listing, rows: int) -> str:
@@ -420,23 +422,32 @@ def _place(page: Listing, rows: int) -> str:
 
 def _tally(numbers: Counts) -> Iterator[RenderableType]:
     """The counts as one table, a section for each kind, the largest first, with bars to compare them by."""
-    counted = {"organization": numbers["organization"], "node": numbers["node"], "tag": numbers["tags"]}
+    nobodys = numbers["total"] - sum(numbers["organization"].values())
+    sections = {
+        "organization": [*_largest_first(numbers["organization"]), *_unless_zero("no organization", nobodys)],
+        "node": _largest_first(numbers["node"]),
+        "tag": _largest_first(numbers["tags"]),
+    }
     if numbers["total"]:
         table = _table("by", "", "flows", "")
         table.columns[2].justify = "right"
-        for kind, by_name in counted.items():
-            _add_counted(table, kind, by_name, numbers["total"])
+        for kind, counted in sections.items():
+            for row, (name, number) in enumerate(counted):
+                bar = Text("━" * max(1, round(BAR_LENGTH * number / numbers["total"])), style=LINK)
+                table.add_row(_text("" if row else kind, QUIET), name, str(number), bar)
+            table.add_section()
         yield table
         yield Text()
     yield _text(f"{_plural(numbers['total'], 'flow')} in all", QUIET)
 
 
-def _add_counted(table: Table, kind: str, by_name: Mapping[str, int], total: int) -> None:
-    ordered = sorted(by_name.items(), key=lambda item: (-item[1], item[0]))
-    for row, (name, number) in enumerate(ordered):
-        bar = Text("━" * max(1, round(BAR_LENGTH * number / total)), style=LINK)
-        table.add_row(_text("" if row else kind, QUIET), _text(name), str(number), bar)
-    table.add_section()
+def _largest_first(counts: Mapping[str, int]) -> list[tuple[Text, int]]:
+    return [(_text(name), number) for name, number in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
+
+
+def _unless_zero(what: str, number: int) -> list[tuple[Text, int]]:
+    """What is told in our own words, and only where there is some of it."""
+    return [(_text(what, QUIET), number)] if number > 0 else []
 
 
 def _mesh(seen: View, status: Status, troubles: _Troubles) -> Iterator[RenderableType]:

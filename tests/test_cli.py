@@ -322,6 +322,30 @@ def test_counts_are_shown_by_kind(run: Run, mesh: tuple[Served, Served]) -> None
     assert re.search("tag .* plan 1 ━+ routing 1 ━+ 3 flows in all$", shown)
 
 
+def test_flows_of_no_organization_are_counted(run: Run, serve: Start) -> None:
+    """Flows whose node names no organization have a row of their own, so that all are there."""
+    served = serve(node=False)
+    flows = [{"url": f"/{name}", "name": name} for name in "abc"]
+    served.post("/register", {"url": "http://a:1", "organization": "Acme", "flows": flows[:1]})
+    assert "no organization" not in run("counts", served.url).stdout
+    served.post("/register", {"url": "http://b:1", "flows": flows})
+    shown = words(run("counts", served.url).stdout)
+    assert re.search("organization Acme 1 ━+ no organization 3 ━+ node http", shown)
+
+
+def test_what_is_missing_leaves_its_line_empty(serve: Start) -> None:
+    """In a narrow terminal each field of a flow stands in the line that its title has, whatever is missing above it."""
+    served = serve(node=False)
+    flow = {"url": "/a", "name": "nameless", "author": "Mia"}
+    served.post("/register", {"url": "http://a-name-that-is-long.example:12345", "flows": [flow]})
+    lines = [re.split(" {2,}", line) for line in COLOUR.sub("", in_terminal(80, "flows", served.url)).splitlines()]
+    title = next(at for at, line in enumerate(lines) if "organization" in line)
+    first = next(at for at, line in enumerate(lines) if line[0] == "nameless")
+    assert [line[1:3] for line in lines[title : title + 2]] == [["organization", "node"], ["author", "url"]]
+    assert "Mia" not in lines[first]
+    assert "Mia" in lines[first + 1]
+
+
 def test_the_map_is_a_tree(run: Run, mesh: tuple[Served, Served]) -> None:
     """The map shows the own nodes, then each peer with its nodes and the state of its connection."""
     acme, zeta = mesh
