@@ -56,7 +56,7 @@ from kodo.options import ENV_PREFIX, Options
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-    from kodo.client import Client, Counts, Listing, Status, View
+    from kodo.client import Client, Convergence, Counts, Explanation, Listing, Status, View
     from kodo.lab import Member, MeshLab
     from kodo.sim.plan import Belief, Phase, Prediction
 
@@ -295,7 +295,7 @@ class _Troubles:
 def _troubles(client: Client) -> _Troubles:
     """What is not as it should be; a service of another make does not tell."""
     try:
-        told = client.get("/convergence")
+        told = client.convergence()
     except RejectedError:
         return _Troubles()
     said = {canonical(url): _trouble(peer) for url, peer in told["peers"].items()}
@@ -534,7 +534,7 @@ def explain(
     kodo explain http://localhost:3366 --node http://localhost:3367 --flow /press-agent
     """
     if as_json:
-        _answer(url, lambda client: client.get("/explain", node=node, flow=flow))
+        _answer(url, lambda client: client.explain(node, flow))
     else:
         _answer(url, lambda client: _explained(client, node, flow), lambda told: _explanation(*told))
 
@@ -557,14 +557,14 @@ def convergence(url: Url = HOME, as_json: AsJson = False) -> None:
     leaving      it is to be told that this service leaves
     """
     if as_json:
-        _answer(url, lambda client: client.get("/convergence"))
+        _answer(url, lambda client: client.convergence())
     else:
-        _answer(url, lambda client: (client.get("/convergence"), client.status()), lambda told: _progress(*told))
+        _answer(url, lambda client: (client.convergence(), client.status()), lambda told: _progress(*told))
 
 
-def _explained(client: Client, node: str | None, flow: str | None) -> tuple[Any, str]:
+def _explained(client: Client, node: str | None, flow: str | None) -> tuple[Explanation, str]:
     """Why a node or a flow is listed, and, of one that nobody knows, which was probably meant."""
-    told = client.get("/explain", node=node, flow=flow)
+    told = client.explain(node, flow)
     if told["listed"] or (told["records"] and flow is None):
         return told, ""
     if node is not None and not told["records"]:
@@ -574,7 +574,7 @@ def _explained(client: Client, node: str | None, flow: str | None) -> tuple[Any,
     return told, suggestion(flow or "", names, otherwise="")
 
 
-def _explanation(told: Mapping[str, Any], meant: str) -> Iterator[RenderableType]:
+def _explanation(told: Explanation, meant: str) -> Iterator[RenderableType]:
     """Listed or not, why, what was probably meant, and what every part says of it."""
     verdict = ("listed", GOOD) if told["listed"] else ("not listed", BAD)
     yield Text.assemble(verdict, ": ", _text(told["why"]), overflow="fold")
@@ -594,7 +594,7 @@ def _explanation(told: Mapping[str, Any], meant: str) -> Iterator[RenderableType
         yield Text(FROZEN, style=POOR)
 
 
-def _record(record: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Text]:
+def _record(record: Mapping[str, Any], told: Explanation) -> dict[str, Text]:
     """What is shown of a part's record of a node, by the names in the layouts."""
     return {
         "node": _text(record["node"], STRONG),
@@ -618,7 +618,7 @@ def _leased(record: Mapping[str, Any], *, frozen: bool) -> Text:
     return Text.assemble(status, (left, QUIET))
 
 
-def _progress(told: Mapping[str, Any], status: Status) -> Iterator[RenderableType]:
+def _progress(told: Convergence, status: Status) -> Iterator[RenderableType]:
     """How it stands with the peers, how old the news of every registry is, and a line that says what it comes to."""
     peers = told["peers"].values()
     if peers:
@@ -759,12 +759,12 @@ class _Left:
 
 def _leaves(client: Client) -> _Left:
     """Let it leave."""
-    status, before = client.status(), client.get("/convergence")["peers"]
+    status, before = client.status(), client.convergence()["peers"]
     with _busy("telling those it is connected with"):
         client.leave()
     nodes = {canonical(url): node for url, node in client.map()["nodes"].items()}
     own = nodes.pop(canonical(status["url"]), {"flows": ()})
-    after = client.get("/convergence")["peers"]
+    after = client.convergence()["peers"]
     return _Left(status["connection"], before, after, len(own["flows"]), len(nodes))
 
 
@@ -787,7 +787,7 @@ def _farewells(url: str, left: _Left) -> Iterator[RenderableType]:
 
 def _dismiss(client: Client, url: str) -> list[Mapping[str, Any]]:
     """Let a registry forget a service; what its part and others said of it. Raises `KodoError` for a stranger there."""
-    known = client.get("/explain", node=url)
+    known = client.explain(url)
     try:
         client.post("/disconnect", {"url": url})
     except RoleError as error:

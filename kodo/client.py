@@ -3,6 +3,7 @@
 ```python
 with Client("http://localhost:3366") as client:
     client.flows(q='name ~ "agent"', by="name:d")["items"]
+    client.explain(flow="press agent")["why"]
 ```
 
 - It speaks PROTOCOL.md and knows no rule of the mesh: what a service answers is what it returns.
@@ -86,6 +87,34 @@ class View(TypedDict):
     connection: dict[str, str | None]
 
 
+class Explanation(TypedDict):
+    """Why a node, or a flow, is listed or not; `records` is what every registry's part says, the deciding first.
+
+    `node` is None when several nodes offer the flow, or none does. While `frozen` no node is shown offline.
+    """
+
+    registry: str
+    node: str | None
+    flow: str | None
+    listed: bool
+    why: str
+    frozen: bool
+    records: list[dict[str, Any]]
+
+
+class Convergence(TypedDict):
+    """How far every peer is behind, and how old what is known of every registry is, by their urls.
+
+    While `frozen` no node is shown offline.
+    """
+
+    registry: str
+    idle: bool
+    frozen: bool
+    origins: dict[str, dict[str, Any]]
+    peers: dict[str, dict[str, Any]]
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """One event of a stream, as it came."""
@@ -161,6 +190,17 @@ class Client:
     def map(self) -> View:
         """What the service knows of the mesh."""
         return cast(View, self._object("/map"))
+
+    def explain(self, node: str | None = None, flow: str | None = None) -> Explanation:
+        """Why a node, a flow of it by path or name, or a flow of any node is listed there or not.
+
+        Raises `InvalidMessageError` when neither is given, and for a name that several flows of the node have.
+        """
+        return cast(Explanation, self._object("/explain", node=node, flow=flow))
+
+    def convergence(self) -> Convergence:
+        """How far the peers of the service are behind, and why they do not answer."""
+        return cast(Convergence, self._object("/convergence"))
 
     def events(self) -> Events:
         """What the service lists, and then each change, for as long as it is wanted; see `Events`."""

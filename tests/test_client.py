@@ -46,7 +46,7 @@ def foreigner() -> Iterator[str]:
 
 
 def test_each_question_has_its_answer(serve: Start, registry: Served) -> None:
-    """status, flows, counts and map are what the service answers."""
+    """status, flows, counts, map, explain and convergence are what the service answers."""
     node = serve(organization="node1", registry=False, connect=registry.url, loader=["one", "two"])
     with Client(registry.url) as client:
         until(lambda: client.counts()["total"] == 2, "two flows to be counted")
@@ -57,6 +57,11 @@ def test_each_question_has_its_answer(serve: Start, registry: Served) -> None:
         page = client.flows(q='name ~ "o"', p=1, pp=1)
         assert (page["total"], page["filtered"], page["p"], page["pp"]) == (2, 2, 1, 1)
         assert page["items"][0]["name"] == "two"
+        for told in (client.explain(node.url), client.explain(flow="one"), client.explain(node.url, "/one")):
+            assert (told["listed"], told["node"], told["records"][0]["origin"]) == (True, node.url, registry.url)
+        assert client.convergence()["origins"].keys() == {registry.url}
+        with pytest.raises(InvalidMessageError, match="expected a node, a flow"):
+            client.explain()
 
 
 def test_get_and_post_reach_any_route(registry: Served) -> None:
