@@ -7,7 +7,6 @@ anything else, help and mistakes among them, is left to the command, which then 
 from __future__ import annotations
 
 import gc
-import logging
 import os
 import signal
 import sqlite3
@@ -17,7 +16,6 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from kodo.errors import KodoError
 from kodo.options import Options, load_options
 
 TURN = 0.001
@@ -68,7 +66,7 @@ def serve(given: dict[str, Any], ready: Callable[[], object] = lambda: None) -> 
         ready()
 
     _open_many_files()
-    with _told_once(options), _temporary_files_beside(options.cache_path):
+    with node.told_once(options), _temporary_files_beside(options.cache_path):
         node.begin(options, begun)
 
 
@@ -106,22 +104,3 @@ def _open_many_files() -> None:
 
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-@contextmanager
-def _told_once(options: Options) -> Iterator[None]:
-    """Keep the last words of a service out of the log lines on stderr, where the command itself says them."""
-    if options.log is not None:
-        yield
-        return
-    log = logging.getLogger("kodo")
-    log.addFilter(_is_no_last_word)
-    try:
-        yield
-    finally:
-        log.removeFilter(_is_no_last_word)
-
-
-def _is_no_last_word(record: logging.LogRecord) -> bool:
-    told = record.args[0] if isinstance(record.args, tuple) and record.args else None
-    return record.levelno < logging.CRITICAL or not isinstance(told, KodoError)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -83,33 +85,42 @@ def test_a_service_ends_and_its_caller_goes_on(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "still here\n")
 
 
-def test_reload(tmp_path: Path) -> None:
-    """With `reload` the service starts anew, at the same port, when a file below the working directory changes."""
-    (tmp_path / "mine.py").write_text("def load(loader):\n    loader.add_flow(name='before')\n")
-    url = f"http://127.0.0.1:{free_port()}"
-    command = [
-        sys.executable,
-        "-m",
-        "kodo",
-        "serve",
-        "--reload",
-        "--no-registry",
-        "--url",
-        url,
-        "--loader",
-        "mine:load",
-    ]
+@contextmanager
+def reloading(folder: Path) -> Iterator[tuple[str, Path]]:
+    """A node that reloads its flows from mine.py in this folder: its url and its log, until it has ended."""
+    url, path = f"http://127.0.0.1:{free_port()}", folder / "log"
+    flags = ["--reload", "--no-registry", "--url", url, "--loader", "mine:load"]
     with (
-        (tmp_path / "log").open("wb") as log,
-        subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log) as service,
+        path.open("wb") as log,
+        subprocess.Popen(
+            [sys.executable, "-m", "kodo", "serve", *flags], cwd=folder, stdout=log, stderr=log
+        ) as service,
     ):
         try:
-            until(lambda: names(url) == ["before"], "the service to answer")
-            (tmp_path / "mine.py").write_text("def load(loader):\n    loader.add_flow(name='after the change')\n")
-            until(lambda: names(url) == ["after the change"], "the service to start anew", timeout=40)
+            yield url, path
         finally:
             service.terminate()
     until(lambda: names(url) is None, "the service to end with its parent")
+
+
+def test_reload(tmp_path: Path) -> None:
+    """With `reload` the service starts anew, at the same port, when a file below the working directory changes."""
+    (tmp_path / "mine.py").write_text("def load(loader):\n    loader.add_flow(name='before')\n")
+    with reloading(tmp_path) as (url, _):
+        until(lambda: names(url) == ["before"], "the service to answer")
+        (tmp_path / "mine.py").write_text("def load(loader):\n    loader.add_flow(name='after the change')\n")
+        until(lambda: names(url) == ["after the change"], "the service to start anew", timeout=40)
+
+
+def test_a_slip_while_reloading_is_one_line(tmp_path: Path) -> None:
+    """A loader that fails is told once, without a traceback, and the service is there when it is mended."""
+    (tmp_path / "mine.py").write_text("def load(loader):\n    loader.add_flw(name='a')\n")
+    with reloading(tmp_path) as (url, log):
+        until(lambda: "starts anew when a file changes" in log.read_text(), "the error")
+        (tmp_path / "mine.py").write_text("def load(loader):\n    loader.add_flow(name='mended')\n")
+        until(lambda: names(url) == ["mended"], "the service", timeout=40)
+    assert log.read_text().count("add_flw") == 1
+    assert "Traceback" not in log.read_text()
 
 
 def names(url: str) -> list[str] | None:

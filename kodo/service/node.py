@@ -292,7 +292,12 @@ class _Reloaded:
     options: Options
 
     def __call__(self) -> None:
-        run(self.options)
+        try:
+            with told_once(self.options):
+                run(self.options)
+        except KodoError as error:
+            told = (*str(error).splitlines(), "it starts anew when a file changes")
+            sys.exit("\n".join(f"kodo: {line}" for line in told))
 
 
 def _run_reloading(options: Options) -> None:
@@ -302,8 +307,28 @@ def _run_reloading(options: Options) -> None:
     listener = bind(options)
     options = with_port(options, listener.getsockname()[1])
     listener.close()
+    logging.getLogger("watchfiles").setLevel(logging.ERROR)  # that the service ended, it says itself
     watched = PythonFilter(extra_extensions=[".yaml", ".yml"])
     run_process(Path.cwd(), target=_Reloaded(options), target_type="function", watch_filter=watched)
+
+
+@contextmanager
+def told_once(options: Options) -> Iterator[None]:
+    """Keep the last words of a service out of the log lines on stderr, where who runs it says them."""
+    if options.log is not None:
+        yield
+        return
+    log.addFilter(is_no_last_word)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_no_last_word)
+
+
+def is_no_last_word(record: logging.LogRecord) -> bool:
+    """Whether a line of the log is something else than the error with which a service ends."""
+    told = record.args[0] if isinstance(record.args, tuple) and record.args else None
+    return record.levelno < logging.CRITICAL or not isinstance(told, KodoError)
 
 
 @contextmanager
