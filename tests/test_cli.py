@@ -214,13 +214,16 @@ def test_a_folder_that_cannot_be_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_log_that_cannot_be_is_one_line(run: Run, tmp_path: Path) -> None:
-    """A file that the command itself cannot write is told with its path, the reason and what to do."""
+    """A log that cannot be written is told with its path, the reason and what to do; no folder is made for it."""
     (tmp_path / "file").touch()
-    done = run("serve", "--url", "http://127.0.0.1:0", "--log", tmp_path / "file" / "log")
-    assert done.exit_code == 1
-    assert (
-        done.stderr == f"kodo: {tmp_path / 'file'}: expected to read or write there, but file exists; check the path\n"
-    )
+    for log, said in (
+        (tmp_path / "file" / "log", "not a directory; choose another path"),
+        (tmp_path / "new" / "log", "its folder is not there; make the folder, or choose another path"),
+    ):
+        done = run("serve", "--url", "http://127.0.0.1:0", "--log", log)
+        assert done.exit_code == 2
+        assert done.stderr == f"kodo: log: {log}: expected a file to write, but {said}\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_serve_runs_until_it_is_interrupted(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ import uvicorn
 
 from kodo.cache import Cache, Owner
 from kodo.core.registry import Profile, Registry, Timing
-from kodo.errors import InUseError, KodoError
+from kodo.errors import InUseError, KodoError, OptionError, unwritten
 from kodo.loader import Source, is_file, load_flows, read_file
 from kodo.models import Node
 from kodo.options import Options, load_options, misspelt, with_port
@@ -331,12 +331,19 @@ def is_no_last_word(record: logging.LogRecord) -> bool:
     return record.levelno < logging.CRITICAL or not isinstance(told, KodoError)
 
 
+def _handler(path: Path | None) -> logging.Handler:
+    if path is None:
+        return logging.StreamHandler(sys.stderr)
+    try:
+        return logging.FileHandler(path)
+    except OSError as error:
+        raise OptionError(f"log: {unwritten(path, error)}") from error
+
+
 @contextmanager
 def _logging(options: Options) -> Iterator[None]:
-    """Log lines of kodo and uvicorn in one form, to stderr or to the file `log`."""
-    if options.log is not None:
-        options.log.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(options.log) if options.log else logging.StreamHandler(sys.stderr)
+    """Log lines of kodo and uvicorn in one form, to stderr or to the file `log`; `OptionError` if that cannot be."""
+    handler = _handler(options.log)
     form = f"%(levelname)s - %(asctime)s - %(name)s - %(module)s - {options.url.replace('%', '%%')}: %(message)s"
     handler.setFormatter(logging.Formatter(form))
     loggers = [logging.getLogger("kodo"), logging.getLogger("uvicorn")]
