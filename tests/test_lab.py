@@ -460,6 +460,51 @@ def test_settle_names_who_is_missing_and_what_nobody_lists_for_that(lab: MeshLab
     )
 
 
+@pytest.mark.parametrize("end", ["kill", "terminate"])
+def test_a_mesh_settles_whatever_is_owed_to_who_does_not_run(lab: MeshLab, end: str) -> None:
+    """Those that run agree on the news; who is gone hears it once it is back, and who is paused is still waited for."""
+    first = lab.add_registry()
+    gone, other = lab.add_registry("gone", connect=first), lab.add_registry(connect=first)
+    node = lab.add_node(connect=first, flows=["old"])
+    lab.settle()
+    getattr(gone, end)()
+    node.restart(flows=["new"])
+    settled = lab.settle(timeout=10)
+    assert not first.status()["idle"], "it is owed to the one that is gone"
+    assert repr(settled) == f"<Settled: 2 registries agree; gone is not running ({gone.state}) and cannot be asked>"
+    other.pause()
+    with pytest.raises(LabError, match="registry2 is paused") as caught:
+        lab.settle(timeout=0.5)
+    assert "gone never learned" not in str(caught.value)
+    other.resume()
+    gone.start()
+    assert repr(lab.settle()) == "<Settled: 3 registries agree>"
+    assert [row["name"] for row in gone.flows().rows] == ["new"]
+
+
+def test_settle_blames_nobody_who_is_innocent(lab: MeshLab) -> None:
+    """Named are whom something is owed, the faults on the way there, and the log of who did not take it."""
+    first = lab.add_registry()
+    second = lab.add_registry(connect=first)
+    third = lab.add_registry(connect=second)
+    node, bystander = lab.add_node(connect=first, flows=["a"]), lab.add_node(connect=first, flows=["b"])
+    lab.settle()
+    bystander.kill()
+    with lab.latency(first, bystander, ms=1):
+        second.pause()
+        node.restart(flows=["c"])
+        with pytest.raises(LabError) as caught:
+            lab.settle(timeout=1)
+        assert "- registry1 is not idle: it still has something to tell registry2\n" in str(caught.value)
+        assert "holds" not in str(caught.value)
+        assert "the log of registry2 ends with" in str(caught.value)
+        second.kill()
+        node.restart(flows=["d"])
+        with pytest.raises(LabError, match=f"{third.name} never learned /d") as caught:
+            lab.settle(timeout=1)
+        assert "the log of registry2 ends with" in str(caught.value)
+
+
 def test_settle_names_nodes_that_have_no_registry(lab: MeshLab) -> None:
     """Unless somebody else registered them: what is listed is not lost."""
     registry = lab.add_registry()

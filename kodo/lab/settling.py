@@ -6,8 +6,8 @@ from what was asked and what was answered: also over a member that does not run,
 A provider takes nothing, so it is never blamed for what it lacks; what it lists, those that it connects with list too.
 Of a simulated mesh it is known when nothing is on its way; then one look will do.
 
-Who does not run is not waited for, and is named, with what for that reason no registry lists (`missing.py`). Neither is
-a node that has no registry.
+Who does not run is not waited for, and is named, with what for that reason no registry lists (`missing.py`): what is
+owed to it keeps nobody from settling. Neither is a node that has no registry.
 
 What it took is measured from the members' traces: how many messages since the mesh settled before, and when each
 registry got its last news, counted from the last thing that was done to the mesh (a start, a fault, a heal, a resume).
@@ -16,7 +16,7 @@ Where nodes alone were started, that is when it first heard of them (`news.py`);
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from statistics import median
@@ -44,6 +44,8 @@ ANSWER = 2.0
 """Seconds that a member gets for an answer; one that takes longer has not settled."""
 MOST, FEW = 8, 3
 """Faults that an error names, and members that a text of one line does."""
+UNSAID = {"greeting", "leaving"}
+"""States of a peer to which there is something to be said beside news."""
 DEEDS = {"launched", "resumed", "fault", "healed"}
 """What is done to a mesh, from which it is measured when registries know."""
 
@@ -136,6 +138,8 @@ class Look:
     """What the members answered at one moment."""
 
     connections: dict[str, dict[str, str | None]] = field(default_factory=dict)
+    busy: list[Member] = field(default_factory=list)
+    """The registries that are not idle."""
     listings: dict[str, Listing] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     groups: dict[str, str] = field(default_factory=dict)
@@ -229,6 +233,10 @@ def take_look(members: Sequence[Member], clients: Mapping[str, Asking], *, thoro
     running = [member for member in members if member.running]
     for member in running:
         _ask(look, member, clients[member.name], names)
+    gone = {member.name for member in members if not member.running}
+    for member in look.busy:
+        owing = _owing(clients[member.name], names) if gone or thorough else {}
+        look.faults += _unsaid(member, owing, gone)
     registries = [member for member in running if member.kind != "node" and member.answers]
     if thorough or not look.faults:
         look.groups = groups_of(members, look.connections, names)
@@ -270,17 +278,38 @@ def _ask(look: Look, member: Member, client: Asking, names: Names) -> None:
         return
     look.connections[member.name] = status["connection"]
     if member.kind != "node" and not status["idle"]:
-        outward = [
-            fault for fault in member.lab.faults.active if any(sender == member.name for sender, _ in fault.effects)
-        ]
-        text = f"{member.name} is not idle: it still has something to tell"
-        look.faults.append(Fault(text + _while(outward), member))
+        look.busy.append(member)
     for url, since in status["connection"].items():
         if since is None:
             # An answer comes back on the way of what it answers: what holds on the way back holds up others.
             holding = member.lab.faults.on((member.name, names[url]))
             text = f"the connection {member.name} -> {names[url]} does not stand"
-            look.faults.append(Fault(text + _while(holding), member))
+            look.faults.append(Fault(text + _while(holding), _blamed(member, names[url])))
+
+
+def _blamed(member: Member, other: str) -> Member:
+    """Whose fault it is that a member does not reach another: the other's, if there is no use in asking it."""
+    called = next((each for each in member.lab if each.name == other), member)
+    return member if called.answers else called
+
+
+def _owing(client: Asking, names: Names) -> dict[str, bool]:
+    """For each peer of a registry, by its own word, whether it has something to tell it, as far as it says so."""
+    try:
+        peers = client.get("/convergence")["peers"]
+    except KodoError:
+        return {}
+    return {names[url]: bool(peer["behind"]) or peer["state"] in UNSAID for url, peer in peers.items()}
+
+
+def _unsaid(member: Member, owing: Mapping[str, bool], gone: Set[str]) -> list[Fault]:
+    """What is wrong with a registry that is not idle: nothing, if it is so for the sake of who does not run alone."""
+    owed = [name for name, owes in owing.items() if owes and name not in gone]
+    if not owed and gone & owing.keys():
+        return []
+    holding = [fault for name in owed for fault in member.lab.faults.on((member.name, name))]
+    whom = f" {few(owed, FEW)}" if owed else ""
+    return [Fault(f"{member.name} is not idle: it still has something to tell{whom}{_while(holding)}", member)]
 
 
 def _while(faults: Iterable[LabFault]) -> str:
@@ -368,14 +397,14 @@ def _failure(members: Sequence[Member], look: Look, timeout: float, trail: Trail
     messages = trail.messages(members)
     handles = {member.name: member for member in members}
     down = [Fault(str(missing), handles[missing.name]) for missing in gone]
-    found = [*look.faults, *_unheard_by_the_silent(members, look, messages), *down]
+    found = [*look.faults, *_unheard_by_the_paused(members, look, messages), *down]
     missing = found or [Fault("what the registries list still changes")]
     lines = [f"- {fault.text}{_cause(fault, messages, trail.now)}" for fault in missing[:MOST]]
     if len(missing) > MOST:
         lines.append(f"- and {len(missing) - MOST} more")
-    silent = [fault for fault in missing if fault.culprit and fault.culprit.paused]
-    culprit = next((fault.culprit for fault in (*down, *silent, *missing) if fault.culprit), None)
-    words = culprit.last_words() if culprit else ""
+    culprits = [culprit for fault in missing if (culprit := _culprit(fault, messages, handles))]
+    culprits.sort(key=lambda culprit: not culprit.paused)
+    words = culprits[0].last_words() if culprits else ""
     said = "\n".join(lines)
     return LabError(
         f"expected the mesh to settle within {timeout:g} s, but\n{said}\n"
@@ -384,12 +413,12 @@ def _failure(members: Sequence[Member], look: Look, timeout: float, trail: Trail
     )
 
 
-def _unheard_by_the_silent(members: Sequence[Member], look: Look, messages: Sequence[Message]) -> list[Fault]:
-    """What registries that cannot be asked have not been told: all that is newer than the last message they took."""
+def _unheard_by_the_paused(members: Sequence[Member], look: Look, messages: Sequence[Message]) -> list[Fault]:
+    """What registries that are paused have not been told: all that is newer than the last message they took."""
     names = Names({member.name: member.url for member in members})
     groups, faults = look.groups, []
     for member in members:
-        if member.answers or member.kind != "registry":
+        if not member.paused or member.kind != "registry":
             continue
         told = [message.utc for message in messages if message.receiver == member.name and message.delivered]
         there = [look.listings[name] for name in look.listings if groups.get(name) == groups[member.name]]
@@ -402,17 +431,27 @@ def _unheard_by_the_silent(members: Sequence[Member], look: Look, messages: Sequ
 
 
 def _cause(fault: Fault, messages: Sequence[Message], now: float) -> str:
-    """Why news did not arrive: the last push there that failed, or else the last anywhere; and who cannot hear."""
+    """Why news did not arrive: the last push that failed; and who cannot hear."""
     if fault.culprit is None or not fault.unheard:
         return ""
     name, state = fault.culprit.name, fault.culprit.state
-    failed = [message for message in messages if message.news and message.nodes and not message.delivered]
-    last = next((message for message in reversed(failed) if message.receiver == name), failed[-1] if failed else None)
-    said = ""
+    last, said = _last_push(name, messages), ""
     if last is not None:
         holding = fault.culprit.lab.faults.on((last.sender, last.receiver))
         said = f": last push {last.sender} -> {last.receiver} {_fate(last, now)}{_while(holding)}"
     return said if state == "running" else f"{said or ':'}{'; ' if said else ' '}{name} is {state}"
+
+
+def _culprit(fault: Fault, messages: Sequence[Message], handles: Mapping[str, Member]) -> Member | None:
+    """Whose log may say why: of news that did not arrive, that of who did not take it."""
+    last = _last_push(fault.culprit.name, messages) if fault.culprit and fault.unheard else None
+    return handles.get(last.receiver, fault.culprit) if last and fault.culprit else fault.culprit
+
+
+def _last_push(name: str, messages: Sequence[Message]) -> Message | None:
+    """The last push to a member that failed, or else the last that failed anywhere."""
+    failed = [message for message in messages if message.news and message.nodes and not message.delivered]
+    return next((message for message in reversed(failed) if message.receiver == name), failed[-1] if failed else None)
 
 
 def _fate(message: Message, now: float) -> str:

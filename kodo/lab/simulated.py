@@ -212,11 +212,17 @@ class Simulated:
         return self.world.quiet
 
     def wait(self, seconds: float) -> None:
-        """Run until nothing is on its way or owed; when that is so already, a second, for a mesh may wake by itself."""
+        """Run until nothing is on its way or owed; when that is so already, a second, for a mesh may wake by itself.
+
+        While somebody does not run, a second at most: what is owed to it is on no way, and nobody has to wait for that.
+        """
         # A world counts whole microseconds: what is less would never pass.
         limit = max(seconds, GRAIN)
-        if self.world.quiet:
-            self.world.run(min(STEP, limit))
+        quiet = self.world.quiet
+        if quiet or any(life.over for life in self._lives.values()):
+            limit = min(STEP, limit)
+        if quiet:
+            self.world.run(limit)
             return
         with suppress(SimulationError):
             self.world.settle(limit)

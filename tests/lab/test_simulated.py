@@ -457,6 +457,18 @@ def test_a_settled_mesh_without_news_says_so_in_its_picture(pair: MeshLab) -> No
     assert nobody.png.startswith(b"\x89PNG")
 
 
+def test_what_is_owed_to_who_does_not_run_keeps_no_simulated_mesh_from_settling(pair: MeshLab) -> None:
+    """Within seconds of virtual time, not after all that settle() would wait."""
+    pair.settle()
+    pair["registry2"].kill()
+    pair["node1"].restart(flows=["new"])
+    settled = pair.settle(timeout=300)
+    assert repr(settled).startswith("<Settled: 1 registry agrees; registry2 is not running (killed)")
+    assert settled.seconds < 5
+    pair["registry2"].start()
+    assert repr(pair.settle(timeout=300)) == "<Settled: 2 registries agree>"
+
+
 def test_a_cut_of_one_way_is_named_where_it_holds_something_up(pair: MeshLab) -> None:
     """Beside the member that cannot speak and the news that does not arrive, and not for the way that is free."""
     pair.settle()
@@ -465,7 +477,7 @@ def test_a_cut_of_one_way_is_named_where_it_holds_something_up(pair: MeshLab) ->
         with pytest.raises(LabError) as caught:
             pair.settle(timeout=3)
         cut = "while cut registry1 -> registry2 holds"
-        assert f"- registry1 is not idle: it still has something to tell, {cut}\n" in str(caught.value)
+        assert f"- registry1 is not idle: it still has something to tell registry2, {cut}\n" in str(caught.value)
         assert f"s ago, {cut}\n" in str(caught.value)
         assert f"registry2 -> registry1 does not stand, {cut}" not in str(caught.value)
 
