@@ -245,6 +245,30 @@ def test_a_member_that_does_not_start_says_why_and_leaves_the_lab_as_it_was(lab:
     assert lab.add_node().name == "node1"
 
 
+def test_an_error_shows_what_was_written_since_this_start_alone(lab: MeshLab) -> None:
+    """Not by a member of the same name that did not start, nor by the process before; what others logged stays."""
+
+    def broken() -> None:
+        raise ZeroDivisionError("of the first")
+
+    def other() -> None:
+        raise ZeroDivisionError("of the second")
+
+    (lab.folder / "node1.log").write_text("kept from another day\n")
+    with pytest.raises(LabError, match="of the first"):
+        lab.add_node(loader=broken)
+    assert (lab.folder / "node1.log").read_text() == "kept from another day\n"
+    with pytest.raises(LabError, match="of the second") as caught:
+        lab.add_node(loader=other)
+    assert "of the first" not in str(caught.value)
+    node = lab.add_node(flows=["a"])
+    assert "of the second" not in node.logs()
+    with pytest.raises(LabError, match="of the first") as caught:
+        node.restart(loader=broken)
+    assert "shutdown now" not in str(caught.value)
+    assert "shutdown now" in node.logs()
+
+
 def test_a_member_that_takes_too_long_to_start_is_killed(lab: MeshLab) -> None:
     """The time-out is named, and no process is left."""
 

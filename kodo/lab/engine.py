@@ -39,6 +39,8 @@ class Life:
     refused: str | None = None
     paused: bool = False
     linked: int = 0
+    written: int = 0
+    """Bytes that there were of its log when it was launched."""
 
     @property
     def over(self) -> bool:
@@ -124,6 +126,13 @@ class Engine(Protocol):
     def log(self, name: str, tail: int | None = None) -> str:
         """The last lines of a member's log, or all. Raises `LabError` when there is none."""
         ...
+
+    def words(self, name: str, tail: int) -> str:
+        """The last lines of a member's log since it was launched. Raises `LabError` when there is no log."""
+        ...
+
+    def discard(self, name: str) -> None:
+        """A member that has ended, or never began, is one that never was: its log is as it was before."""
 
     @property
     def at_rest(self) -> bool:

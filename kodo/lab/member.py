@@ -232,9 +232,9 @@ class Member:
         raise LabError(f"expected {self.name} to start, but {reason}{self.last_words()}")
 
     def last_words(self) -> str:
-        """The end of its log, for errors."""
+        """The end of what its log says since it was started last, for errors."""
         try:
-            said = self.logs(TAIL)
+            said = self.lab.engine.words(self.name, TAIL)
         except LabError:
             return ""
         return f"\nthe log of {self.name} ends with\n{said}" if said else f"\nthe log of {self.name} is empty"

@@ -297,6 +297,7 @@ class MeshLab:
                 del self._members[member.name]
             for member in members:
                 self.engine.wait_for_end(member.name, self.timeout)
+                self.engine.discard(member.name)
             self.save()
             raise
         return members

@@ -169,7 +169,7 @@ class Processes:
 
     def launch(self, name: str, setup: Setup, links: Callable[[], Table]) -> Life:
         """Have a member started, and wait for nothing. Raises `LabError` when it runs, or another thread starts it."""
-        order, life = self._order(name, setup), Life()
+        order, life = self._order(name, setup), Life(written=self._written(name))
         with self._telling:
             with self._changed:
                 if self.running(name):
@@ -247,12 +247,31 @@ class Processes:
 
     def log(self, name: str, tail: int | None = None) -> str:
         """The last lines of a member's log file, or all. Raises `LabError` when it is gone."""
+        return self._log_since(0, name, tail)
+
+    def words(self, name: str, tail: int) -> str:
+        """The last lines that a member has written since it was launched. Raises `LabError` when its log is gone."""
+        return self._log_since(self.life(name).written, name, tail)
+
+    def discard(self, name: str) -> None:
+        """Take what a member wrote since it was launched out of its log: it never was."""
+        if (life := self._lives.get(name)) is not None:
+            with suppress(OSError):
+                os.truncate(self._log(name), min(self._written(name), life.written))
+
+    def _log_since(self, written: int, name: str, tail: int | None) -> str:
         try:
-            return tail_of(self._log(name), tail)
+            return tail_of(self._log(name), tail, written)
         except OSError as error:
             raise LabError(
                 f"expected the log of {name}, but it is gone with its lab; give the lab a folder= to keep logs"
             ) from error
+
+    def _written(self, name: str) -> int:
+        """How many bytes there are of a member's log."""
+        with suppress(OSError):
+            return self._log(name).stat().st_size
+        return 0
 
     def _log(self, name: str) -> Path:
         return self.folder / f"{name}.log"
@@ -421,9 +440,11 @@ def _spawn(folder: Path, order: Iterable[str], **pipes: Any) -> subprocess.Popen
         return subprocess.Popen(command, stderr=log, env=environment, start_new_session=True, **given)
 
 
-def tail_of(path: Path, lines: int | None = None) -> str:
-    """The last lines of a file, or all of it."""
-    found = path.read_text(errors="replace").splitlines()
+def tail_of(path: Path, lines: int | None = None, start: int = 0) -> str:
+    """The last lines of a file, or all of it, from a byte on."""
+    with path.open("rb") as file:
+        file.seek(start)
+        found = file.read().decode(errors="replace").splitlines()
     return "\n".join(found if lines is None else found[max(0, len(found) - lines) :])
 
 

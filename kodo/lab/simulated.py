@@ -204,6 +204,13 @@ class Simulated:
         """Raise `LabError`: there is none."""
         raise LabError(f"{name}: expected a real service; a simulated one writes no log, {INSTEAD['logs()']}")
 
+    def words(self, name: str, tail: int) -> str:
+        """Raise `LabError`: there are none."""
+        return self.log(name, tail)
+
+    def discard(self, name: str) -> None:
+        """It left nothing behind."""
+
     # -- time ----------------------------------------------------------------------------------------------
 
     @property
