@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from itertools import combinations
 from pathlib import Path
@@ -1006,6 +1007,28 @@ def test_an_exception_in_the_middle_ends_everything_and_no_neighbour(mesh: MeshL
     assert not folder.exists()
     assert repr(mesh) == "<MeshLab 2 registries, 2 nodes: running>"
     assert mesh["registry1"].status()["idle"]
+
+
+def test_a_cell_that_is_run_again_ends_the_lab_that_it_began_before() -> None:
+    """When the new one settles, whose members have taken the last names; Python would find the old one much later."""
+    cell = "lab = MeshLab(); r = lab.add_registry(); n = lab.add_node(connect=r, flows=['a']); lab.settle()"
+    notebook: dict[str, Any] = {"MeshLab": MeshLab}
+    gc.disable()
+    try:
+        exec(cell, notebook)
+        old, (pids, folder) = weakref.ref(notebook["lab"]), ends(notebook["lab"])
+        exec(cell, notebook)
+        assert old() is None
+        assert not any(map(alive, pids))
+        assert not folder.exists()
+        kept = notebook.pop("r")
+        del notebook["lab"], notebook["n"]
+        with MeshLab() as other:
+            other.add_registry()
+            assert kept.running, "who has a handle has the lab"
+            kept.lab.terminate()
+    finally:
+        gc.enable()
 
 
 def test_a_handle_keeps_its_lab_and_the_last_one_takes_it_along() -> None:

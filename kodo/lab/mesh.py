@@ -12,6 +12,7 @@ Methods wait by themselves and start no event loop, so they work in a script, in
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import weakref
@@ -64,6 +65,9 @@ PATIENCE = 2.0
 
 HERE: weakref.WeakValueDictionary[Path, MeshLab] = weakref.WeakValueDictionary()
 """Labs that are kept and used by this process, by their folders: a cell that attaches may be run again."""
+LABS: weakref.WeakSet[MeshLab] = weakref.WeakSet()
+"""The labs of this process, whether anybody can still reach them or not."""
+NOTING = threading.Lock()
 
 
 class MeshLab:
@@ -102,6 +106,8 @@ class MeshLab:
         # It holds no lab, runs when nobody can reach the lab or a handle any more, and when the interpreter ends.
         self._end = weakref.finalize(self, self.engine.leave)
         self._recordings: list[Recording] = []
+        with NOTING:
+            LABS.add(self)
         if self.engine.kept is not None:
             HERE[self.engine.kept.folder] = self
         if keep:
@@ -287,6 +293,8 @@ class MeshLab:
     def _started(self, members: list[Member], timeout: float | None) -> list[Member]:
         """Start members side by side; when one does not start, none of them is left."""
         self.patience(timeout)
+        if not self._members:
+            self._end_the_lost()
         self._members |= {member.name: member for member in members}
         try:
             self.save()
@@ -312,6 +320,17 @@ class MeshLab:
                 wait.say(f"{number} of them answered")
                 member.await_start(life, timeout)
             wait.end(f"started {numbered(len(lives), 'member')}")
+
+    def _end_the_lost(self) -> None:
+        """End the labs that a cell began when it was run before: nobody can reach them, which Python would notice late.
+
+        A lab and its handles hold each other, and this takes a tenth of a second: where there are others, at the start
+        of a lab and, when the last handles have been given to its members, when it settles first.
+        """
+        with NOTING:
+            others = any(lab is not self and not lab.ended for lab in LABS)
+        if others:
+            gc.collect()
 
     def _new_name(self, kind: str, name: str | None) -> str:
         if name is None:
@@ -492,6 +511,8 @@ class MeshLab:
         `LabError` when the time is over, naming what is missing and who is to blame.
         """
         self.check_alive()
+        if not self._settled:
+            self._end_the_lost()
         trail, limit = Trail(self.engine, self._settled), self.patience(timeout)
         with progress("waiting for the mesh to settle") as wait:
             settled = settle(list(self), limit, trail, wait)
