@@ -554,7 +554,7 @@ def test_settle_names_who_is_paused(lab: MeshLab) -> None:
 
 def test_registries_that_nothing_connects_need_not_agree(lab: MeshLab) -> None:
     """Two islands settle each by itself, which is said, and so does a lab without members."""
-    assert lab.settle().registries == 0
+    assert repr(lab.settle()) == "<Settled: no registry runs>"
     lab.add_node(connect=lab.add_registry(), flows=["here"])
     assert lab.settle().apart == []
     lab.add_registry()
@@ -574,6 +574,12 @@ def test_a_provider_is_not_blamed_for_what_it_does_not_take(lab: MeshLab) -> Non
     assert repr(settled) == "<Settled: 1 registry agrees>"
     assert set(settled.per_registry) == {"registry1"}
     assert len(provider.flows()) == 0
+    assert lab.counts().agree
+    assert repr(lab.counts()).endswith("\n1 registry agrees")
+    assert repr(lab.explain("node1")) == "<Explanation of node1: listed by 1 of 1 registry>"
+    assert repr(provider.explain("node1")) == "<Explanation of node1: listed by 0 of 1 registry>"
+    registry.kill()
+    assert repr(lab.counts()).endswith("\nno registry runs, 1 without an answer")
     assert repr(provider) == "<Provider provider1: running>"
 
 

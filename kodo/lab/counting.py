@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from kodo.client import Counts
 from kodo.errors import LabError
-from kodo.lab.naming import NO_ANSWER, NOBODY, Names, numbered, one_of
+from kodo.lab.naming import NO_ANSWER, NOBODY, NONE_RUNS, Names, numbered, one_of
 from kodo.lab.plain import LEAST
 from kodo.lab.tables import Cells, html_table, plain_table
 
@@ -22,9 +22,16 @@ What = Literal["node", "organization", "tags"]
 class CountTable:
     """A row for each registry or, `by` something, for each value of that and a column for each registry."""
 
-    def __init__(self, answers: Mapping[str, Counts | None], names: Names, by: What | None = None) -> None:
+    def __init__(
+        self,
+        answers: Mapping[str, Counts | None],
+        names: Names,
+        by: What | None = None,
+        providers: Collection[str] = (),
+    ) -> None:
         """Made by `MeshLab.counts`; an answer is None of a registry that gave none.
 
+        `providers` give and do not take: nobody expects that they count what the others do.
         Raises `LabError` when flows are not counted `by` that.
         """
         if by is not None and by not in get_args(What):
@@ -32,6 +39,7 @@ class CountTable:
         self.answers = answers
         self.by = by
         self._names = names
+        self._providers = providers
 
     def __getitem__(self, registry: str) -> Counts | None:
         """What one registry answered, as `member.counts()` has it: `counts["registry1"]["tags"]`.
@@ -44,9 +52,12 @@ class CountTable:
 
     @property
     def agree(self) -> bool:
-        """Whether all registries that answer count the same."""
-        told = [answer for answer in self.answers.values() if answer is not None]
-        return all(answer == told[0] for answer in told)
+        """Whether all registries that answer count the same, but for providers, which take nothing."""
+        return all(answer == self._told[0] for answer in self._told)
+
+    @property
+    def _told(self) -> list[Counts]:
+        return [answer for name, answer in self.answers.items() if answer is not None and name not in self._providers]
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
@@ -109,7 +120,7 @@ class CountTable:
         silent = sum(answer is None for answer in self.answers.values())
         if silent == len(self.answers):
             return NOBODY
-        answered = len(self.answers) - silent
-        agree = numbered(answered, "registry agrees", "registries agree")
+        answered = len(self._told)
+        agree = numbered(answered, "registry agrees", "registries agree") if answered else NONE_RUNS
         said = agree if self.agree else f"{answered} registries do not agree"
         return said + (f", {silent} without an answer" if silent else "")

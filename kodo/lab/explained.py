@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from copy import copy
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -58,13 +59,19 @@ def found_flow(flow: str, rows: Iterable[Row], names: Names, members: Iterable[s
 class Explanation:
     """Why registries list a node, or a flow of it, or do not."""
 
-    def __init__(self, node: str, flow: str | None, answers: Answers, names: Names, *, times: bool = False) -> None:
-        """Made by `MeshLab.explain`; `answers` are the raw ones, and know the path of a flow that has a name."""
+    def __init__(
+        self, node: str, flow: str | None, answers: Answers, names: Names, providers: Collection[str] = ()
+    ) -> None:
+        """Made by `MeshLab.explain`; `answers` are the raw ones, and know the path of a flow that has a name.
+
+        `providers` list what is registered with them alone: among others they are not counted.
+        """
         self.node = node
         self.flow = next((answer["flow"] for answer in answers.values() if answer and answer["listed"]), flow)
         self.answers = answers
         self._names = names
-        self._times = times
+        self._providers = providers
+        self._times = False
 
     @cached_property
     def listed(self) -> dict[str, bool | None]:
@@ -81,7 +88,9 @@ class Explanation:
 
     def table(self, times: bool = False) -> Explanation:
         """The same; `times` shows measures too."""
-        return Explanation(self.node, self.flow, self.answers, self._names, times=times)
+        table = copy(self)
+        table._times = times
+        return table
 
     @cached_property
     def frame(self) -> DataFrame:
@@ -100,8 +109,9 @@ class Explanation:
     def __repr__(self) -> str:
         # What was asked for is whatever somebody registered.
         what = one_line(self._names[self.node] + (f" {self.flow}" if self.flow is not None else ""))
-        yes = sum(bool(listed) for listed in self.listed.values())
-        registries = numbered(len(self.answers), "registry", "registries")
+        takers = [name for name in self.answers if name not in self._providers] or list(self.answers)
+        yes = sum(bool(self.listed[name]) for name in takers)
+        registries = numbered(len(takers), "registry", "registries")
         return f"<Explanation of {what}: listed by {yes} of {registries}>"
 
     def __str__(self) -> str:

@@ -420,7 +420,7 @@ class MeshLab:
         """
         from kodo.lab.counting import CountTable  # noqa: PLC0415, few ask
 
-        return CountTable(self._reports(None, "/counts"), self.names, by)
+        return CountTable(self._reports(None, "/counts"), self.names, by, self._providers)
 
     def explain(self, node: Target, flow: str | None = None, at: Target | None = None) -> Explanation:
         """Why each registry, or the one `at`, lists a node, or a flow of it, or does not.
@@ -435,7 +435,11 @@ class MeshLab:
         if isinstance(node, str) and flow is None and "://" not in node and node not in self:
             node, flow = found_flow(node, self._offered(), self.names, self._members)
         url = node.url if isinstance(node, Member) else node if "://" in node else self[node].url
-        return Explanation(url, flow, self._reports(at, "/explain", node=url, flow=flow), self.names)
+        return Explanation(url, flow, self._reports(at, "/explain", node=url, flow=flow), self.names, self._providers)
+
+    @property
+    def _providers(self) -> set[str]:
+        return {member.name for member in self if member.kind == "provider"}
 
     def _offered(self) -> Iterator[Row]:
         """The flows of all nodes, as they tell them themselves and as registries do."""

@@ -14,6 +14,8 @@ PLURALS = {"registry": "registries", "provider": "providers", "node": "nodes"}
 """The kinds of member, in the order in which they are counted."""
 NO_ANSWER, NOBODY = "no answer", "no registry is there to be asked"
 """What stands for a member that cannot be asked, and for all that is listed when no registry can."""
+NONE_RUNS = "no registry runs"
+"""What stands for how many agree, where there is none."""
 
 MOST = 12
 """Names that a text tells of all that there are."""

@@ -29,7 +29,7 @@ from kodo.lab.flows import all_flows
 from kodo.lab.history import Message
 from kodo.lab.member import Member
 from kodo.lab.missing import Missing, missing_among
-from kodo.lab.naming import Names, few, numbered
+from kodo.lab.naming import NONE_RUNS, Names, few, numbered
 from kodo.lab.news import first_news, last_news
 from kodo.lab.plain import wrapped
 from kodo.lab.progress import Progress
@@ -80,7 +80,8 @@ class Settled:
 
     @property
     def _said(self) -> list[str]:
-        said = [numbered(self.registries, "registry agrees", "registries agree"), *map(str, self.missing[:FEW])]
+        agree = numbered(self.registries, "registry agrees", "registries agree") if self.registries else NONE_RUNS
+        said = [agree, *map(str, self.missing[:FEW])]
         if len(self.missing) > FEW:
             said.append(f"and {len(self.missing) - FEW} more are missing")
         if self.alone:
@@ -116,7 +117,7 @@ class Settled:
         known = numbered(len(self.per_registry), "registry", "registries")
         title = f"when {known} knew"
         if not any(self.per_registry.values()):
-            title = f"nothing was new: {known} knew it all before" if self.per_registry else "no registry runs"
+            title = f"nothing was new: {known} knew it all before" if self.per_registry else NONE_RUNS
         return Bars(title, self.per_registry)
 
 
