@@ -36,6 +36,8 @@ EntryPoint: TypeAlias = Callable[..., object] | str
 
 FILE_SUFFIXES = (".yaml", ".yml")
 EXPECTED = {
+    "float_parsing": "expected a number",
+    "int_parsing": "expected a whole number",
     "tuple_type": "expected a list",
     "too_short": "expected a text that is not empty",
     "string_too_short": "expected a text that is not empty",

@@ -213,8 +213,19 @@ def load_options(**kwargs: object) -> Options:
     try:
         return Options(**given)
     except ValidationError as error:
-        origins = _origins(given)
-        raise OptionError("\n".join(_line(fault, origins) for fault in error.errors())) from error
+        raise _refusal(error, _origins(given)) from error
+
+
+def check_options(**kwargs: object) -> None:
+    """Refuse kwargs that no service can be started with. Neither the environment nor a file is read.
+
+    Raises `OptionError` as `load_options` does.
+    """
+    _refuse_unknown(kwargs, where="")
+    try:
+        _Kwargs(**_present(kwargs))
+    except ValidationError as error:
+        raise _refusal(error, {}) from error
 
 
 def with_port(options: Options, port: int) -> Options:
@@ -238,6 +249,22 @@ def misspelt(environment: Iterable[str]) -> Iterator[str]:
         for meant in get_close_matches(option, Options.model_fields, n=1):
             hint = f"did you mean {ENV_PREFIX}{meant.upper()}?"
             yield f"{name} in the environment is no option, and is ignored: {hint}"
+
+
+class _Kwargs(Options):
+    """Options of kwargs alone."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The kwargs."""
+        return (init_settings,)
 
 
 class _FileSource(PydanticBaseSettingsSource):
@@ -271,6 +298,10 @@ def _refuse_unknown(names: Iterable[str], *, where: str) -> None:
     if unknown:
         lines = (f"unknown option {name!r}{where}: {suggestion(name, known, otherwise=otherwise)}" for name in unknown)
         raise OptionError("\n".join(lines))
+
+
+def _refusal(error: ValidationError, origins: Mapping[str, str]) -> OptionError:
+    return OptionError("\n".join(_line(fault, origins) for fault in error.errors()))
 
 
 def _origins(given: Mapping[str, Any]) -> dict[str, str]:

@@ -29,7 +29,7 @@ WIRE = {"kodo.errors", "kodo.models"}
 CORE = WIRE | {"kodo.core", "kodo.digests"}
 LAB = WIRE | {
     *("kodo", "kodo.client", "kodo.query", "kodo.misread", "kodo.frames", "kodo.lab", "kodo.loader", "kodo.plan"),
-    "kodo.sim",
+    *("kodo.options", "kodo.sim"),
 }
 SERVICE = CORE | {
     *("kodo", "kodo.cache", "kodo.catalogue", "kodo.changes", "kodo.checkup", "kodo.contacts", "kodo.loader"),

@@ -226,15 +226,13 @@ def module_flows() -> list[str]:
 
 
 def test_a_member_that_does_not_start_says_why_and_leaves_the_lab_as_it_was(lab: MeshLab) -> None:
-    """Errors hold the end of its log: a loader that raises, an option's value, a port in use, a lock in a closure."""
+    """Errors hold the end of its log: a loader that raises, a port in use, a lock in a closure."""
 
     def broken() -> None:
         raise ZeroDivisionError("in the cell")
 
     with pytest.raises(LabError, match=r"(?s)expected node1 to start, but it ended with code 1.*in the cell"):
         lab.add_node(loader=broken)
-    with pytest.raises(LabError, match=r"(?s)the log of registry1 ends with.*lease: expected"):
-        lab.add_registry(lease="soon")
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(LabError, match="choose another url"):
         lab.add_registry(url=f"http://127.0.0.1:{taken.getsockname()[1]}")
     lock = threading.Lock()
@@ -244,6 +242,33 @@ def test_a_member_that_does_not_start_says_why_and_leaves_the_lab_as_it_was(lab:
         lab.add_node(flows=["a"], loader=broken)
     assert repr(lab) == "<MeshLab no members: running>"
     assert lab.add_node().name == "node1"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"lease": "soon"}, "node1: lease: expected a number; give for example lease=30"),
+        ({"beacon": -1}, "node1: beacon: expected greater than or equal to 0.05; give for example beacon=10"),
+        ({"cache": 3}, "node1: cache: expected the path of a file"),
+        ({"loader": "flows"}, 'node1: loader: expected a callable, "module:function", or a path'),
+        ({"flows": 3}, "flows: expected a name, a dict, or a list of these, not 3"),
+        ({"flows": [{"nam": "x"}]}, "flows: flow number 1: name: expected a text; give every flow a name"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused_before_a_process_is_started(
+    lab: MeshLab, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], said: str
+) -> None:
+    """Whatever the environment says, and before the member that runs is ended for it."""
+    monkeypatch.setenv("KODO_RETENTION", "nonsense")
+    before = len(lab.history.events)
+    with pytest.raises(LabError) as caught:
+        lab.add_node(**options)
+    assert str(caught.value).startswith(said)
+    assert len(lab.history.events) == before, "nothing was launched"
+    node = lab.add_node()
+    with pytest.raises(LabError):
+        node.restart(**options)
+    assert node.running
 
 
 def test_an_error_shows_what_was_written_since_this_start_alone(lab: MeshLab) -> None:

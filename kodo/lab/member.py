@@ -13,9 +13,10 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from kodo.client import Counts, Status, View
-from kodo.errors import LabError, UnavailableError
+from kodo.errors import LabError, LoaderError, UnavailableError
 from kodo.lab.engine import Asking, Life, Setup
 from kodo.lab.flows import FlowTable, all_flows
+from kodo.loader import load_flows
 from kodo.plan import doubled_path
 
 if TYPE_CHECKING:
@@ -257,15 +258,20 @@ class Member:
 def flow_source(flows: Any, loader: Any) -> Any:
     """One source of flows: `flows` are names or dicts, `loader` a callable, `"module:function"`, or a YAML file.
 
-    Raises `LabError` when both are given, and for two flows at one path: a registry would list the last alone.
+    Raises `LabError` when both are given, for flows that are none, and for two at one path: a registry would list the
+    last alone.
     """
     if flows is not None and loader is not None:
         raise LabError("expected flows= or loader=, not both; let the loader add the flows")
     if flows is None:
         return os.fspath(loader) if isinstance(loader, os.PathLike) else loader
     if not isinstance(flows, Iterable):
-        return flows
+        raise LabError(f"flows: expected a name, a dict, or a list of these, not {flows!r}")
     several = [flows] if isinstance(flows, str | Mapping) else list(flows)
+    try:
+        load_flows(several)
+    except LoaderError as error:
+        raise LabError(f"flows: {error}") from error
     if (path := doubled_path(several)) is not None:
         raise LabError(f"flows: expected each flow once, but two are at {path}; give one another name, or a url")
     return several

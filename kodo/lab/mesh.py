@@ -293,6 +293,8 @@ class MeshLab:
     def _started(self, members: list[Member], timeout: float | None) -> list[Member]:
         """Start members side by side; when one does not start, none of them is left."""
         self.patience(timeout)
+        for member in members:
+            self.engine.check(member.name, member.setup)
         if not self._members:
             self._end_the_lost()
         self._members |= {member.name: member for member in members}

@@ -32,7 +32,7 @@ from typing import IO, Any, Self
 import cloudpickle  # type: ignore[import-untyped]
 
 from kodo.client import Client
-from kodo.errors import LabError, reason_of
+from kodo.errors import LabError, OptionError, reason_of
 from kodo.lab import keeping
 from kodo.lab.engine import Life, Setup, Table, Word
 from kodo.lab.history import PATIENCE, History
@@ -164,7 +164,14 @@ class Processes:
         return {"url": url, "cache": self.folder / f"{name}.json", "trace": True}
 
     def check(self, name: str, setup: Setup) -> None:
-        """Raise `LabError` for a loader that cannot travel."""
+        """Raise `LabError` for options that no service takes, and for a loader that cannot travel."""
+        from kodo.options import check_options  # noqa: PLC0415, loaded while the guardian loads what members need
+
+        given = {} if isinstance(setup.loader, Pickled) else {"loader": setup.loader}
+        try:
+            check_options(**setup.options, **given)
+        except OptionError as error:
+            raise LabError(f"{name}: {error}") from error
         _pickled(name, setup.loader)
 
     def launch(self, name: str, setup: Setup, links: Callable[[], Table]) -> Life:
