@@ -804,6 +804,36 @@ def test_a_word_that_is_none_is_told_from_those_there_are(mesh: MeshLab) -> None
         mesh.counts()[["registry1"]]  # type: ignore[index]
 
 
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        (lambda lab: lab.explain(3), "expected the name of a member of this lab, not 3; it has "),
+        (lambda lab: lab.explain("node1", 3), "flow: expected a name or a path, not 3"),
+        (lambda lab: lab.timeline(last=0), "last: expected a whole number, 1 or more, or None for all, not 0"),
+        (lambda lab: lab.timeline(last=-5), "last: expected a whole number, 1 or more, or None for all, not -5"),
+        (lambda lab: lab["node1"].logs(tail=-1), "tail: expected a whole number, 0 or more, or None for all, not -1"),
+        (lambda _: MeshLab(3), "name: expected a text, not 3; "),  # type: ignore[arg-type]
+        (lambda _: MeshLab(engine=3), "engine: expected one of processes, simulated, not 3"),  # type: ignore[arg-type]
+        (lambda _: MeshLab.from_file(3), "expected the path of a file, not 3"),  # type: ignore[arg-type]
+        (lambda _: MeshLab.replay(3), "expected the path of a file, not 3"),  # type: ignore[arg-type]
+        (lambda _: MeshLab.attach(3), "expected the name or the folder of a kept lab, not 3"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_cannot_be_meant_is_said_to_be_no_such_thing(
+    mesh: MeshLab, ask: Callable[[MeshLab], object], said: str
+) -> None:
+    """With what was expected, and neither as an error of Python nor in silence."""
+    with pytest.raises(LabError) as caught:
+        ask(mesh)
+    assert str(caught.value).startswith(said)
+
+
+def test_an_error_of_a_member_names_it(mesh: MeshLab) -> None:
+    """Not by its url, which nobody knows by heart."""
+    with pytest.raises(KodoError, match=r"^node1 answered POST /register with 404"):
+        mesh["node1"].post("/register", {"url": "http://localhost:1", "flows": []})
+
+
 def test_where_no_registry_can_be_asked_tables_say_so(lab: MeshLab) -> None:
     """Nothing listed and nobody to ask are two things."""
     registry = lab.add_registry()
@@ -1089,8 +1119,11 @@ def test_a_guardian_that_is_gone_is_said_to_be_gone(mortal: MeshLab) -> None:
     registry = mortal.add_registry()
     mortal.engine._process.kill()
     until(lambda: not registry.running, "the guardian's end to be seen")
-    with pytest.raises(LabError, match="the lab has ended"):
-        mortal.add_registry()
+    for ask in (mortal.add_registry, mortal.flows, mortal.settle, registry.status, registry.start):
+        with pytest.raises(LabError, match=r"(?s)the lab has ended.*; start a new one with MeshLab\(\)"):
+            ask()
+    assert repr(mortal) == "<MeshLab 1 registry: ended>"
+    assert repr(registry) == "<Registry registry1: ended with its lab>"
 
 
 def test_plain_methods_work_inside_a_running_event_loop(lab: MeshLab) -> None:

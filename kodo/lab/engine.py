@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
 
 from kodo.client import Counts, Listing, Status, View
 from kodo.lab.history import History
@@ -61,14 +61,16 @@ class Asking(Protocol):
     def post(self, path: str, body: Any = None) -> Any: ...
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Starts members, breaks and ends them, lets them be asked, and notes what happens in `history`.
 
     `kind` is a word for the lab's text, or nothing; `kept` is there when the lab is to outlive its process;
-    `options` are the names of those that a member may be given.
+    `options` are the names of those that a member may be given; `over` says that it has ended, once it has.
     """
 
     kind: str
+    over: str
     history: History
     kept: Kept | None
     options: frozenset[str]

@@ -6,7 +6,6 @@ Measures (ages, leases, counts of changes) are shown when they are asked for, an
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from copy import copy
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kodo.errors import LabError, suggestion
 from kodo.lab.flows import Row
-from kodo.lab.naming import NO_ANSWER, Names, numbered, one_line
+from kodo.lab.naming import NO_ANSWER, Names, numbered, one_line, renamed
 from kodo.lab.plain import LEAST
 from kodo.lab.tables import Cells, html_table, plain_table
 
@@ -38,7 +37,6 @@ SHORTEST = {"why": 40, "behind": LEAST}
 """To how many cells they are cut there to give others room."""
 EVERYTHING = "everything"
 """What is owed to a peer that was never connected."""
-_URL = re.compile(r"https?://[^\s,;]+")
 
 
 def found_flow(flow: str, rows: Iterable[Row], names: Names, members: Iterable[str]) -> tuple[str, str]:
@@ -82,7 +80,7 @@ class Explanation:
     def why(self) -> dict[str, str]:
         """For each registry the reason, in words."""
         return {
-            name: NO_ANSWER if answer is None else _renamed(answer["why"], self._names)
+            name: NO_ANSWER if answer is None else renamed(answer["why"], self._names)
             for name, answer in self.answers.items()
         }
 
@@ -208,14 +206,3 @@ def _named(record: Mapping[str, Any], names: Names) -> dict[str, Any]:
     """A record with names in place of urls."""
     urls = {"origin", "on_behalf_of", "told_by"}
     return {key: names[value] if key in urls and value is not None else value for key, value in record.items()}
-
-
-def _renamed(text: str, names: Names) -> str:
-    return _URL.sub(lambda found: _name(found[0], names), text)
-
-
-def _name(url: str, names: Names) -> str:
-    try:
-        return names[url]
-    except ValueError:
-        return url

@@ -184,6 +184,8 @@ def find_kept(which: str | os.PathLike[str] | None) -> Kept:
     """The kept lab of a name, or in a folder, or the only one. Raises `LabError`, saying which there are."""
     if which is None:
         return _only()
+    if not isinstance(which, str | os.PathLike):
+        raise LabError(f"expected the name or the folder of a kept lab, not {which!r}; {_there()}")
     if isinstance(which, os.PathLike) or os.sep in which:
         kept = read_kept(Path(which).absolute())
     else:

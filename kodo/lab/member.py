@@ -9,13 +9,14 @@ that is an `UnavailableError` at once, which names the verb that brings it back.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from kodo.client import Counts, Status, View
-from kodo.errors import LabError, LoaderError, UnavailableError
+from kodo.errors import KodoError, LabError, LoaderError, UnavailableError
 from kodo.lab.engine import Asking, Life, Setup
-from kodo.lab.flows import FlowTable, all_flows
+from kodo.lab.flows import FlowTable, Row, all_flows
+from kodo.lab.naming import checked_most, renamed
 from kodo.loader import load_flows
 from kodo.plan import doubled_path
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from kodo.lab.live import Live
     from kodo.lab.mesh import MeshLab
 
+T = TypeVar("T")
 TAIL = 12
 """Lines of a member's log that an error shows."""
 ENDS = {None: "terminated", 0: "terminated", -15: "terminated", -9: "killed"}
@@ -73,12 +75,14 @@ class Member:
 
     @property
     def state(self) -> str:
-        """`running`, `paused`, `terminated`, `killed`, or how it ended by itself; `detached` with its lab."""
+        """`running`, `paused`, `terminated`, `killed`, or how it ended, by itself or with its lab; or `detached`."""
         if self.lab.detached:
             return "detached"
         if self.running:
             return "paused" if self.paused else "running"
         code = self.lab.engine.life(self.name).code
+        if code is None and self.lab.lost:
+            return "ended with its lab"
         return ENDS.get(code, f"ended with code {code}")
 
     @property
@@ -92,8 +96,8 @@ class Member:
         return list(self.setup.options["connect"])
 
     def logs(self, tail: int | None = None) -> Log:
-        """The lines of its log, of all its processes so far; only the last ones with `tail`."""
-        return Log(self.lab.engine.log(self.name, tail))
+        """The lines of its log, of all its processes so far; only so many of the last with `tail`."""
+        return Log(self.lab.engine.log(self.name, checked_most("tail", tail, 0)))
 
     # -- asking it -----------------------------------------------------------------------------------------
 
@@ -111,25 +115,34 @@ class Member:
             raise UnavailableError(f"expected {self.name} to answer, but it is {self.state}; use {self._word}.{back}()")
         return self._client
 
+    def _answer(self, ask: Callable[[Asking], T]) -> T:
+        """What it answers. What goes wrong names it as the lab does: nobody knows its url by heart."""
+        asked = self._asked
+        try:
+            return ask(asked)
+        except KodoError as error:
+            error.args = (renamed(str(error), self.lab.names), *error.args[1:])
+            raise
+
     def get(self, path: str = "/", **params: Any) -> Any:
         """Its answer to a GET."""
-        return self._asked.get(path, **params)
+        return self._answer(lambda asked: asked.get(path, **params))
 
     def post(self, path: str, body: Any = None) -> Any:
         """Its answer to a POST."""
-        return self._asked.post(path, body)
+        return self._answer(lambda asked: asked.post(path, body))
 
     def status(self) -> Status:
         """Who it is, what it is connected with, and whether all is said."""
-        return self._asked.status()
+        return self._answer(lambda asked: asked.status())
 
     def map(self) -> View:
         """What it knows of the mesh."""
-        return self._asked.map()
+        return self._answer(lambda asked: asked.map())
 
     def counts(self) -> Counts:
         """How many flows it lists, in all and by node, organization and tag."""
-        return self._asked.counts()
+        return self._answer(lambda asked: asked.counts())
 
     def explain(self, node: Member | str, flow: str | None = None) -> Explanation:
         """Why it lists a node, or a flow of it, or does not. A node is a handle, a name or a url."""
@@ -137,7 +150,11 @@ class Member:
 
     def flows(self, q: str | None = None, by: str | None = None, times: bool = False) -> FlowTable:
         """The flows that it lists: those that `q` selects, in the order `by`."""
-        return FlowTable(all_flows(self._asked, q, by), self.lab.names, q=q, by=by, times=times)
+        return FlowTable(self.rows(q, by), self.lab.names, q=q, by=by, times=times)
+
+    def rows(self, q: str | None = None, by: str | None = None) -> list[Row]:
+        """The same as plain rows, with urls as they are."""
+        return self._answer(lambda asked: all_flows(asked, q, by))
 
     def live(self) -> Live:
         """The flows that it lists, in a table that moves with it."""

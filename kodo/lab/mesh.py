@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import astuple
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeGuard
 
 from kodo.errors import LabError, UnavailableError, duration, suggestion
 from kodo.lab.beliefs import Beliefs, Offer, Truth, beliefs_of, offer_of
@@ -31,7 +31,7 @@ from kodo.lab.flows import FlowTable, Row, all_flows, united
 from kodo.lab.keeping import Kept, find_kept, kept_labs
 from kodo.lab.logs import Logs
 from kodo.lab.member import Member, flow_source
-from kodo.lab.naming import FEW, NOBODY, Names, checked_path, few, numbered, one_of, same_place, tally
+from kodo.lab.naming import FEW, NOBODY, Names, checked_most, checked_path, few, numbered, one_of, same_place, tally
 from kodo.lab.plan import changes_of, functions_of_graph, plan_of_graph, plan_of_members, unknown_options
 from kodo.lab.processes import Processes, kept_setup
 from kodo.lab.progress import progress
@@ -91,6 +91,8 @@ class MeshLab:
         `engine="simulated"` members are no processes, time is virtual and passes in `settle` and `run` alone, and
         `seed` decides all chance.
         """
+        if name is not None and not isinstance(name, str):
+            raise LabError(f"name: expected a text, not {name!r}; a lab of a file is made by from_file(path)")
         self.timeout = checked_timeout(timeout)
         self._members: dict[str, Member] = {}
         self._positions: dict[str, complex] = {}
@@ -363,7 +365,7 @@ class MeshLab:
         return [self._url(target) for target in _several(targets)]
 
     def _url(self, target: Target) -> str:
-        if isinstance(target, str) and "://" in target:
+        if _is_url(target):
             try:
                 canonical(target)
             except ValueError as error:
@@ -406,10 +408,7 @@ class MeshLab:
         """The flows that the registries list, those that run and are not paused, a row each, and who lists them."""
         self.check_alive()
         registries = [member for member in self if member.kind != "node" and member.answers]
-        listings = {}
-        for member in registries:
-            with self.engine.client(member.url, self.timeout) as client:
-                listings[member.name] = all_flows(client, q, by)
+        listings = {member.name: member.rows(q, by) for member in registries}
         table = FlowTable(united(listings), self.names, q=q, by=by, times=times)
         if not registries:
             table.notes.append(NOBODY)
@@ -434,9 +433,11 @@ class MeshLab:
         from kodo.lab.explained import Explanation, found_flow  # noqa: PLC0415, few ask
 
         self.check_alive()
-        if isinstance(node, str) and flow is None and "://" not in node and node not in self:
+        if flow is not None and not isinstance(flow, str):
+            raise LabError(f"flow: expected a name or a path, not {flow!r}; lab.flows() shows what there is")
+        if isinstance(node, str) and flow is None and not _is_url(node) and node not in self:
             node, flow = found_flow(node, self._offered(), self.names, self._members)
-        url = node.url if isinstance(node, Member) else node if "://" in node else self[node].url
+        url = node.url if isinstance(node, Member) else node if _is_url(node) else self[node].url
         return Explanation(url, flow, self._reports(at, "/explain", node=url, flow=flow), self.names, self._providers)
 
     @property
@@ -549,6 +550,7 @@ class MeshLab:
         """
         from kodo.lab.timeline import Choice, Story, timeline_of  # noqa: PLC0415, matplotlib takes its time
 
+        checked_most("last", last, 1)
         if since is not None and not isinstance(since, Fault):
             checked_number("since", since, 1e9, "seconds back from now, or a fault")
         self.remember()
@@ -708,8 +710,13 @@ class MeshLab:
 
     @property
     def ended(self) -> bool:
-        """Whether it was terminated, or detached."""
-        return not self._end.alive
+        """Whether it was terminated, or detached, or has ended by itself: its guardian is gone."""
+        return not self._end.alive or bool(self.engine.over)
+
+    @property
+    def lost(self) -> bool:
+        """Whether it has ended by itself, and its members with it."""
+        return self._end.alive and bool(self.engine.over)
 
     @property
     def detached(self) -> bool:
@@ -717,11 +724,13 @@ class MeshLab:
         return self._detached
 
     def check_alive(self) -> None:
-        """Raise `LabError` when the lab was terminated or detached: nothing can be asked of it any more."""
+        """Raise `LabError` when the lab has ended, or was detached: nothing can be asked of it any more."""
+        if self._detached:
+            raise LabError(f"this lab was detached; MeshLab.attach({self.name!r}) takes it again")
         if not self._end.alive:
-            if self._detached:
-                raise LabError(f"this lab was detached; MeshLab.attach({self.name!r}) takes it again")
             raise LabError("this lab was terminated; start a new one with MeshLab()")
+        if self.lost:
+            raise LabError(self.engine.over)
 
     def terminate(self) -> None:
         """End all members, and the lab with them, kept or not. Doing so again does nothing.
@@ -759,18 +768,22 @@ class MeshLab:
 
     def __repr__(self) -> str:
         running, paused = [member.running for member in self], sum(member.paused for member in self)
-        state = "running" if self._end.alive else "detached" if self._detached else "terminated"
-        if self._end.alive and not all(running):
+        state = "detached" if self._detached else "ended" if self.lost else "terminated" if self.ended else "running"
+        if not self.ended and not all(running):
             state = f"{sum(running)} of {len(running)} running"
         if paused:
             state += f", {paused} paused"
-        if self._end.alive and (active := len(self.faults.active)):
+        if not self.ended and (active := len(self.faults.active)):
             state += f", {numbered(active, 'fault')}"
-        if self._end.alive and self.engine.kept is not None:
+        if not self.ended and self.engine.kept is not None:
             state += ", kept"
         name = f"{self.name}, " if self.name else ""
         name += f"{self.engine.kind}, " if self.engine.kind else ""
         return f"<MeshLab {name}{tally(member.kind for member in self)}: {state}>"
+
+
+def _is_url(target: object) -> TypeGuard[str]:
+    return isinstance(target, str) and "://" in target
 
 
 def _kept(kind: str | Engine, name: str | None, folder: Path | str | None, timeout: float) -> Engine:
@@ -780,7 +793,7 @@ def _kept(kind: str | Engine, name: str | None, folder: Path | str | None, timeo
 
 
 def _engine(kind: str | Engine, seed: int, folder: Path | str | None, record: Path | str | None) -> Engine:
-    if not isinstance(kind, str):
+    if isinstance(kind, Engine):
         return kind
     if kind == "processes":
         return Processes(folder)

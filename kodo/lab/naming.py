@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +25,7 @@ LOOPBACK = {"localhost", "127.0.0.1"}
 """What this machine is called by itself, where members of a lab listen."""
 FEW = 4
 """Names that the label of a fault tells of each side."""
+_URL = re.compile(r"https?://[^\s,;]+")
 
 
 class Names:
@@ -33,6 +36,18 @@ class Names:
 
     def __getitem__(self, url: str) -> str:
         return self._names.setdefault(canonical(url), url)
+
+
+def renamed(text: str, names: Names) -> str:
+    """A text with members by their names in place of their urls."""
+    return _URL.sub(lambda found: _name(found[0], names), text)
+
+
+def _name(url: str, names: Names) -> str:
+    try:
+        return names[url]
+    except ValueError:
+        return url
 
 
 def same_place(one: str, other: str) -> bool:
@@ -72,11 +87,20 @@ def one_line(text: str) -> str:
     )
 
 
-def checked_path(path: Path | str) -> Path:
-    """A path that a file may have. Raises `LabError` for one with a NUL, which no system takes."""
+def checked_path(path: os.PathLike[str] | str) -> Path:
+    """A path that a file may have. Raises `LabError` for what is none, and for one with a NUL: no system takes it."""
+    if not isinstance(path, str | os.PathLike):
+        raise LabError(f"expected the path of a file, not {path!r}; give a text or a Path")
     if "\0" in str(path):
         raise LabError(f"expected a path without a NUL, not {str(path)!r}; choose another path")
     return Path(path)
+
+
+def checked_most(name: str, value: int | None, least: int) -> int | None:
+    """How many of the last are wanted; None for all. Raises `LabError` for anything else."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+        raise LabError(f"{name}: expected a whole number, {least} or more, or None for all, not {value!r}")
+    return value
 
 
 def numbered(number: int, one: str, more: str | None = None) -> str:

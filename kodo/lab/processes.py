@@ -93,6 +93,7 @@ class Processes:
         # Of what holds for members: who tells it makes it, so that what is told last is what holds.
         self._telling = threading.Lock()
         self._gone = False
+        self.over = ""
         self._guardian: int | None = None
         self._busy: int | None = None
         # Of a lab that is attached, what a member says yet to the one before is of smaller numbers.
@@ -342,7 +343,10 @@ class Processes:
             raise self._over() from error
 
     def _over(self) -> LabError:
-        return LabError(f"the lab has ended{self._guardians_words()}; start a new one")
+        return LabError(self.over or self._ended())
+
+    def _ended(self) -> str:
+        return f"the lab has ended{self._guardians_words()}; start a new one with MeshLab()"
 
     def _guardians_words(self) -> str:
         with suppress(OSError):
@@ -361,8 +365,9 @@ class Processes:
         with reports, suppress(ConnectionError):
             for line in reports:
                 self._take(json.loads(line))
+        over = self._ended()
         with self._changed:
-            self._gone = True
+            self._gone, self.over = True, over
             self._changed.notify_all()
 
     def _take(self, report: dict[str, Any]) -> None:

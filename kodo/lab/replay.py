@@ -13,11 +13,11 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kodo.errors import LabError
+from kodo.errors import LabError, reason_of
 from kodo.lab.faults import Effect, Way
 from kodo.lab.flows import FlowTable, Row, united
 from kodo.lab.history import Event, Note, merged
-from kodo.lab.naming import Names, checked_path, numbered, tally
+from kodo.lab.naming import Names, checked_most, checked_path, numbered, tally
 from kodo.lab.timeline import Choice, Story, Timeline, timeline_of
 from kodo.lab.topology import Seen, Topology, graph_of, place
 from kodo.models import COLUMNS
@@ -92,7 +92,9 @@ def read_record(path: Path | str) -> Record:
     try:
         lines = checked_path(path).read_bytes().splitlines()
     except OSError as error:
-        raise LabError(f"expected {path} to be a record of a lab, but {error.strerror}") from error
+        raise LabError(
+            f"expected {path} to be a record of a lab, but {reason_of(error)}; MeshLab.record(path) writes one"
+        ) from error
     record = Record()
     try:
         head = json.loads(lines[0])
@@ -241,7 +243,8 @@ class Moment:
         return self._placed(Topology(graph, dict.fromkeys(graph, 0j), self._faults()))
 
     def timeline(self, last: int | None = 200, answers: bool = False, beats: bool = False) -> Timeline:
-        """The messages up to then."""
+        """The messages up to then, the `last` ones."""
+        checked_most("last", last, 1)
         latest: dict[tuple[str, str], Note] = {}
         for note in self._record.notes:
             known = _as_known(note, self._moment)

@@ -29,7 +29,7 @@ from kodo.lab.flows import all_flows
 from kodo.lab.history import Message
 from kodo.lab.member import Member
 from kodo.lab.missing import Missing, missing_among
-from kodo.lab.naming import NONE_RUNS, Names, few, numbered
+from kodo.lab.naming import NONE_RUNS, Names, few, numbered, renamed
 from kodo.lab.news import first_news, last_news
 from kodo.lab.plain import wrapped
 from kodo.lab.progress import Progress
@@ -275,7 +275,7 @@ def _ask(look: Look, member: Member, client: Asking, names: Names) -> None:
         status = client.status()
     except KodoError as error:
         if member.running:
-            look.faults.append(Fault(f"{member.name} does not answer: {error}", member))
+            look.faults.append(Fault(f"{member.name} does not answer: {renamed(str(error), names)}", member))
         return
     look.connections[member.name] = status["connection"]
     if member.kind != "node" and not status["idle"]:

@@ -66,6 +66,7 @@ class Simulated:
     """The members of one lab in a world: an `Engine`."""
 
     kind = "simulated"
+    over = ""
     kept: Kept | None = None
     options = frozenset(MEANT | MEANINGLESS)
 

@@ -124,7 +124,7 @@ def test_what_is_no_record_is_said_not_to_be(tmp_path: Path, content: bytes) -> 
     (tmp_path / "x.jsonl").write_bytes(content)
     with pytest.raises(LabError, match="to be a record of a lab"):
         MeshLab.replay(tmp_path / "x.jsonl")
-    with pytest.raises(LabError, match="No such file"):
+    with pytest.raises(LabError, match="but no such file or directory; MeshLab"):
         MeshLab.replay(tmp_path / "none.jsonl")
 
 
