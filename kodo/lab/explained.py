@@ -34,7 +34,7 @@ ROOM = ("told_by", "on_behalf_of", "origin", "state", "age", "lease", "status", 
 RANKS = {name: rank for rank, name in enumerate((*ROOM, "seq", "version"), 1)}
 """In which order columns get room in plain text, after those that are always there."""
 SHORTEST = {"why": 40, "behind": LEAST}
-"""To how many cells they are cut there to give others room."""
+"""How many cells they have there at least, to give others room."""
 EVERYTHING = "everything"
 """What is owed to a peer that was never connected."""
 

@@ -1,7 +1,8 @@
 """Tables as plain text, for `print`: as wide as a terminal, where that can be.
 
 Columns get room in the order of their rank. Cells that may be cut are cut as far as it takes; a column that finds no
-room even so is left out, and named beneath the table. A name is cut only when it is longer than anyone reads.
+room even so is left out, and named beneath the table. A name is cut only when it is longer than anyone reads. What is
+said in sentences is not cut: it goes on in the next line.
 
 How wide a text is, is told by rich: signs of Chinese and pictures take two cells of a line, marks on letters none.
 """
@@ -9,9 +10,10 @@ How wide a text is, is told by rich: signs of Chinese and pictures take two cell
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 
 from rich.cells import cell_len
 
@@ -31,7 +33,8 @@ class Column:
     """A column: one of rank 0 is always there; one with `least` may be cut down to so much, to give others room.
 
     It is cut down further only where nothing else is left to be done. `middle` cuts in the middle, for what matters at
-    its end too. `name` is what the column is called where it is to be had when it is left out.
+    its end too; `wraps` cuts nothing, and goes on in the next line. `name` is what the column is called where it is to
+    be had when it is left out.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Column:
     rank: int = 0
     least: int | None = None
     middle: bool = False
+    wraps: bool = False
     is_number: bool = False
 
     @cached_property
@@ -53,9 +57,13 @@ class Column:
             return self.longest
         return min(self.longest, max(limit, self.least) if least else limit)
 
-    def lines(self, width: int) -> list[str]:
-        """Heading and cells, all of one width."""
-        return [self._padded(_cut(text, width, middle=self.middle), width) for text in (self.heading, *self.cells)]
+    def lines(self, width: int) -> list[list[str]]:
+        """The lines of the heading and of each cell, all of one width."""
+        return [self._shown(text, width) for text in (self.heading, *self.cells)]
+
+    def _shown(self, text: str, width: int) -> list[str]:
+        lines = _broken(text, width) if self.wraps else [_cut(text, width, middle=self.middle)]
+        return [self._padded(line, width) for line in lines]
 
     def _padded(self, text: str, width: int) -> str:
         space = " " * (width - cell_len(text))
@@ -65,9 +73,17 @@ class Column:
 def text_table(columns: Sequence[Column], said: str) -> str:
     """A table, with what it says beneath."""
     shown = _with_room(columns)
-    cells = (column.lines(width) for column, width in zip(shown, _widths(shown), strict=True))
-    beneath = _with_more(wrapped(said), [column.name for column in columns if column not in shown])
-    return "\n".join([*(GAP.join(line).rstrip() for line in zip(*cells, strict=True)), beneath])
+    widths = _widths(shown)
+    cells = (column.lines(width) for column, width in zip(shown, widths, strict=True))
+    lines = [line for row in zip(*cells, strict=True) for line in _row(row, widths)]
+    return "\n".join([*lines, _with_more(wrapped(said), [column.name for column in columns if column not in shown])])
+
+
+def _row(cells: Iterable[Sequence[str]], widths: Sequence[int]) -> list[str]:
+    """The lines of a row: as many as its longest cell has."""
+    blank = [" " * width for width in widths]
+    lines = ([text or space for text, space in zip(line, blank, strict=True)] for line in zip_longest(*cells))
+    return [GAP.join(line).rstrip() for line in lines]
 
 
 def fits(columns: Sequence[Column]) -> bool:
@@ -77,13 +93,17 @@ def fits(columns: Sequence[Column]) -> bool:
 
 def wrapped(text: str, indent: str = "") -> str:
     """A text in lines, the first of which is not indented; no word is broken."""
+    return "\n".join(_filled(text.split(), LINE, indent))
+
+
+def _filled(words: Iterable[str], width: int, indent: str = "") -> list[str]:
     lines: list[str] = []
-    for word in text.split():
-        if lines and cell_len(f"{lines[-1]} {word}") <= LINE:
+    for word in words:
+        if lines and cell_len(f"{lines[-1]} {word}") <= width:
             lines[-1] += f" {word}"
         else:
             lines.append(indent + word if lines else word)
-    return "\n".join(lines)
+    return lines
 
 
 def _with_room(columns: Sequence[Column]) -> list[Column]:
@@ -115,6 +135,18 @@ def _with_more(said: str, left_out: Sequence[str]) -> str:
         f".frame has {', '.join(left_out)} too" if len(left_out) <= FEW else f".frame has {len(left_out)} more columns"
     )
     return f"{said}; {more}" if cell_len(f"{said}; {more}") <= LINE else f"{said}\n{wrapped(more)}"
+
+
+def _broken(text: str, width: int) -> list[str]:
+    """A text in lines of so many cells; only a word that is longer is broken."""
+    return _filled((piece for word in text.split() for piece in _pieces(word, width)), width) or [""]
+
+
+def _pieces(word: str, width: int) -> Iterator[str]:
+    while cell_len(word) > width and (piece := _beginning(word, width)):
+        yield piece
+        word = word[len(piece) :]
+    yield _cut(word, width, middle=False)
 
 
 def _cut(text: str, room: int, *, middle: bool) -> str:

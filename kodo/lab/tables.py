@@ -13,7 +13,7 @@ from kodo.lab.plain import WIDEST, Column, text_table, wrapped
 Cells = tuple[Sequence[str], Sequence[Mapping[str, Any]]]
 """The columns of a table, and its rows."""
 SENTENCES = ("why",)
-"""Columns that are cut at their end; names and urls are cut in the middle, for it is at the end that they differ."""
+"""Columns that go on in the next line; names and urls are cut in the middle, for it is at the end that they differ."""
 
 
 def html_table(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
@@ -57,6 +57,7 @@ def plain_table(
             ranks.get(name, 0),
             (least or {}).get(name, WIDEST),
             middle=name not in SENTENCES,
+            wraps=name in SENTENCES,
             is_number=_is_number(name, rows),
         )
         for name, texts in zip(used, zip(*_lines(used, rows), strict=True), strict=True)

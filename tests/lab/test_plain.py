@@ -114,11 +114,14 @@ def test_only_long_lists_of_registries_are_counted() -> None:
 
 
 def test_a_long_reason_leaves_room_for_others() -> None:
-    """It is cut at its end, and the columns left out go by the names that they have in the frame."""
+    """It goes on in the next line, and the columns left out go by the names that they have in the frame."""
     text = "the node is registered at registry1, without this flow: it has the paths /my-test, /other"
     lines = lines_of(why(text))
     assert lines[0].split() == ["registry", "listed", "why", "state", "told", "by"]
-    assert "the node is registered at registry1, with…" in lines[1]
+    rows = [number for number, line in enumerate(lines) if line.startswith("registry")]
+    first = slice(lines[0].index("why"), lines[0].index("state"))
+    assert " ".join(line[first].strip() for line in lines[rows[1] : rows[2]]) == text
+    assert lines[rows[1] + 1] == " " * first.start + lines[rows[1] + 1].strip(), "beside it there is nothing more"
     assert lines[-1] == ".frame has origin, status too"
     crowded = lines_of(why(text, told_by=OLD))
     assert crowded[-1].endswith("told_by too")
@@ -193,7 +196,8 @@ def test_whatever_is_cut_fits_a_terminal(rows: list[tuple[str, ...]]) -> None:
     cells = list(zip(*rows, strict=True))
     least = [48, 48, 24, 40, 24]
     columns = [
-        Column(f"column_{n}", f"column {n}", cells[n], max(0, n - 1), least[n], middle=n % 2 == 0) for n in range(5)
+        Column(f"column_{n}", f"column {n}", cells[n], max(0, n - 1), least[n], middle=n % 2 == 0, wraps=n == 3)
+        for n in range(5)
     ]
     lines_of(text_table(columns, "said"))
 
