@@ -111,7 +111,7 @@ class Contacts:
         """A registry has connected by itself."""
         if (key := canonical(url)) not in self._came:
             self._came.add(key)
-            log.info("%s connected from there", url)
+            log.info("%s connected to this registry", url)
 
     def became(self, fate: Fate, url: str) -> None:
         """Something has become of a node that is registered here."""

@@ -205,7 +205,7 @@ def test_registries_say_who_connected(serve: Start, said: Said) -> None:
     lines = said()
     assert sorted(lines) == sorted(
         [
-            f"INFO {there.url} connected from there",
+            f"INFO {there.url} connected to this registry",
             f"INFO connected with {here.url}",
             "INFO node http://node1:1 registered",
             f"INFO {there.url} has left",

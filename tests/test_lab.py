@@ -328,7 +328,7 @@ def test_terminate_and_kill_end_a_member_and_may_be_repeated(lab: MeshLab) -> No
     assert [repr(one), repr(two)] == ["<Registry registry1: killed>", "<Registry registry2: terminated>"]
     assert repr(lab) == "<MeshLab 2 registries: 0 of 2 running>"
     with pytest.raises(
-        UnavailableError, match=r"expected registry1 to answer, but it is killed; use registry1.start\(\)"
+        UnavailableError, match=r"expected registry1 to answer, but it was killed; use registry1.start\(\)"
     ):
         one.status()
 
@@ -1166,7 +1166,7 @@ def test_without_the_extra_the_import_says_what_to_install() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", code + "import kodo.lab"], capture_output=True, text=True, check=False
     )
-    assert "kodo.lab needs networkx, which are not installed: pip install 'kodo[lab]'" in ended.stderr
+    assert "kodo.lab needs networkx, which is not installed: pip install 'kodo[lab]'" in ended.stderr
 
 
 def test_a_client_reaches_a_member_like_any_service(mesh: MeshLab) -> None:

@@ -28,7 +28,8 @@ _missing = [
     name for name in ("anywidget", "cloudpickle", "ipywidgets", "matplotlib", "networkx") if find_spec(name) is None
 ]
 if _missing:
-    raise ImportError(f"kodo.lab needs {', '.join(_missing)}, which are not installed: pip install 'kodo[lab]'")
+    _are = "is" if len(_missing) == 1 else "are"
+    raise ImportError(f"kodo.lab needs {', '.join(_missing)}, which {_are} not installed: pip install 'kodo[lab]'")
 
 from kodo.lab.member import Member  # noqa: E402, after the check, which says what to do
 from kodo.lab.mesh import MeshLab  # noqa: E402

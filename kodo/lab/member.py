@@ -86,6 +86,12 @@ class Member:
         return ENDS.get(code, f"ended with code {code}")
 
     @property
+    def _being(self) -> str:
+        """Its state in a sentence."""
+        state = self.state
+        return f"it was {state}" if state in ENDS.values() else f"it {state}" if "ended" in state else f"it is {state}"
+
+    @property
     def pid(self) -> int | None:
         """The number of its process, while there is one."""
         return self.lab.engine.life(self.name).pid if self.running else None
@@ -112,7 +118,7 @@ class Member:
         self.lab.check_alive()
         if not self.answers:
             back = "resume" if self.paused else "start"
-            raise UnavailableError(f"expected {self.name} to answer, but it is {self.state}; use {self._word}.{back}()")
+            raise UnavailableError(f"expected {self.name} to answer, but {self._being}; use {self._word}.{back}()")
         return self._client
 
     def _answer(self, ask: Callable[[Asking], T]) -> T:
@@ -178,14 +184,14 @@ class Member:
         self.lab.check_alive()
         pause, limit = word == "STOP", self.lab.patience(timeout)
         if not self.running:
-            raise LabError(f"expected {self.name} to run, but it is {self.state}; use {self._word}.start() first")
+            raise LabError(f"expected {self.name} to run, but {self._being}; use {self._word}.start() first")
         if pause == self.paused:
             return
         self._remember()
         self.lab.engine.signal(self.name, word)
         if not self.lab.engine.wait_for_pause(self.name, pause, limit):
             done = "stand still" if pause else "go on"
-            raise LabError(f"expected {self.name} to {done} within {limit:g} s; it is {self.state}")
+            raise LabError(f"expected {self.name} to {done} within {limit:g} s; {self._being}")
 
     def _remember(self) -> None:
         """Read its trace, which it takes along."""

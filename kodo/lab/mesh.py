@@ -697,7 +697,7 @@ class MeshLab:
         finally:
             # It holds, or is over, even where that cannot be written down.
             late = self.engine.link(lambda: self._tables(sorted(names)), limit)
-        return f"{few(late)} did not take it in within {limit:g} s; give it a longer timeout=" if late else ""
+        return f"{few(late)} had not heard of it after {limit:g} s; give it a longer timeout=" if late else ""
 
     def _note_fault(self, what: str, fault: Fault) -> None:
         more: dict[str, Any] = {}

@@ -251,7 +251,7 @@ def test_who_does_not_run_is_not_paused(lab: MeshLab) -> None:
     registry = lab.add_registry()
     registry.kill()
     for verb in (registry.pause, registry.resume):
-        with pytest.raises(LabError, match=r"expected registry1 to run, but it is killed; use registry1.start\(\)"):
+        with pytest.raises(LabError, match=r"expected registry1 to run, but it was killed; use registry1.start\(\)"):
             verb()
 
 
@@ -270,8 +270,8 @@ def test_who_is_paused_is_not_started_and_told_to_be_resumed(lab: MeshLab) -> No
     ("verb", "said"),
     [
         ("pause", r"it is paused; use registry1.resume\(\)"),
-        ("terminate", r"it is terminated; use registry1.start\(\)"),
-        ("kill", r"it is killed; use registry1.start\(\)"),
+        ("terminate", r"it was terminated; use registry1.start\(\)"),
+        ("kill", r"it was killed; use registry1.start\(\)"),
     ],
 )
 def test_who_cannot_answer_is_not_asked(lab: MeshLab, verb: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -476,7 +476,7 @@ def test_a_fault_that_does_not_hold_in_time_is_told_with_who_is_late(
     with monkeypatch.context() as patch:
         patch.setattr(lab.engine, "_take", lambda report: None if report.get("linked") == "registry2" else take(report))
         # The other may be late as well, on a busy machine.
-        late = r"but (registry1, )?registry2 did not take it in within 0\.1 s; give it a longer timeout="
+        late = r"but (registry1, )?registry2 had not heard of it after 0\.1 s; give it a longer timeout="
         for begin in (
             lambda: lab.cut(first, second, timeout=0.1),
             lambda: lab.partition([first], timeout=0.1),

@@ -312,7 +312,7 @@ def test_members_are_paused_resumed_ended_and_started_again(pair: MeshLab) -> No
     second.terminate()
     assert repr(pair) == "<MeshLab simulated, 2 registries, 1 node: 2 of 3 running>"
     assert not pair.topology().graph.nodes["registry2"]["answers"]
-    with pytest.raises(LabError, match="expected registry2 to run, but it is terminated"):
+    with pytest.raises(LabError, match="expected registry2 to run, but it was terminated"):
         second.pause()
     node.restart(flows=["newest"])
     second.restart()
