@@ -735,6 +735,7 @@ class MeshLab:
     def terminate(self) -> None:
         """End all members, and the lab with them, kept or not. Doing so again does nothing.
 
+        Who has not ended after three seconds, such as who is paused, is killed, so that this takes ten at the most.
         What happened can still be looked at: `timeline()`, `faults`, and `to_file`. Whatever asks members, or does
         something to them, is a `LabError` from now on. Raises one for a lab that was detached: it goes on elsewhere.
         """
