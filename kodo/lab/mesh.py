@@ -297,7 +297,7 @@ class MeshLab:
         self.patience(timeout)
         for member in members:
             self.engine.check(member.name, member.setup)
-        if not self._members:
+        if all(member in members for member in self):
             self._end_the_lost()
         self._members |= {member.name: member for member in members}
         try:
