@@ -9,6 +9,7 @@ import threading
 import xml.etree.ElementTree as ET
 import zipfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import networkx as nx  # type: ignore[import-untyped]
 import pytest
 from nbconvert.exporters import HTMLExporter
 
+from kodo.client import Client
 from kodo.lab import MeshLab
 from kodo.lab.copies import Copy, Line, Selection, order_of
 from kodo.lab.faults import Effect
@@ -25,6 +27,7 @@ from kodo.lab.naming import Names
 from kodo.lab.sketch import scene_of, sketch
 from kodo.lab.widgets import MOST_ROWS, MOST_VIEWS, STATIC, FlowGrid
 from kodo.misread import explanation
+from kodo.service.stream import EACH
 from tests.waiting import until
 
 Told = dict[str, Any]
@@ -278,6 +281,35 @@ def test_a_member_has_a_table_of_its_own(lab: MeshLab) -> None:
     tables[0].close()
     assert tables[0].grid.ended
     assert not tables[2].grid.ended
+
+
+def test_a_cell_that_runs_again_shows_the_same(lab: MeshLab) -> None:
+    """Asked for again, a table or dashboard is the one that is open, and takes nothing more; once closed, a new one."""
+    ask = (lab.live, lab["south"].live, lab.dashboard)
+    first = [once() for once in ask]
+    before = len(threads())
+    for _ in range(20):
+        assert [again() for again in ask] == first
+    assert len(threads()) == before
+    for shown in first:
+        shown.close()  # type: ignore[attr-defined]
+    assert not {id(once()) for once in ask} & {id(shown) for shown in first}
+    until(lambda: len(threads()) <= before, "what is closed to be gone")
+
+
+def test_who_is_not_heard_is_named(lab: MeshLab) -> None:
+    """A registry that takes no more readers runs, and the views say that what it lists may be missing."""
+    with ExitStack() as stack:
+        for _ in range(EACH):
+            next(stack.enter_context(stack.enter_context(Client(lab["north"].url)).events()))
+        live, dashboard = lab.live(), lab.dashboard()
+        ear = Ear(live.grid)
+        ear.say("hello")
+        until(lambda: "not heard" in ear.last("note"), "the note")
+        assert "north; what they list" in ear.last("note")
+        until(lambda: "not heard" in dashboard.messages.state["note"], "the note of the messages")
+    until(lambda: ear.last("note") == "", "north to be heard", timeout=30)
+    assert ear.rows() == ["book search", "reading list"]
 
 
 def test_what_is_saved_is_constant(lab: MeshLab) -> None:

@@ -12,9 +12,10 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -22,9 +23,11 @@ from typing import Any
 from kodo.client import Client, Snapshot
 from kodo.errors import KodoError
 from kodo.lab.flows import all_flows
-from kodo.lab.naming import Names
+from kodo.lab.naming import Names, few
 from kodo.misread import explanation
 from kodo.models import MISSING_AUTHOR, MISSING_DESCRIPTION, canonical
+
+log = logging.getLogger("kodo")
 
 CELLS = ("name", "node", "url", "organization", "author", "description", "tags", "registries")
 """What a row shows, in this order."""
@@ -32,6 +35,9 @@ DEFAULT = (("name", False), ("node", False), ("url", False))
 """How rows are sorted when nothing else is asked, and where what was asked leaves a choice."""
 ANSWER = 10.0
 """Seconds that a registry gets to say what `q` selects."""
+
+PATIENCE = 2.0
+"""Seconds after which it is said that somebody is not heard."""
 
 Place = tuple[str, str]
 """A flow of a node: the node's key and the flow's url."""
@@ -219,7 +225,6 @@ class Follower:
     """Feeds a copy with what one registry tells, on a thread of its own, until it is closed."""
 
     def __init__(self, copy: Copy, name: str, url: str) -> None:
-        self.refused: str | None = None
         self._copy = copy
         self._name = name
         self._client = Client(url, ANSWER)
@@ -244,9 +249,26 @@ class Follower:
                     self._copy.replace(self._name, event.nodes)
                 else:
                     self._copy.update(self._name, event.nodes)
-        except KodoError as error:
-            self.refused = str(error)
-            self._copy.wake()
+        except KodoError:
+            log.warning("%s tells nobody what it lists", self._name, exc_info=True)
+
+
+class Hearing:
+    """Who is not heard of those that run: said when it lasts, for no connection stands at once."""
+
+    def __init__(self, lack: str) -> None:
+        """`lack` says what may be missing then."""
+        self._lack = lack
+        self._last: dict[str, float] = {}
+
+    def note(self, heard: Mapping[str, bool]) -> str:
+        """Who has not been heard for a while, in words; nothing where all are."""
+        now = time.monotonic()
+        self._last = {name: now if is_heard else self._last.get(name, now) for name, is_heard in heard.items()}
+        silent = [name for name, last in self._last.items() if now - last >= PATIENCE]
+        if not silent:
+            return ""
+        return f"not heard, for they may have as many readers as they take: {few(silent)}; {self._lack}"
 
 
 def _rank(value: Any) -> str:

@@ -18,16 +18,17 @@ import logging
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from kodo.client import Client, Stream, View
 from kodo.errors import KodoError, LabError
 from kodo.lab import boxes
+from kodo.lab.copies import Hearing
 from kodo.lab.history import CHATTER
-from kodo.lab.live import Live, static_table
+from kodo.lab.live import Live, opened, static_table
 from kodo.lab.naming import Names
 from kodo.lab.sketch import scene_of, sketch
 from kodo.lab.topology import Seen, graph_of
@@ -67,6 +68,16 @@ class Dashboard:
         views = [boxes.VBox([view], layout=half) for view in (self.picture, self.messages)]
         row = boxes.Box(views, layout={"flex_flow": "row wrap", "display": "flex", "grid_gap": "8px"})
         self.box = boxes.VBox([self._controls.box, row, self.live.grid])
+
+    @classmethod
+    def of(cls, lab: MeshLab) -> Self:
+        """The dashboard of a lab: the one that is open, or a new one."""
+        return opened(lab, cls, "", lambda: cls(lab))
+
+    @property
+    def open(self) -> bool:
+        """Whether it still watches."""
+        return self._watcher.open and self.live.open
 
     def close(self) -> None:
         """Stop watching. What is shown stays."""
@@ -213,6 +224,11 @@ class Watcher:
         self._thread = threading.Thread(target=self._run, name="kodo-dashboard", daemon=True)
         self._thread.start()
 
+    @property
+    def open(self) -> bool:
+        """Whether the thread goes on."""
+        return self._thread.is_alive() and not self._closed.is_set()
+
     def close(self) -> None:
         """End the thread."""
         self._closed.set()
@@ -241,6 +257,7 @@ class Watcher:
         self._controls.offer(list(states))
         seen = [self._seen(member, states[member.name]) for member in members]
         self._trace.follow(members)
+        self._trace.note({name for name, state in states.items() if state == "running"})
         faults = lab.faults.effects()
         graph = graph_of(seen)
         places = lab.places(graph)
@@ -293,7 +310,14 @@ class Trace:
         self._streams: dict[str, Stream] = {}
         self._clients: list[Client] = []
         self._told: OrderedDict[str, dict[str, Any]] = OrderedDict()
-        self._note = "waiting for the first message"
+        self._refused: set[str] = set()
+        self._hearing = Hearing("their messages may be missing here")
+        self._unheard = ""
+
+    def note(self, running: Set[str]) -> None:
+        """Look who of those that run is heard."""
+        asked = {name: stream.connected for name, stream in self._streams.items() if name in running - self._refused}
+        self._unheard = self._hearing.note(asked)
 
     def follow(self, members: Iterable[Member]) -> None:
         """Listen to these members as well."""
@@ -313,7 +337,7 @@ class Trace:
                 if event.kind == "message" and _is_news(event.data):
                     self._take(name, event.data)
         except KodoError:
-            self._note = "the members keep no trace of their messages"
+            self._refused.add(name)
 
     def _take(self, name: str, data: dict[str, Any]) -> None:
         with self._lock:
@@ -329,7 +353,8 @@ class Trace:
         with self._lock:
             told = sorted(self._told.values(), key=lambda data: str(data.get("began")), reverse=True)
         lines = [_line(data, names) for data in told]
-        return {"lines": lines, "note": note or ("" if lines else self._note)}
+        empty = "the members keep no trace of their messages" if self._refused else "waiting for the first message"
+        return {"lines": lines, "note": note or self._unheard or ("" if lines else empty)}
 
     def close(self) -> None:
         """Listen no more."""

@@ -5,6 +5,8 @@
 ```
 
 - The threads hold no lab: a lab that nobody can reach ends as it would without a table, and the table says so.
+- A lab has one such table, and each member, however often it is asked for: another would be further streams, of which
+  a registry has few for one client. As many views show it as there are.
 - Who is up the pump asks the lab, which knows its processes; nobody is polled for what it lists.
 - An error on a thread would appear in whatever cell runs: it goes to the log, and the table ends.
 """
@@ -15,13 +17,13 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from kodo.client import Client
 from kodo.errors import UnavailableError
 from kodo.lab.boxes import WIDGET
-from kodo.lab.copies import Copy, Follower, Selection
+from kodo.lab.copies import Copy, Follower, Hearing, Selection
 from kodo.lab.flows import FlowTable, all_flows, united
 from kodo.lab.widgets import FlowGrid
 
@@ -37,16 +39,45 @@ SEARCH = 1.0
 """Seconds between two questions for the same search, while what is listed moves."""
 
 
+class Opened(Protocol):
+    """What a lab shows until it is closed."""
+
+    @property
+    def open(self) -> bool:
+        """Whether it still follows the lab."""
+
+
+Shown = TypeVar("Shown", bound=Opened)
+
+
+def opened(lab: MeshLab, kind: type[Shown], name: str, make: Callable[[], Shown]) -> Shown:
+    """What a lab shows of a kind under a name, or of the lab itself under none: the one that is open, or a new one."""
+    view: Shown | None = lab.views.get((kind, name))
+    if view is None or not view.open:
+        view = lab.views[kind, name] = make()
+    return view
+
+
 class Live:
     """A table of flows that follows its registries until its lab ends, or until it is closed."""
 
-    def __init__(self, lab: MeshLab, members: Sequence[Member] | None = None) -> None:
-        """Follow these members; without any, all registries that the lab has, now and later."""
+    def __init__(self, lab: MeshLab, member: Member | None = None) -> None:
+        """Follow this member; without one, all registries that the lab has, now and later."""
         self.lab = lab
-        chosen = None if members is None else [member.name for member in members]
+        chosen = None if member is None else member.name
         self.copy = Copy()
-        self.grid = FlowGrid(self.copy, self.copy.wake, label="flows of the mesh" if chosen is None else chosen[0])
+        self.grid = FlowGrid(self.copy, self.copy.wake, label=chosen or "flows of the mesh")
         self._pump = Pump(weakref.ref(lab), self.copy, self.grid, chosen)
+
+    @classmethod
+    def of(cls, lab: MeshLab, member: Member | None = None) -> Self:
+        """The table of a lab, or of a member: the one that is open, or a new one."""
+        return opened(lab, cls, "" if member is None else member.name, lambda: cls(lab, member))
+
+    @property
+    def open(self) -> bool:
+        """Whether it still follows."""
+        return self._pump.open
 
     def registries(self) -> list[tuple[str, str]]:
         """Names and urls of the members that are followed and run."""
@@ -83,8 +114,8 @@ def static_table(registries: Sequence[tuple[str, str]], lab: MeshLab) -> str:
 class Pump:
     """The thread that keeps a grid up to date."""
 
-    def __init__(self, lab: weakref.ref[MeshLab], copy: Copy, grid: FlowGrid, chosen: list[str] | None) -> None:
-        """Follow the members that are `chosen`, or every registry."""
+    def __init__(self, lab: weakref.ref[MeshLab], copy: Copy, grid: FlowGrid, chosen: str | None) -> None:
+        """Follow the member that is `chosen`, or every registry."""
         self._lab = lab
         self._copy = copy
         self._grid = grid
@@ -92,6 +123,7 @@ class Pump:
         self._followers: dict[str, Follower] = {}
         self._states: list[tuple[str, str, str]] = []
         self._urls: dict[str, str] = {}
+        self._hearing = Hearing("what they list may be missing here")
         self._closed = threading.Event()
         self._look()
         self._thread = threading.Thread(target=self._run, name="kodo-live", daemon=True)
@@ -101,6 +133,11 @@ class Pump:
         """Names and urls of those that are followed and run."""
         running = {name for name, _, state in self._states if state == "running"}
         return [(name, self._urls[name]) for name in self._followers if name in running]
+
+    @property
+    def open(self) -> bool:
+        """Whether the thread goes on."""
+        return self._thread.is_alive() and not self._closed.is_set()
 
     def close(self) -> None:
         """End the thread, and the followers."""
@@ -115,6 +152,8 @@ class Pump:
             while not self._closed.is_set() and self._look():
                 seen = self._copy.moves
                 self._select(seen)
+                heard = {name: self._followers[name].connected for name, _ in self.registries()}
+                self._grid.note = self._hearing.note(heard)
                 self._grid.show_all()
                 self._closed.wait(BEAT)
                 self._copy.wait(seen, BEAT)
@@ -134,7 +173,7 @@ class Pump:
         lab = self._lab()
         if lab is None or lab.ended:
             return False
-        members = [member for member in lab if self._chosen is None or member.name in self._chosen]
+        members = [member for member in lab if self._chosen in (None, member.name)]
         states = [(member.name, member.kind, member.state) for member in members]
         if states == self._states:
             return True

@@ -168,7 +168,7 @@ class Member:
 
         self.lab.check_alive()
         self.lab.engine.need_processes("live()")
-        return Live(self.lab, [self])
+        return Live.of(self.lab, self)
 
     # -- its life ------------------------------------------------------------------------------------------
 

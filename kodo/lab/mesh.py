@@ -98,6 +98,7 @@ class MeshLab:
         self._positions: dict[str, complex] = {}
         self._settled = 0.0
         self._offers: dict[str, Offer | None] = {}
+        self.views: dict[tuple[type, str], Any] = {}
         self._detached = False
         self._placing = threading.Lock()
         self._saving = threading.Lock()
@@ -493,7 +494,7 @@ class MeshLab:
 
         self.check_alive()
         self.engine.need_processes("live()")
-        return Live(self)
+        return Live.of(self)
 
     def dashboard(self) -> Dashboard:
         """The live table, the topology and the messages of the mesh, with buttons for faults."""
@@ -501,7 +502,7 @@ class MeshLab:
 
         self.check_alive()
         self.engine.need_processes("dashboard()")
-        return Dashboard(self)
+        return Dashboard.of(self)
 
     def places(self, graph: DiGraph) -> dict[str, complex]:
         """A place in the picture for each of a graph; who has one keeps it."""

@@ -56,6 +56,7 @@ class FlowGrid(anywidget.AnyWidget):
         super().__init__(**traits)
         self.ended = False
         self.members: list[dict[str, str]] = []
+        self.note = ""
         self._copy = copy
         self._wake = wake
         self._guard = threading.RLock()
@@ -114,7 +115,7 @@ class FlowGrid(anywidget.AnyWidget):
             "filtered": len(lines),
             "total": self._copy.total(),
             "columns": CELLS,
-            "note": view.selection.note,
+            "note": "; ".join(filter(None, (self.note, view.selection.note))),
             "members": self.members,
             "ended": self.ended,
         }
