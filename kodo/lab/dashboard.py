@@ -68,6 +68,9 @@ class Dashboard:
         views = [boxes.VBox([view], layout=half) for view in (self.picture, self.messages)]
         row = boxes.Box(views, layout={"flex_flow": "row wrap", "display": "flex", "grid_gap": "8px"})
         self.box = boxes.VBox([self._controls.box, row, self.live.grid])
+        # Where these are, the table says of all of it that the kernel is gone.
+        self.box.add_class("kodo-dashboard")
+        self._controls.box.add_class("kodo-controls")
 
     @classmethod
     def of(cls, lab: MeshLab) -> Self:

@@ -67,6 +67,17 @@ def test_text_is_text(grid: Page) -> None:
     assert "<b>not bold</b>" in (grid.locator(".kodo-of-description").first.text_content() or "")
 
 
+def test_who_lists_a_flow_is_seen_whole(grid: Page, snap: Snap) -> None:
+    """Three registries by their usual names have room beside all other columns."""
+    grid.evaluate("kernel.rows[3].cells = kernel.rows[3].cells.with(7, ['registry1', 'registry2', 'registry3'])")
+    grid.evaluate("kernel.answer(kernel.last)")
+    grid.wait_for_function("document.querySelectorAll('.kodo-of-registries .kodo-word').length > 20")
+    grid.get_by_text("registry3").wait_for()
+    snap(grid, "grid-listed-by")
+    cut = "cells => cells.filter((one) => one.scrollWidth > one.clientWidth).map((one) => one.textContent)"
+    assert grid.locator(".kodo-of-registries").evaluate_all(cut) == []
+
+
 def test_sorting_by_mouse(grid: Page) -> None:
     """A click sorts, another descends, one with Shift adds a column; the kernel is asked, and the heads say so."""
     title = grid.get_by_role("columnheader", name="name").get_by_role("button")

@@ -165,7 +165,13 @@ def test_the_dashboard_breaks_and_mends(page: Page, jupyter: Lab, theme: str, sn
     expect(mesh.locator('.kodo-link[data-fault=""]')).to_have_count(3)
 
     page.evaluate("jupyterapp.shell.currentWidget.sessionContext.restartKernel()")
-    expect(page.locator(".kodo-note")).to_have_text(re.compile("the kernel is (busy or )?gone"), timeout=30_000)
+    gone = re.compile("the kernel is (busy or )?gone")
+    expect(page.locator(".kodo-note")).to_have_text(gone, timeout=30_000)
+    expect(page.locator(".kodo-dashboard")).to_have_attribute("data-silent", gone)
+    for part in (".kodo-chips", ".kodo-mesh", ".kodo-messages", ".kodo-controls"):
+        expect(page.locator(part)).to_have_css("filter", "grayscale(1)")
+    snap(page, f"dashboard-silent-{theme}")
+    page.locator(".kodo-do-kill").click(force=True)  # it would be an error of the page: nobody is there to be told
     assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
     page.wait_for_function("jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'")
 

@@ -9,9 +9,10 @@ const BEAT = 10000; // milliseconds after which a view that heard nothing asks a
 const PATIENCE = 5000; // milliseconds after which a kernel that does not answer is said to be silent
 const WIDTHS = {
   name: "minmax(8rem, 2.2fr)", node: "minmax(6rem, 1.2fr)", url: "minmax(6rem, 1.6fr)",
-  organization: "minmax(8rem, 1.1fr)", author: "minmax(5.5rem, 1fr)", description: "minmax(7.5rem, 2.4fr)",
-  tags: "minmax(5rem, 1.4fr)", registries: "minmax(7rem, 1.5fr)",
+  organization: "minmax(8rem, 1.1fr)", author: "minmax(5.5rem, 1fr)", description: "minmax(7.5rem, 2fr)",
+  tags: "minmax(5rem, 1.4fr)", registries: "minmax(var(--kodo-listing), 1.5fr)",
 };
+const LISTING = [7, 16]; // rem that the names of registries get at least, and at most for all to be seen
 const TITLES = { registries: "listed by" };
 
 export function element(kind, className, text) {
@@ -129,6 +130,16 @@ export class Grid {
     if (this.ended) return;
     this.root.classList.add("kodo-silent");
     this.say_note(words);
+    this.around(words);
+  }
+
+  // What stands around the table, a dashboard, hears of the same kernel: it says so too, and has nothing to press.
+  around(words) {
+    const box = this.root.closest(".kodo-dashboard");
+    if (!box) return;
+    if (words) box.dataset.silent = words;
+    else delete box.dataset.silent;
+    for (const controls of box.querySelectorAll(".kodo-controls")) controls.inert = Boolean(words);
   }
 
   say_note(words) {
@@ -170,6 +181,7 @@ export class Grid {
     if (message?.type !== "rows" || message.view !== this.view) return;
     clearTimeout(this.waiting); // whatever it says, the kernel is there
     this.root.classList.remove("kodo-silent");
+    this.around("");
     const now = performance.now();
     const rows = new Map();
     for (const number of message.numbers) {
@@ -218,8 +230,18 @@ export class Grid {
     return this.columns.filter((column) => this.filled.has(column));
   }
 
+  listing() {
+    // Who lists a flow is what a mesh is about: these names get their room. It only grows, so that nothing jumps.
+    const at = this.columns.indexOf("registries");
+    const room = (words) => words.reduce((sum, word) => sum + 0.45 * word.length + 1.15, 1.3);
+    const longest = Math.max(this.longest ?? LISTING[0], ...[...this.rows.values()].map((cells) => room(cells[at] ?? [])));
+    this.longest = Math.min(LISTING[1], longest);
+    return this.longest;
+  }
+
   drawHead() {
     const used = this.used();
+    this.root.style.setProperty("--kodo-listing", `${this.listing()}rem`);
     const key = JSON.stringify([used, this.order]);
     if (key === this.shown) return;
     if (this.shown && JSON.parse(this.shown)[0].length !== used.length) this.elements.forEach((row, number) => this.forget(number));
