@@ -1,12 +1,14 @@
 """The mesh as data for the dashboard's picture, and the same picture as SVG that needs neither kernel nor widget.
 
 A notebook is read without its kernel, and converted to HTML, where a widget is nothing. What stands in its place is
-constant: no measure, whole numbers, inline styles, the text's own colour; all names are escaped. Shapes and colours are
-those of `static/mesh.js`, which draws the same scene.
+constant: no measure, whole numbers, inline styles, a colour of text for light and dark; all names are escaped. Shapes
+and colours are those of `static/mesh.js`, which draws the same scene. The SVG is an image: of one within the HTML
+JupyterLab leaves the words alone, where somebody else ran the notebook.
 """
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from typing import Any
@@ -22,6 +24,8 @@ EDGE, BELOW = 34, 18
 SIZES = {"registry": 13, "provider": 13, "node": 10}
 FILLS = {"registry": "#4a80b5", "provider": "#a374a8", "node": "#d39a3d"}
 GONE, LINK, BROKEN = "#9aa4ad", "#8597a7", "#c9674f"
+WORDS = "#757f89"
+"""The colour of names, which an image cannot take from the page: as far from white as from JupyterLab's black."""
 SIGNS = {"registry": "■", "provider": "◆", "node": "●"}
 UP = ("running", "paused")
 
@@ -62,10 +66,15 @@ def sketch(scene: Scene) -> str:
     top, low = min(member["y"] for member in members) - EDGE, max(member["y"] for member in members) + EDGE + BELOW
     at = {member["name"]: member for member in members}
     parts = [*(_link(link, at) for link in scene["links"]), *map(_member, members)]
-    size = f'viewBox="{left} {top} {right - left} {low - top}" width="{right - left}" height="{low - top}"'
+    size = f'width="{right - left}" height="{low - top}"'
+    drawn = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{left} {top} {right - left} {low - top}" {size} '
+        f'font-family="sans-serif" font-size="12">{"".join(parts)}</svg>'
+    )
+    source = b64encode(drawn.encode()).decode()
     return (
-        f'<div><svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(scene["title"])}" {size} '
-        f'style="max-width:100%;height:auto;font:12px sans-serif">{"".join(parts)}</svg>'
+        f'<div><img alt="{escape(scene["title"])}" {size} style="max-width:100%;height:auto" '
+        f'src="data:image/svg+xml;base64,{source}">'
         f'<div style="font-size:11px;opacity:0.7;padding:2px 0 8px">{"".join(_legend(scene))}</div></div>'
     )
 
@@ -100,7 +109,7 @@ def _member(member: Mapping[str, Any]) -> str:
     bars = f'<path d="M{x - 3} {y - 5}v10M{x + 3} {y - 5}v10" stroke="#fff" stroke-width="3"/>'
     paused = bars if state == "paused" else ""
     style = ' font-style="italic" opacity="0.7"' if fill == GONE else ""
-    words = f'fill="currentColor" text-anchor="middle"{style}'
+    words = f'fill="{WORDS}" text-anchor="middle"{style}'
     title = f"<title>{escape(kind + ' ' + member['name'])}: {state}</title>"
     label = f'<text x="{x}" y="{y + size + 17}" {words}>{escape(member["label"])}</text>'
     return f"<g>{title}{shapes[kind]}{paused}{label}</g>"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -174,6 +175,17 @@ def test_the_dashboard_breaks_and_mends(page: Page, jupyter: Lab, theme: str, sn
     page.locator(".kodo-do-kill").click(force=True)  # it would be an error of the page: nobody is there to be told
     assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
     page.wait_for_function("jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'")
+
+
+def test_the_notebook_is_read_without_its_kernel(page: Page, jupyter: Lab, theme: str, snap: Snap) -> None:
+    """As it comes, run by somebody else, it shows the picture of the dashboard, whose names are read on any ground."""
+    shutil.copy(NOTEBOOK, jupyter.folder / "read.ipynb")
+    page.goto(f"{jupyter.url}/lab/workspaces/read/tree/read.ipynb?reset")
+    picture = page.locator(".jp-RenderedHTMLCommon img[src^='data:image/svg']")
+    page.locator(".jp-Cell").nth(10).scroll_into_view_if_needed(timeout=60_000)
+    picture.scroll_into_view_if_needed()
+    assert picture.evaluate("async (one) => { await one.decode(); return one.naturalWidth; }") > 100
+    snap(page, f"read-{theme}")
 
 
 def place(mesh: Locator, name: str) -> str:
