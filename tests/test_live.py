@@ -26,6 +26,7 @@ from kodo.lab.faults import Effect
 from kodo.lab.live import Live
 from kodo.lab.naming import Names
 from kodo.lab.sketch import scene_of, sketch
+from kodo.lab.topology import Topology
 from kodo.lab.widgets import MOST_ROWS, MOST_VIEWS, STATIC, FlowGrid
 from kodo.misread import explanation
 from kodo.service.stream import EACH
@@ -355,12 +356,15 @@ def test_a_sketch_shows_states_and_faults_and_escapes_names() -> None:
     graph.add_edge("lost", "<b>", kind="register", stands=False)
     places = {"<b>": 0j, "shop": 1 + 1j, "lost": -1 + 0j}
     cut = {("shop", "<b>"): Effect(cut=True), ("<b>", "shop"): Effect(cut=True)}
-    html = sketch(scene_of(graph, places, cut, {"shop": "paused"}))
+    far = {("shop", "lost"): Effect(ms=5)}
+    held = [("cut shop <-> <b>", cut), ("5 ms shop -> lost", far)]
+    html = sketch(scene_of(Topology(graph, places, held), {"shop": "paused"}))
     picture = drawn(html)
     assert "<b>" not in html + picture
     assert "<title>registry &lt;b&gt;: running</title>" in picture
     assert picture.count("stroke-dasharray") == 2
     assert ">cut</text>" in picture
+    assert "<div>5 ms shop -&gt; lost (no link)</div>" in html
     assert picture.count("v10M") == 1
     for words in ("1 registry", "1 provider", "1 node", "grey: does not answer", "dashed: broken"):
         assert words in html

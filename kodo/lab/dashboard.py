@@ -31,7 +31,7 @@ from kodo.lab.history import CHATTER
 from kodo.lab.live import Live, opened, static_table
 from kodo.lab.naming import Names
 from kodo.lab.sketch import scene_of, sketch
-from kodo.lab.topology import Seen, graph_of
+from kodo.lab.topology import Seen, Topology, graph_of
 from kodo.lab.widgets import MeshPicture, MessageLog
 
 if TYPE_CHECKING:
@@ -261,10 +261,8 @@ class Watcher:
         seen = [self._seen(member, states[member.name]) for member in members]
         self._trace.follow(members)
         self._trace.note({name for name, state in states.items() if state == "running"})
-        faults = lab.faults.effects()
         graph = graph_of(seen)
-        places = lab.places(graph)
-        picture = scene_of(graph, places, faults, states)
+        picture = scene_of(Topology(graph, lab.places(graph), lab.faults.held), states)
         if picture != self._picture.state:
             self._picture.state = picture
         self._names = lab.names

@@ -59,6 +59,19 @@ class Effect:
         return {"cut": self.cut, "delay": self.ms / 1000, "request": self.request, "answer": self.answer}
 
 
+Held = tuple[str, Mapping[Way, Effect]]
+"""A fault that holds: its label, and what it does to which ways."""
+
+
+def summed(held: Iterable[Held]) -> dict[Way, Effect]:
+    """What several faults do together, on each way."""
+    sums: dict[Way, Effect] = {}
+    for _, effects in held:
+        for way, effect in effects.items():
+            sums[way] = sums[way] + effect if way in sums else effect
+    return sums
+
+
 @dataclass(eq=False, slots=True)
 class Fault:
     """Something that is wrong on purpose, until it is healed: `fault.heal()`, or `with lab.cut(a, b):`."""
@@ -192,18 +205,15 @@ class Faults:
         with suppress(LabError, OSError):
             self._apply(callers, 0.0)
 
-    def effects(self) -> dict[Way, Effect]:
-        """What holds now, on each way."""
-        sums: dict[Way, Effect] = {}
-        for fault in self.active:
-            for way, effect in fault.effects.items():
-                sums[way] = sums[way] + effect if way in sums else effect
-        return sums
+    @property
+    def held(self) -> list[Held]:
+        """Those that hold, by their labels."""
+        return [(fault.label, fault.effects) for fault in self.active]
 
     def tables(self, callers: Iterable[str], urls: Mapping[str, str]) -> dict[str, Table]:
         """What holds for the messages of each of these members, by the urls of those that it sends to."""
         tables: dict[str, Table] = {caller: {} for caller in callers}
-        for (caller, callee), effect in self.effects().items():
+        for (caller, callee), effect in summed(self.held).items():
             if caller in tables and callee in urls:
                 tables[caller][urls[callee]] = effect.link
         return tables

@@ -486,7 +486,7 @@ class MeshLab:
                     view = client.map()
             seen.append(Seen(member.name, member.url, member.kind, view, member.paused))
         graph = graph_of(seen)
-        return Topology(graph, self.places(graph), self.faults.effects())
+        return Topology(graph, self.places(graph), self.faults.held)
 
     def live(self) -> Live:
         """The flows of the mesh in a table that moves with it: search, sort, pages, and who is up."""

@@ -45,7 +45,7 @@ class Player:
     def _static(self) -> str:
         moment = self._replay.at(self.slider.value)
         topology = moment.topology()
-        scene = scene_of(topology.graph, topology.places, topology.faults, moment.states)
+        scene = scene_of(topology, moment.states)
         return sketch(scene) + moment.flows()._repr_html_()
 
     def _move(self, _: object = None) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kodo.errors import LabError, reason_of
-from kodo.lab.faults import Effect, Way
+from kodo.lab.faults import Effect, Held, Way
 from kodo.lab.flows import FlowTable, Row, united
 from kodo.lab.history import Event, Note, merged
 from kodo.lab.naming import Names, checked_most, checked_path, numbered, tally
@@ -165,7 +165,7 @@ class Replay:
             final = Moment(self._record, self._record.until, lambda drawn: drawn).graph
             self._positions = place(final, {})
         self._positions |= place(topology.graph, self._positions)
-        return Topology(topology.graph, self._positions, topology.faults)
+        return Topology(topology.graph, self._positions, topology.held)
 
     def show(self) -> Player:
         """A slider over the time, and beneath it the mesh, its messages and its flows at that moment."""
@@ -240,7 +240,7 @@ class Moment:
     def topology(self) -> Topology:
         """The mesh as its members saw it, with the faults between them."""
         graph = self.graph
-        return self._placed(Topology(graph, dict.fromkeys(graph, 0j), self._faults()))
+        return self._placed(Topology(graph, dict.fromkeys(graph, 0j), self._held()))
 
     def timeline(self, last: int | None = 200, answers: bool = False, beats: bool = False) -> Timeline:
         """The messages up to then, the `last` ones."""
@@ -262,15 +262,11 @@ class Moment:
     def _blank(self, name: str) -> Any:
         return {"url": self._record.members[name][1], "feed": True, "nodes": {}, "providers": {}, "connection": {}}
 
-    def _faults(self) -> dict[Way, Effect]:
-        sums: dict[Way, Effect] = {}
-        active: list[tuple[str, dict[Way, Effect]]] = []
+    def _held(self) -> list[Held]:
+        active: list[Held] = []
         for at, what, label, effects in self._record.effects:
             if at <= self._moment and what == "fault":
                 active.append((label, effects))
             elif at <= self._moment and (label, effects) in active:
                 active.remove((label, effects))
-        for _, effects in active:
-            for way, effect in effects.items():
-                sums[way] = sums.get(way, Effect()) + effect
-        return sums
+        return active

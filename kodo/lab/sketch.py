@@ -13,9 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from typing import Any
 
-from kodo.lab.faults import Effect, Way
 from kodo.lab.naming import tally
-from kodo.lab.topology import label_of, wrong_with
+from kodo.lab.topology import Topology, label_of, wrong_with
 
 SCALE = 78
 """Pixels an inch of the places."""
@@ -32,10 +31,9 @@ UP = ("running", "paused")
 Scene = dict[str, Any]
 
 
-def scene_of(
-    graph: Any, places: Mapping[str, complex], faults: Mapping[Way, Effect], states: Mapping[str, str]
-) -> Scene:
-    """What a picture shows: members with their places and states, links with what is wrong with them."""
+def scene_of(topology: Topology, states: Mapping[str, str]) -> Scene:
+    """What a picture shows: members with their places and states, links with what is wrong with them, other faults."""
+    graph, places = topology.graph, topology.places
     return {
         "title": f"{graph.number_of_nodes()} members, {graph.number_of_edges()} links",
         "members": [
@@ -52,8 +50,9 @@ def scene_of(
         "links": [
             {"one": one, "other": other, **data, "fault": wrong and wrong.label}
             for one, other, data in sorted(graph.edges(data=True), key=lambda link: link[:2])
-            for wrong in [wrong_with(one, other, faults)]
+            for wrong in [wrong_with(one, other, topology.faults)]
         ],
+        "beside": topology.beside,
     }
 
 
@@ -124,3 +123,4 @@ def _legend(scene: Scene) -> Iterator[str]:
         yield "grey: does not answer &nbsp; "
     if any(link["fault"] or not link["stands"] for link in scene["links"]):
         yield "dashed: broken, or does not stand"
+    yield from (f"<div>{escape(words)}</div>" for words in scene["beside"])

@@ -10,6 +10,7 @@ The one importer of networkx.
 - Kinds differ in shape as well as in colour. What does not answer is grey, what does not stand is dashed.
 - More than `CROWD_FROM` members stand without labels, laid out by `crowd.py`, and without Mermaid text in the bundle.
 - A link that is cut is red and dashed, with a cross; latency and loss stand beside theirs, where there is room.
+  Faults that are on no link stand in words beneath the picture.
 - The bundle holds the Mermaid text, sorted, under a type that JupyterLab does not draw. It would draw
   `text/vnd.mermaid` in place of the picture, and write its drawing into the notebook, where a test finds it.
 """
@@ -45,7 +46,7 @@ from kodo.lab.drawing import (
     card,
     width_of,
 )
-from kodo.lab.faults import Effect, Way
+from kodo.lab.faults import Effect, Held, Way, summed
 from kodo.lab.naming import Names, numbered, tally
 
 MERMAID = "text/x-mermaid"
@@ -63,7 +64,9 @@ STRANGERS = 2 * LINK
 GOLDEN = pi * (3 - 5**0.5)
 ROUNDS = 400
 MARGIN = 0.35
-LEGEND = 0.42
+LEGEND, BESIDE = 0.42, 0.17
+MOST_BESIDE = 4
+"""Faults that are told in words beneath the picture."""
 PLACES = 50
 """Places on a link that are tried for its words."""
 WORDS = 7.5
@@ -307,18 +310,27 @@ def _push(places: dict[str, complex], pair: tuple[str, str], overlap: tuple[floa
 
 
 class Topology(Picture):
-    """The mesh at one moment: `graph`, a picture, and Mermaid text; `faults` are those between its members."""
+    """The mesh at one moment: `graph`, a picture, and Mermaid text; `faults` is what holds between its members."""
 
-    def __init__(
-        self, graph: nx.DiGraph, places: Mapping[str, complex], faults: Mapping[Way, Effect] | None = None
-    ) -> None:
+    def __init__(self, graph: nx.DiGraph, places: Mapping[str, complex], held: Sequence[Held] = ()) -> None:
+        """`held` are the faults."""
         self.graph = graph
         self.places = {name: places[name] for name in graph}
-        self.faults = dict(faults or {})
+        self.held = list(held)
+        self.faults = summed(held)
+
+    @property
+    def beside(self) -> list[str]:
+        """The faults that are on no link, in words."""
+        links = {way for one, other in self.graph.edges for way in ((one, other), (other, one))}
+        labels = [label for label, effects in self.held if links.isdisjoint(effects)]
+        more = [f"and {len(labels) - MOST_BESIDE} more"] if len(labels) > MOST_BESIDE else []
+        return [f"{words} (no link)" for words in (*labels[:MOST_BESIDE], *more)]
 
     def __repr__(self) -> str:
         members = tally(kind for _, kind in self.graph.nodes(data="kind"))
-        return f"<Topology: {members}, {numbered(self.graph.number_of_edges(), 'link')}>"
+        faults = f", {numbered(len(self.held), 'fault')}" if self.held else ""
+        return f"<Topology: {members}, {numbered(self.graph.number_of_edges(), 'link')}{faults}>"
 
     def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, Any], dict[str, Any]]:
         data, metadata = super()._repr_mimebundle_()
@@ -333,8 +345,8 @@ class Topology(Picture):
     def draw(self) -> Figure:
         """Draw the mesh, each where it stands."""
         if len(self.graph) > CROWD_FROM:
-            return _draw_crowd(self.graph, self.places, self.faults)
-        return _draw(self.graph, self.places, self.faults)
+            return _draw_crowd(self)
+        return _draw(self)
 
     def mermaid(self) -> str:
         """The graph as Mermaid text, sorted: the same mesh gives the same text."""
@@ -345,13 +357,15 @@ class Topology(Picture):
             for one, other, data in self.graph.edges(data=True)
         )
         styles = {"gone": f"fill:{PALE},color:{QUIET},stroke:{QUIET}", "paused": f"stroke:{SLOW},stroke-dasharray:4"}
+        beside = [f"%% {words}" for words in self.beside]
         used = [f"classDef {name} {style}" for name, style in styles.items() if any(f":::{name}" in x for x in lines)]
-        return "\n    ".join(["graph LR", *lines, *links, *used]) + "\n"
+        return "\n    ".join(["graph LR", *lines, *links, *beside, *used]) + "\n"
 
 
-def _draw(graph: nx.DiGraph, places: Mapping[str, complex], faults: Mapping[Way, Effect]) -> Figure:
+def _draw(topology: Topology) -> Figure:
+    graph, places, faults = topology.graph, topology.places, topology.faults
     said = _said_of_links(graph, places, faults)
-    corner, size = _extent(graph, places, faults, said)
+    corner, size = _extent(topology, said)
     figure, axes = card(size.real, size.imag)
     at = {name: there - corner for name, there in places.items()}
     for one, other, data in _links(graph):
@@ -361,18 +375,20 @@ def _draw(graph: nx.DiGraph, places: Mapping[str, complex], faults: Mapping[Way,
         _draw_member(axes, name, at[name], graph.nodes[name])
     for there, _, wrong in said:
         _draw_wrong(axes, there - corner, wrong)
-    _draw_legend(axes, graph, faults)
+    _draw_legend(axes, topology)
     return figure
 
 
-def _draw_crowd(graph: nx.DiGraph, places: Mapping[str, complex], faults: Mapping[Way, Effect]) -> Figure:
+def _draw_crowd(topology: Topology) -> Figure:
     """Draw many without labels: links of a kind are one line with gaps, members of a kind one row of markers."""
+    graph, places, faults = topology.graph, topology.places, topology.faults
     scale = max(0.35, (CROWD_FROM / len(graph)) ** 0.4)
     left, low = min(at.real for at in places.values()), min(at.imag for at in places.values())
     size = complex(max(at.real for at in places.values()) - left, max(at.imag for at in places.values()) - low)
-    corner = complex(left - MARGIN, low - MARGIN - LEGEND)
-    width = max(size.real + 2 * MARGIN, sum(_legend_widths(graph, faults)) + 2 * MARGIN)
-    figure, axes = card(width, size.imag + 2 * MARGIN + LEGEND)
+    foot = _foot(topology)
+    corner = complex(left - MARGIN, low - MARGIN - foot.imag)
+    width = max(size.real, foot.real) + 2 * MARGIN
+    figure, axes = card(width, size.imag + 2 * MARGIN + foot.imag)
     at = {name: there - corner + (width - size.real - 2 * MARGIN) / 2 for name, there in places.items()}
     for line in _crowd_lines(graph, at, faults, scale):
         axes.add_line(line)
@@ -392,7 +408,7 @@ def _draw_crowd(graph: nx.DiGraph, places: Mapping[str, complex], faults: Mappin
             marks.set_markeredgewidth(0.3)
             marks.set_zorder(4 if kind == "node" else 3)
             axes.add_line(marks)
-    _draw_legend(axes, graph, faults)
+    _draw_legend(axes, topology)
     return figure
 
 
@@ -487,20 +503,16 @@ def _cross(at: complex, size: float = 8) -> Line2D:
     return Line2D((at.real,), (at.imag,), marker="x", markersize=size, markeredgewidth=2, color=BROKEN, zorder=5)
 
 
-def _extent(
-    graph: nx.DiGraph,
-    places: Mapping[str, complex],
-    faults: Mapping[Way, Effect],
-    said: Sequence[tuple[complex, Box, Wrong]],
-) -> tuple[complex, complex]:
+def _extent(topology: Topology, said: Sequence[tuple[complex, Box, Wrong]]) -> tuple[complex, complex]:
     """The lower left corner of the card, and its size: members have room on it, and what is said of links."""
-    boxes = [(there, box_of(name, graph.nodes[name]["kind"])) for name, there in places.items()] or [(0j, Box(0, 0, 0))]
+    kinds, foot = topology.graph.nodes(data="kind"), _foot(topology)
+    boxes = [(topology.places[name], box_of(name, kind)) for name, kind in kinds] or [(0j, Box(0, 0, 0))]
     boxes += [(at, box) for at, box, _ in said]
     left, right = min(p.real - b.half for p, b in boxes), max(p.real + b.half for p, b in boxes)
     low, high = min(p.imag - b.down for p, b in boxes), max(p.imag + b.up for p, b in boxes)
-    needed = complex(right - left + 2 * MARGIN, high - low + 2 * MARGIN + LEGEND)
-    size = complex(max(needed.real, sum(_legend_widths(graph, faults)) + 2 * MARGIN), max(needed.imag, 1.8))
-    return complex(left - MARGIN, low - MARGIN - LEGEND) - (size - needed) / 2, size
+    needed = complex(right - left + 2 * MARGIN, high - low + 2 * MARGIN + foot.imag)
+    size = complex(max(needed.real, foot.real + 2 * MARGIN), max(needed.imag, 1.8))
+    return complex(left - MARGIN, low - MARGIN - foot.imag) - (size - needed) / 2, size
 
 
 def _answers(graph: nx.DiGraph, name: str) -> bool:
@@ -593,8 +605,19 @@ def _legend_widths(graph: nx.DiGraph, faults: Mapping[Way, Effect]) -> list[floa
     return [width_of(words, 8) + 0.5 for words, _ in _legend(graph, faults)]
 
 
-def _draw_legend(axes: Any, graph: nx.DiGraph, faults: Mapping[Way, Effect]) -> None:
-    left, height = MARGIN, 0.27
+def _foot(topology: Topology) -> complex:
+    """How wide and how high the legend is, with the faults beneath it."""
+    beside = topology.beside
+    widths = [sum(_legend_widths(topology.graph, topology.faults)), *(width_of(words, WORDS) for words in beside)]
+    return complex(max(widths), LEGEND + BESIDE * len(beside))
+
+
+def _draw_legend(axes: Any, topology: Topology) -> None:
+    graph, faults, beside = topology.graph, topology.faults, topology.beside
+    for number, words in enumerate(reversed(beside)):
+        there = (MARGIN - 0.07, 0.27 + BESIDE * number)
+        axes.text(*there, words, fontsize=WORDS, color=BROKEN, va="center_baseline", parse_math=False, zorder=4)
+    left, height = MARGIN, 0.27 + BESIDE * len(beside)
     for (words, signs), width in zip(_legend(graph, faults), _legend_widths(graph, faults), strict=True):
         for sign in signs:
             sign.set_transform(Affine2D().translate(left, height) + axes.transData)

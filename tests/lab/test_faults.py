@@ -405,7 +405,7 @@ def test_labels_of_faults_cover_nothing_in_a_clique_of_24() -> None:
         graph.add_edge(one, other, kind="connect", stands=True)
     faults = dict.fromkeys(ways([names[:12], names[12:]]), Effect(cut=True))
     faults |= dict.fromkeys(ways([names[:6], names[6:12]]), Effect(ms=200, request=0.3))
-    topology = Topology(graph, place(graph, {}), faults)
+    topology = Topology(graph, place(graph, {}), [("some", faults)])
     axes = topology._figure.axes[0]
     topology._figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in axes.texts]
@@ -422,12 +422,33 @@ def test_what_is_said_of_a_link_stands_on_the_card() -> None:
     graph.add_nodes_from("ab", kind="registry", answers=True, paused=False)
     graph.add_edge("a", "b", kind="connect", stands=True)
     for other in (1.35 + 0j, 1.35j):
-        figure = Topology(graph, {"a": 0j, "b": other}, faults)._figure
+        figure = Topology(graph, {"a": 0j, "b": other}, [("some", faults)])._figure
         figure.draw_without_rendering()
         [box] = [text.get_window_extent() for text in figure.axes[0].texts if "loss 30%" in text.get_text()]
         card = figure.bbox
         assert card.x0 < box.x0 < box.x1 < card.x1
         assert card.y0 < box.y0 < box.y1 < card.y1
+
+
+def test_a_fault_on_no_link_is_told_in_words() -> None:
+    """In the text, beneath the picture, and as a comment in the Mermaid text; of many the first few."""
+    graph = nx.DiGraph()
+    graph.add_nodes_from("abc", kind="registry", answers=True, paused=False)
+    graph.add_edge("a", "b", kind="connect", stands=True)
+    far = dict.fromkeys(ways(["a", "c"]), Effect(cut=True))
+    near = dict.fromkeys(ways(["ac", "b"]), Effect(ms=50))
+    places = {"a": 0j, "b": 1.35 + 0j, "c": 0.6 + 1j}
+    topology = Topology(graph, places, [("cut a <-> c", far), ("50 ms a, c <-> b", near)])
+    assert repr(topology) == "<Topology: 3 registries, 1 link, 2 faults>"
+    assert "    %% cut a <-> c (no link)\n" in topology.mermaid()
+    assert "50 ms a" not in topology.mermaid()
+    figure = topology._figure
+    figure.draw_without_rendering()
+    [box] = [text.get_window_extent() for text in figure.axes[0].texts if text.get_text() == "cut a <-> c (no link)"]
+    assert figure.bbox.x0 < box.x0 < box.x1 < figure.bbox.x1
+    assert figure.bbox.y0 < box.y0
+    many = Topology(graph, places, [(f"cut {number}", far) for number in range(9)])
+    assert many.beside[-2:] == ["cut 3 (no link)", "and 5 more (no link)"]
 
 
 def test_a_cut_between_members_with_long_names_has_its_cross() -> None:
@@ -437,7 +458,7 @@ def test_a_cut_between_members_with_long_names_has_its_cross() -> None:
     graph.add_nodes_from([one, other], kind="registry", answers=True, paused=False)
     graph.add_edge(one, other, kind="connect", stands=True)
     faults = dict.fromkeys(ways([[one], [other]]), Effect(cut=True))
-    drawn = Topology(graph, {one: 0j, other: -1.43 + 0.75j}, faults).draw()
+    drawn = Topology(graph, {one: 0j, other: -1.43 + 0.75j}, [("some", faults)]).draw()
     crosses = [line for line in drawn.axes[0].lines if line.get_marker() == "x"]
     assert len(crosses) == 2, "one on the link, one in the legend"
 

@@ -34,7 +34,7 @@ export class Picture {
     place.append(this.root);
   }
 
-  show({ members = [], links = [], title = "" }) {
+  show({ members = [], links = [], beside = [], title = "" }) {
     const at = new Map(members.map((member) => [member.name, member]));
     this.frame(members);
     this.svg.setAttribute("aria-label", title);
@@ -58,7 +58,7 @@ export class Picture {
       words.setAttribute("y", (one.y + other.y) / 2 - 5);
       words.textContent = link.fault ?? "";
     });
-    this.explain(members, drawable);
+    this.explain(members, drawable, beside);
   }
 
   frame(members) {
@@ -96,13 +96,14 @@ export class Picture {
     return group;
   }
 
-  explain(members, links) {
+  explain(members, links, beside) {
     const kinds = ["registry", "provider", "node"].filter((kind) => members.some((member) => member.kind === kind));
     const words = kinds.map((kind) => [kind, kind]);
     if (members.some((member) => member.state === "paused")) words.push(["paused", "paused"]);
     if (members.some((member) => !["running", "paused"].includes(member.state))) words.push(["gone", "does not answer"]);
     if (links.some((link) => !link.stands)) words.push(["broken", "does not stand"]);
     if (links.some((link) => link.fault)) words.push(["fault", "a fault"]);
+    words.push(...beside.map((text) => ["beside", text]));
     const key = JSON.stringify(words);
     if (key === this.explained) return;
     this.explained = key;
