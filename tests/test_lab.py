@@ -26,10 +26,11 @@ from kodo.client import Client
 from kodo.errors import InvalidMessageError, KodoError, LabError, UnavailableError
 from kodo.lab import MeshLab
 from kodo.lab.bars import Bars
+from kodo.lab.drawing import label_of
 from kodo.lab.flows import FlowTable, united
 from kodo.lab.naming import Names
 from kodo.lab.processes import OPTIONS
-from kodo.lab.topology import MERMAID, Seen, Topology, box_of, graph_of, place
+from kodo.lab.topology import MERMAID, Seen, Topology, bends_of, box_of, graph_of, place
 from kodo.loader import Loader
 from kodo.models import Flow
 from kodo.options import Options
@@ -995,6 +996,27 @@ def test_who_comes_moves_nobody_much_and_the_same_mesh_has_the_same_places() -> 
     after = place(graph_of(seen(3, 9)), before)
     assert max(abs(after[name] - before[name]) for name in before) < 0.3
     assert len(after) == 12
+
+
+def test_links_run_through_no_member() -> None:
+    """One that would bends, no more than it has to; who is linked is seen."""
+    graph = nx.DiGraph()
+    graph.add_nodes_from("abc", kind="registry", answers=True, paused=False)
+    graph.add_edges_from([("a", "b"), ("b", "c"), ("a", "c")], kind="connect", stands=True)
+    places = {"a": 0j, "b": 1.35 + 0j, "c": 2.7 + 0.1j}
+    bends = bends_of(graph, places)
+    assert (bends["a", "b"], bends["b", "c"]) == (0, 0)
+    assert 0.2 < abs(bends["a", "c"]) < 0.5
+    [drawn] = [line for line in Topology(graph, places).draw().axes[0].lines if len(line.get_xdata()) > 2]
+    assert max(drawn.get_ydata()) - min(drawn.get_ydata()) > 0.2
+
+
+def test_labels_that_begin_alike_are_told_apart() -> None:
+    """A long name is cut in its middle, as in tables."""
+    names = [f"registry-of-the-town-number-{number}" for number in range(9)]
+    assert len({label_of(name) for name in names}) == 9
+    assert {len(label_of(name)) for name in names} == {26}
+    assert label_of("http://a:1") == "a:1"
 
 
 def test_a_picture_holds_whatever_a_name_is() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from kodo.lab.drawing import INK, PALE, QUIET, Figure, Line2D, Picture, Rectangle, card, width_of
+from kodo.lab.drawing import INK, PALE, QUIET, Figure, Line2D, Picture, Rectangle, card, label_of, width_of
 
 ROW, EDGE, LONGEST = 0.3, 0.3, 4.5
 COLOUR = "#2f5d8c"
@@ -35,7 +35,7 @@ class Bars(Picture):
         """Draw them."""
         if len(self.seconds) > MANY:
             return self._curve()
-        left = EDGE + max([width_of(name[:26], 9) for name in self.seconds], default=0) + 0.15
+        left = EDGE + max([width_of(label_of(name), 9) for name in self.seconds], default=0) + 0.15
         longest = max(self.seconds.values(), default=0) or 1
         height = 2 * EDGE + 0.3 + ROW * max(1, len(self.seconds))
         figure, axes = card(left + LONGEST + 1.0, height)
@@ -45,7 +45,7 @@ class Bars(Picture):
             length = LONGEST * seconds / longest
             axes.add_patch(Rectangle((left, y - 0.08), length, 0.16, facecolor=COLOUR, linewidth=0))
             text = {"fontsize": 9, "va": "center", "parse_math": False}
-            axes.text(left - 0.12, y, name[:26], ha="right", color=INK, **text)
+            axes.text(left - 0.12, y, label_of(name), ha="right", color=INK, **text)
             axes.text(left + length + 0.08, y, said(seconds), color=QUIET, **text)
         axes.add_line(Line2D((left, left), (EDGE, height - 0.3 - EDGE), color=PALE, linewidth=1))
         return figure

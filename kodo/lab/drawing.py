@@ -28,10 +28,13 @@ from matplotlib.transforms import Affine2D
 
 from kodo.errors import LabError, unwritten
 from kodo.lab.naming import checked_path
+from kodo.lab.plain import cut
 
-__all__ = ["Affine2D", "Figure", "Line2D", "Picture", "Rectangle", "card", "width_of"]
+__all__ = ["Affine2D", "Figure", "Line2D", "Picture", "Rectangle", "card", "label_of", "width_of"]
 
 DPI = 200
+LONGEST = 26
+"""Columns of a label."""
 SCREEN = 100
 """Pixels an inch at which a picture is shown; it is drawn at `DPI`."""
 INK, QUIET, FAINT, PALE, CARD, FRAME = "#26323d", "#5f6b76", "#8d99a5", "#c9d0d6", "#ffffff", "#dfe4e8"
@@ -121,6 +124,11 @@ def card(width: float, height: float) -> tuple[Figure, Any]:
     look: dict[str, Any] = {"boxstyle": style, "facecolor": CARD, "edgecolor": FRAME, "linewidth": 1, "zorder": 0}
     axes.add_patch(FancyBboxPatch((edge, edge), *inside, **look))
     return figure, axes
+
+
+def label_of(name: str) -> str:
+    """A name as it is drawn: a url without its scheme, and of a long one both ends, which tell it from others."""
+    return cut(name.partition("://")[2] or name, LONGEST, middle=True)
 
 
 def width_of(text: str, size: float) -> float:

@@ -62,7 +62,7 @@ class Column:
         return [self._shown(text, width) for text in (self.heading, *self.cells)]
 
     def _shown(self, text: str, width: int) -> list[str]:
-        lines = _broken(text, width) if self.wraps else [_cut(text, width, middle=self.middle)]
+        lines = _broken(text, width) if self.wraps else [cut(text, width, middle=self.middle)]
         return [self._padded(line, width) for line in lines]
 
     def _padded(self, text: str, width: int) -> str:
@@ -146,10 +146,10 @@ def _pieces(word: str, width: int) -> Iterator[str]:
     while cell_len(word) > width and (piece := _beginning(word, width)):
         yield piece
         word = word[len(piece) :]
-    yield _cut(word, width, middle=False)
+    yield cut(word, width, middle=False)
 
 
-def _cut(text: str, room: int, *, middle: bool) -> str:
+def cut(text: str, room: int, *, middle: bool) -> str:
     """A text as long as there is room."""
     if cell_len(text) <= room:
         return text

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from typing import Any
 
+from kodo.lab.drawing import label_of
 from kodo.lab.naming import tally
-from kodo.lab.topology import Topology, label_of, wrong_with
+from kodo.lab.topology import Topology, bends_of, wrong_with
 
 SCALE = 78
 """Pixels an inch of the places."""
@@ -34,6 +35,7 @@ Scene = dict[str, Any]
 def scene_of(topology: Topology, states: Mapping[str, str]) -> Scene:
     """What a picture shows: members with their places and states, links with what is wrong with them, other faults."""
     graph, places = topology.graph, topology.places
+    bends = bends_of(graph, places)
     return {
         "title": f"{graph.number_of_nodes()} members, {graph.number_of_edges()} links",
         "members": [
@@ -42,18 +44,21 @@ def scene_of(topology: Topology, states: Mapping[str, str]) -> Scene:
                 "kind": data["kind"],
                 "label": label_of(name),
                 "state": states.get(name, "running" if data["answers"] else "gone"),
-                "x": round(places[name].real * SCALE),
-                "y": round(-places[name].imag * SCALE),
+                **dict(zip("xy", _pixels(places[name]), strict=True)),
             }
             for name, data in sorted(graph.nodes(data=True))
         ],
         "links": [
-            {"one": one, "other": other, **data, "fault": wrong and wrong.label}
+            {"one": one, "other": other, **data, "fault": wrong and wrong.label, "bend": _pixels(bends[one, other])}
             for one, other, data in sorted(graph.edges(data=True), key=lambda link: link[:2])
             for wrong in [wrong_with(one, other, topology.faults)]
         ],
         "beside": topology.beside,
     }
+
+
+def _pixels(at: complex) -> tuple[int, int]:
+    return round(at.real * SCALE), round(-at.imag * SCALE)
 
 
 def sketch(scene: Scene) -> str:
@@ -64,7 +69,9 @@ def sketch(scene: Scene) -> str:
     left, right = _sides(members)
     top, low = min(member["y"] for member in members) - EDGE, max(member["y"] for member in members) + EDGE + BELOW
     at = {member["name"]: member for member in members}
-    parts = [*(_link(link, at) for link in scene["links"]), *map(_member, members)]
+    links = scene["links"]
+    # What is said of a link is seen where it is longer than the link, too.
+    parts = [*(_link(link, at) for link in links), *map(_member, members), *(_fault(link, at) for link in links)]
     size = f'width="{right - left}" height="{low - top}"'
     drawn = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{left} {top} {right - left} {low - top}" {size} '
@@ -88,11 +95,18 @@ def _link(link: Mapping[str, Any], at: Mapping[str, Any]) -> str:
     wrong = link["fault"] or not link["stands"]
     look = f'stroke="{BROKEN}" stroke-dasharray="5 4"' if wrong else f'stroke="{LINK}"'
     width = 2.5 if link["kind"] == "connect" else 1.5
-    line = f'<line x1="{one["x"]}" y1="{one["y"]}" x2="{other["x"]}" y2="{other["y"]}" {look} stroke-width="{width}"/>'
+    # A curve's middle stands halfway between that of its ends and what draws it aside.
+    x, y = ((one[at] + other[at]) / 2 + 2 * bend for at, bend in zip("xy", link["bend"], strict=True))
+    way = f"M{one['x']} {one['y']}Q{x:g} {y:g} {other['x']} {other['y']}"
+    return f'<path d="{way}" fill="none" {look} stroke-width="{width}"/>'
+
+
+def _fault(link: Mapping[str, Any], at: Mapping[str, Any]) -> str:
     if not link["fault"]:
-        return line
-    x, y = (one["x"] + other["x"]) // 2, (one["y"] + other["y"]) // 2 - 5
-    return f'{line}<text x="{x}" y="{y}" fill="{BROKEN}" text-anchor="middle">{escape(link["fault"])}</text>'
+        return ""
+    one, other, bend = at[link["one"]], at[link["other"]], link["bend"]
+    x, y = (one["x"] + other["x"]) // 2 + bend[0], (one["y"] + other["y"]) // 2 + bend[1] - 5
+    return f'<text x="{x}" y="{y}" fill="{BROKEN}" text-anchor="middle">{escape(link["fault"])}</text>'
 
 
 def _member(member: Mapping[str, Any]) -> str:

@@ -37,6 +37,7 @@ from kodo.lab.drawing import (
     Picture,
     Rectangle,
     card,
+    label_of,
     width_of,
 )
 from kodo.lab.history import Event, Message
@@ -243,10 +244,12 @@ def _faults(events: Iterable[Event]) -> list[Span]:
 class Axis:
     """From moments to inches: every moment has its place, and silence takes little room."""
 
-    def __init__(self, moments: Iterable[float], widest: float) -> None:
-        self._moments = sorted(set(moments)) or [0.0]
+    def __init__(self, moments: Iterable[float], widest: float, least: float = 0.0) -> None:
+        """At most `widest` inches and, where there is anything between moments, at least the `least` that there are."""
+        self._moments = sorted(set(moments))
         steps = [_step(later - earlier) for earlier, later in zip(self._moments, self._moments[1:], strict=False)]
-        scale = min(1.0, widest / max(sum(steps), 1e-9))
+        natural = max(sum(steps), 1e-9)
+        scale = min(max(1.0, least / natural), widest / natural)
         self._places = [0.0]
         for step in steps:
             self._places.append(self._places[-1] + step * scale)
@@ -296,19 +299,19 @@ class _Diagram:
         self._faults = [span for span in timeline.faults if span.end is None or span.end >= self._begin]
         self._known = [event for event in known if event.who in self._rows]
         self._events = [event for event in self._known if event.at >= self._begin]
-        self._axis = Axis(self._moments(), WIDEST)
+        self._left = LEFT + max([width_of(label_of(name), 9) for name in self._names], default=0) + 0.2
+        legend = sum(width for *_, width in self._legend())
+        foot = max(legend, width_of(self._said, 8) + width_of(NOT_TO_SCALE, 7) + 0.3)
+        self._least = max(NARROWEST - self._left, foot + LEFT - self._left)
+        self._axis = Axis(self._moments(), WIDEST, self._least)
         self._labels = _rows([(self._x(span.begin), self._width_of_label(span)) for span in self._faults])
-        self._left = LEFT + max([width_of(_short(name), 9) for name in self._names], default=0)
-        self._left += 0.2
 
     def draw(self) -> Figure:
         """Draw it: what is behind first."""
         rows = max(1, len(self._names))
         above = 0.35 + LABEL_ROW * (max(self._labels, default=-1) + 1)
         self._top = FOOT + rows * ROW
-        legend = sum(width for *_, width in self._legend())
-        foot = max(legend, width_of(self._said, 8) + width_of(NOT_TO_SCALE, 7) + 0.3)
-        self._inner = max(self._axis.width, NARROWEST - self._left, foot + LEFT - self._left, self._labels_end())
+        self._inner = max(self._axis.width, self._least, self._labels_end())
         figure, self._axes = card(self._left + self._inner + RIGHT, self._top + above)
         for span, row in zip(self._faults, self._labels, strict=True):
             self._draw_fault(span, row)
@@ -388,7 +391,7 @@ class _Diagram:
 
     def _draw_line(self, name: str) -> None:
         y = self._y(name)
-        self._write(self._left - 0.15, y, _short(name), 9, INK, ha="right")
+        self._write(self._left - 0.15, y, label_of(name), 9, INK, ha="right")
         end = self._left + max(self._axis.width, 0.1)
         dotted: dict[str, Any] = {"color": PALE, "linewidth": 1.2, "linestyle": (0, (1, 3)), "zorder": 1}
         self._line((self._left, end), (y, y), **dotted)
@@ -415,9 +418,9 @@ class _Diagram:
             begin = self._draw_wait(begin, self._y(message.receiver), released, colour)
         if message.received is not None:
             self._arrow(begin, (self._at(message.received), self._y(message.receiver)), colour)
-            if message.outcome is not None and message.outcome.startswith(("lost", "cut")):
+            if _lost(message):
                 self._mark(self._at(message.received) + 0.05, self._y(message.receiver), "x", BROKEN, 4.5)
-            elif message.held and released is None:  # its answer waited
+            elif released is None and self._waited(message):  # its answer did
                 self._mark(self._at(message.received) + 0.05, self._y(message.receiver), "D", INK, 5)
         elif message.arrived:
             self._arrow(begin, (self._at(message.ended or message.began), self._y(message.receiver)), colour)
@@ -426,6 +429,12 @@ class _Diagram:
         if self._timeline.scope.answers and message.delivered and message.answered and message.ended:
             back = (self._at(message.answered), self._y(message.receiver))
             self._arrow(back, (self._at(message.ended), self._y(message.sender)), PALE)
+
+    def _waited(self, message: Message) -> bool:
+        """Whether it has a diamond: it, or its answer, waited at a cut, or waits there still."""
+        if message.received is None:
+            return message.outcome == "cut" and message.ended is None
+        return self._released(message) is not None or (message.held and not _lost(message))
 
     def _released(self, message: Message) -> float | None:
         """When the cut ended that held a message; one that held its answer did so after it had arrived."""
@@ -448,7 +457,7 @@ class _Diagram:
         x, y = (begin[0] + end) / 2, begin[1] + (self._y(message.receiver) - begin[1]) * 0.55
         self._line((begin[0], x), (begin[1], y), color=colour, linewidth=1, linestyle=DASHED, zorder=3)
         if message.outcome is not None:
-            waits = message.outcome == "cut" and message.ended is None
+            waits = self._waited(message)
             self._mark(x, y, "D" if waits else "x", INK if waits else BROKEN, 5 if waits else 6)
 
     def _arrow(self, begin: tuple[float, float], end: tuple[float, float], colour: str) -> None:
@@ -464,7 +473,7 @@ class _Diagram:
             signs.append(("refused", "-", BROKEN))
         if any(not message.arrived and message.outcome and message.ended for message in self._messages):
             signs.append(("lost, or its answer", "x", BROKEN))
-        if any(message.held and (message.arrived or message.ended is None) for message in self._messages):
+        if any(map(self._waited, self._messages)):
             signs.append(("waited at a cut", "D", INK))
         if any(event.what == "paused" for event in self._events):
             signs.append(("paused", "-", SLOW))
@@ -540,6 +549,10 @@ def _mark_of(event: Event) -> Mark | None:
     return STARTED if event.what == "started" else None
 
 
+def _lost(message: Message) -> bool:
+    return (message.outcome or "").startswith(("lost", "cut"))
+
+
 def _refused(message: Message) -> bool:
     return (message.outcome or "").startswith("refused")
 
@@ -581,11 +594,6 @@ def _between(begin: float | None, end: float | None) -> float | None:
 
 def _seconds(seconds: float) -> str:
     return f"{seconds:.3f} s" if abs(seconds) < 1 else f"{seconds:.2f} s" if abs(seconds) < 100 else f"{seconds:.0f} s"
-
-
-def _short(name: str) -> str:
-    short = name.partition("://")[2] or name
-    return short if len(short) <= 26 else short[:25] + "…"
 
 
 def _cut(label: str) -> str:

@@ -7,6 +7,7 @@ The one importer of networkx.
 - Positions are inches, as complex numbers. Who has a place keeps it; who comes finds one by stress (two
   links are twice as long as one), and is then pushed off what it would cover, its label included. Nothing is
   random.
+- A link bends where it would run through a member that it does not touch.
 - Kinds differ in shape as well as in colour. What does not answer is grey, what does not stand is dashed.
 - More than `CROWD_FROM` members stand without labels, laid out by `crowd.py`, and without Mermaid text in the bundle.
 - A link that is cut is red and dashed, with a cross; latency and loss stand beside theirs, where there is room.
@@ -21,7 +22,7 @@ import re
 from cmath import rect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import combinations
 from math import pi
 from typing import Any
@@ -44,6 +45,7 @@ from kodo.lab.drawing import (
     Line2D,
     Picture,
     card,
+    label_of,
     width_of,
 )
 from kodo.lab.faults import Effect, Held, Way, summed
@@ -67,14 +69,18 @@ MARGIN = 0.35
 LEGEND, BESIDE = 0.42, 0.17
 MOST_BESIDE = 4
 """Faults that are told in words beneath the picture."""
+CLEAR = 0.26
+"""Inches that a link keeps from the middle of a member that it passes."""
+MANY_LINKS = 120
+"""Links up to which each bends for itself; of more nobody can follow one."""
+BENDS = [0j, *(bend * side for bend in (0.3, 0.45, 0.6, 0.8) for side in (1j, -1j))]
+"""Inches aside that are tried for the middle of a link."""
 PLACES = 50
 """Places on a link that are tried for its words."""
 WORDS = 7.5
 """Points of the words on a link."""
 CROSS = 0.06
 """Inches that a cross takes to each side."""
-LONGEST = 26
-"""Characters of a label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,10 +278,42 @@ def wrong_with(one: str, other: str, faults: Mapping[Way, Effect]) -> Wrong | No
     return Wrong("; ".join(sorted(words)), cut) if words else None
 
 
-def label_of(name: str) -> str:
-    """The name as it is drawn: a url without its scheme, and nothing longer than there is room for."""
-    short = name.partition("://")[2] or name
-    return short if len(short) <= LONGEST else short[: LONGEST - 1] + "…"
+def bends_of(graph: nx.DiGraph, places: Mapping[str, complex]) -> dict[Way, complex]:
+    """For each link how far aside its middle is drawn, so that it runs through no member."""
+    links = sorted(graph.edges)
+    if len(links) > MANY_LINKS or len(places) > CROWD_FROM:
+        return dict.fromkeys(links, 0j)
+    return dict(zip(links, _bends(tuple(links), tuple(sorted(places.items()))), strict=True))
+
+
+@lru_cache(maxsize=8)
+def _bends(links: tuple[Way, ...], places: tuple[tuple[str, complex], ...]) -> list[complex]:
+    at = dict(places)
+    return [_bend(at[one], at[other], [at[name] for name in at if name not in (one, other)]) for one, other in links]
+
+
+def _bend(one: complex, other: complex, others: Sequence[complex]) -> complex:
+    """The least bend that keeps clear of others, or else the one that keeps furthest from them."""
+    length = abs(other - one) or 1
+    way = (other - one) / length
+    best, room = 0j, 0.0
+    for bend in (way * aside for aside in BENDS if abs(aside) < 0.45 * length):
+        there = min([abs(at - point) for point in curve(one, other, bend, 16) for at in others], default=CLEAR)
+        if there >= CLEAR:
+            return bend
+        if there > room:
+            best, room = bend, there
+    return best
+
+
+def curve(one: complex, other: complex, bend: complex, steps: int) -> list[complex]:
+    """Places along a link whose middle stands aside."""
+    return [on_curve(one, other, bend, step / steps) for step in range(steps + 1)]
+
+
+def on_curve(one: complex, other: complex, bend: complex, share: float) -> complex:
+    """The place on a link after a share of its way."""
+    return one + (other - one) * share + bend * 4 * share * (1 - share)
 
 
 def _apart(graph: nx.DiGraph, places: dict[str, complex], new: set[str]) -> dict[str, complex]:
@@ -364,13 +402,16 @@ class Topology(Picture):
 
 def _draw(topology: Topology) -> Figure:
     graph, places, faults = topology.graph, topology.places, topology.faults
-    said = _said_of_links(graph, places, faults)
-    corner, size = _extent(topology, said)
+    bends = bends_of(graph, places)
+    said = _said_of_links(topology, bends)
+    corner, size = _extent(topology, bends, said)
     figure, axes = card(size.real, size.imag)
     at = {name: there - corner for name, there in places.items()}
     for one, other, data in _links(graph):
         quiet = not (_answers(graph, one) and _answers(graph, other))
-        axes.add_line(_line(at[one], at[other], data, quiet=quiet, wrong=wrong_with(one, other, faults)))
+        bend = bends[one, other]
+        points = curve(at[one], at[other], bend, 24 if bend else 1)
+        axes.add_line(_line(points, data, quiet=quiet, wrong=wrong_with(one, other, faults)))
     for name in sorted(graph):
         _draw_member(axes, name, at[name], graph.nodes[name])
     for there, _, wrong in said:
@@ -434,7 +475,7 @@ def _crowd_lines(
         alike.setdefault(look, []).append((at[one], at[other]))
     for (kind, stands, quiet, cut), ends in sorted(alike.items(), key=repr):
         wrong = None if cut is None else Wrong("", cut)
-        line = _line(0j, 0j, {"kind": kind, "stands": stands}, quiet=quiet, wrong=wrong)
+        line = _line([0j], {"kind": kind, "stands": stands}, quiet=quiet, wrong=wrong)
         gap = float("nan")
         line.set_data(
             [x for one, other in ends for x in (one.real, other.real, gap)],
@@ -452,16 +493,15 @@ def _links(graph: nx.DiGraph) -> list[tuple[str, str, Any]]:
     return sorted(graph.edges(data=True), key=lambda link: link[:2])
 
 
-def _said_of_links(
-    graph: nx.DiGraph, places: Mapping[str, complex], faults: Mapping[Way, Effect]
-) -> list[tuple[complex, Box, Wrong]]:
+def _said_of_links(topology: Topology, bends: Mapping[Way, complex]) -> list[tuple[complex, Box, Wrong]]:
     """Where it is said what is wrong with a link, each where nothing stands yet; without room nothing is said."""
+    graph, places = topology.graph, topology.places
     taken = [(there, box_of(name, graph.nodes[name]["kind"])) for name, there in places.items()]
     said = []
     for one, other, _ in _links(graph):
-        if (wrong := wrong_with(one, other, faults)) is not None:
+        if (wrong := wrong_with(one, other, topology.faults)) is not None:
             box = _box_of_words(wrong)
-            at = _room((places[one], places[other]), box, taken)
+            at = _room((places[one], places[other], bends[one, other]), box, taken)
             if at is not None:
                 taken.append((at, box))
                 said.append((at, box, wrong))
@@ -487,13 +527,13 @@ def _draw_wrong(axes: Any, at: complex, wrong: Wrong) -> None:
     axes.text(at.real, at.imag, "\n".join(wrong.lines), fontsize=WORDS, color=colour, **where)
 
 
-def _room(ends: tuple[complex, complex], box: Box, taken: list[tuple[complex, Box]]) -> complex | None:
+def _room(link: tuple[complex, complex, complex], box: Box, taken: list[tuple[complex, Box]]) -> complex | None:
     """The place on a link, or else beside it, the nearer to its middle the better, where a box covers no other."""
-    way = ends[1] - ends[0]
+    way = link[1] - link[0]
     aside = way * 1j / (abs(way) or 1) * (box.up + 0.03)
     for off in (0j, aside, -aside, 2 * aside, -2 * aside, 3 * aside, -3 * aside)[: 1 if box.half < 0.1 else None]:
         for step in range(PLACES):
-            at = ends[0] + way * (0.5 + (step + 1) // 2 * 0.8 / PLACES * (1 if step % 2 else -1)) + off
+            at = on_curve(*link, 0.5 + (step + 1) // 2 * 0.8 / PLACES * (1 if step % 2 else -1)) + off
             if all(min(box.overlap(at, other, there)) < 1e-6 for there, other in taken):
                 return at
     return None
@@ -503,10 +543,14 @@ def _cross(at: complex, size: float = 8) -> Line2D:
     return Line2D((at.real,), (at.imag,), marker="x", markersize=size, markeredgewidth=2, color=BROKEN, zorder=5)
 
 
-def _extent(topology: Topology, said: Sequence[tuple[complex, Box, Wrong]]) -> tuple[complex, complex]:
+def _extent(
+    topology: Topology, bends: Mapping[Way, complex], said: Sequence[tuple[complex, Box, Wrong]]
+) -> tuple[complex, complex]:
     """The lower left corner of the card, and its size: members have room on it, and what is said of links."""
     kinds, foot = topology.graph.nodes(data="kind"), _foot(topology)
-    boxes = [(topology.places[name], box_of(name, kind)) for name, kind in kinds] or [(0j, Box(0, 0, 0))]
+    places = topology.places
+    boxes = [(places[name], box_of(name, kind)) for name, kind in kinds] or [(0j, Box(0, 0, 0))]
+    boxes += [(on_curve(places[one], places[other], bend, 0.5), Box(0, 0, 0)) for (one, other), bend in bends.items()]
     boxes += [(at, box) for at, box, _ in said]
     left, right = min(p.real - b.half for p, b in boxes), max(p.real + b.half for p, b in boxes)
     low, high = min(p.imag - b.down for p, b in boxes), max(p.imag + b.up for p, b in boxes)
@@ -519,15 +563,15 @@ def _answers(graph: nx.DiGraph, name: str) -> bool:
     return bool(graph.nodes[name]["answers"])
 
 
-def _line(one: complex, other: complex, data: Mapping[str, Any], *, quiet: bool, wrong: Wrong | None = None) -> Line2D:
+def _line(points: Sequence[complex], data: Mapping[str, Any], *, quiet: bool, wrong: Wrong | None = None) -> Line2D:
     connect = data["kind"] == "connect"
     colour = PALE if quiet else CONNECT if connect else REGISTER
     stands = data["stands"] and not (wrong and wrong.cut)
     if wrong is not None:
         colour = SLOW
     return Line2D(
-        (one.real, other.real),
-        (one.imag, other.imag),
+        [point.real for point in points],
+        [point.imag for point in points],
         color=colour if stands else BROKEN,
         linewidth=2.2 if connect else 1.3,
         linestyle="-" if stands else (0, (3, 2.5)),
@@ -579,7 +623,7 @@ def _paused(at: complex, half: float, width: float = 2.6) -> list[Line2D]:
 
 def _legend(graph: nx.DiGraph, faults: Mapping[Way, Effect]) -> Iterator[tuple[str, list[Line2D]]]:
     """What the picture needs explained: the words, and the sign at the origin."""
-    kinds = {kind for _, kind in graph.nodes(data="kind")}
+    kinds, sign = {kind for _, kind in graph.nodes(data="kind")}, [-0.09 + 0j, 0.09 + 0j]
     for kind, look in LOOKS.items():
         if kind in kinds:
             yield kind, [_marker(0j, look, 7.5, True)]
@@ -588,12 +632,12 @@ def _legend(graph: nx.DiGraph, faults: Mapping[Way, Effect]) -> Iterator[tuple[s
     if not all(answers or paused for answers, paused in _states(graph)):
         yield "does not answer", [_marker(0j, LOOKS["node"], 7.5, False)]
     if not all(stands for *_, stands in graph.edges(data="stands")):
-        yield "does not stand", [_line(-0.09 + 0j, 0.09 + 0j, {"kind": "register", "stands": False}, quiet=False)]
+        yield "does not stand", [_line(sign, {"kind": "register", "stands": False}, quiet=False)]
     found = [wrong for one, other in graph.edges if (wrong := wrong_with(one, other, faults))]
     for words, cut in (("cut", True), ("latency or loss", False)):
         if any(wrong.cut == cut for wrong in found):
-            sign = _line(-0.09 + 0j, 0.09 + 0j, {"kind": "register", "stands": True}, quiet=False, wrong=Wrong("", cut))
-            yield words, [sign, *([_cross(0j, 5)] if cut else [])]
+            line = _line(sign, {"kind": "register", "stands": True}, quiet=False, wrong=Wrong("", cut))
+            yield words, [line, *([_cross(0j, 5)] if cut else [])]
 
 
 def _states(graph: nx.DiGraph) -> Iterator[tuple[bool, bool]]:

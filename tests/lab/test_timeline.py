@@ -209,6 +209,8 @@ def test_the_axis_gives_silence_little_room_and_never_turns_back() -> None:
     assert places == sorted(places)
     assert axis(60.0) - axis(0.002) < 12 * (axis(0.002) - axis(0.001))
     assert Axis([0.0, *range(1, 1000)], widest=10).width <= 10.001
+    assert Axis([0.0, 0.001], widest=10, least=5).width == pytest.approx(5)
+    assert Axis([], widest=10, least=5).ticks(1) == []
 
 
 def test_mermaid_and_shiviz_take_names_for_nothing_but_names(tmp_path: Path) -> None:
@@ -435,3 +437,14 @@ def test_the_legend_names_every_mark() -> None:
     timeline = told([message(10, "refused 422", received=10.1), message(11)], events, answers=True)
     texts = {text.get_text() for text in timeline.draw().axes[0].texts}
     assert {"started", "ended", "refused", "answer"} <= texts
+    waits = message(20, "cut", ended=None)
+    assert "waited at a cut" in {text.get_text() for text in told([waits]).draw().axes[0].texts}
+
+
+def test_few_messages_take_the_room_there_is() -> None:
+    """Arrows that a millisecond of virtual time parts are told apart; where nothing happened there is no time."""
+    moments = [message(number, sent=number / 1000, received=(number + 1) / 1000) for number in range(3)]
+    figure = told(moments).draw()
+    ends = [arrow.xy[0] for arrow in figure.axes[0].texts if getattr(arrow, "arrow_patch", None)]
+    assert max(ends) > figure.get_figwidth() * 0.85
+    assert not [text for text in told([]).draw().axes[0].texts if text.get_text().endswith(" s")]

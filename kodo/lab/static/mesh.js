@@ -27,10 +27,11 @@ export class Picture {
     this.svg = drawn("svg", { role: "img" });
     this.links = drawn("g");
     this.members = drawn("g");
-    this.svg.append(this.links, this.members);
+    this.words = drawn("g", {}, "kodo-words"); // above all else: what is said of a link may be longer than it
+    this.svg.append(this.links, this.members, this.words);
     this.legend = document.createElement("figcaption");
     this.root.append(this.svg, this.legend);
-    this.known = { links: new Map(), members: new Map() };
+    this.known = { links: new Map(), members: new Map(), words: new Map() };
     place.append(this.root);
   }
 
@@ -44,19 +45,22 @@ export class Picture {
       group.querySelector("title").textContent = `${member.kind} ${member.name}: ${member.state}`;
     });
     const drawable = links.filter((link) => at.has(link.one) && at.has(link.other));
-    this.keep("links", drawable, (link) => JSON.stringify([link.one, link.other]), () => this.link(), (group, link) => {
+    const key = (link) => JSON.stringify([link.one, link.other]);
+    this.keep("links", drawable, key, () => drawn("path", { fill: "none" }), (line, link) => {
       const [one, other] = [at.get(link.one), at.get(link.other)];
       const quiet = one.state !== "running" || other.state !== "running";
-      group.setAttribute("class", `kodo-link kodo-${link.kind}`);
-      group.dataset.stands = String(link.stands);
-      group.dataset.quiet = String(quiet);
-      group.dataset.fault = link.fault ?? "";
-      const line = group.querySelector("line");
-      Object.entries({ x1: one.x, y1: one.y, x2: other.x, y2: other.y }).forEach(([name, value]) => line.setAttribute(name, value));
-      const words = group.querySelector("text");
-      words.setAttribute("x", (one.x + other.x) / 2);
-      words.setAttribute("y", (one.y + other.y) / 2 - 5);
-      words.textContent = link.fault ?? "";
+      line.setAttribute("class", `kodo-link kodo-${link.kind}`);
+      line.dataset.stands = String(link.stands);
+      line.dataset.quiet = String(quiet);
+      line.dataset.fault = link.fault ?? "";
+      const [x, y] = this.middle(one, other, link.bend.map((aside) => 2 * aside));
+      line.setAttribute("d", `M${one.x} ${one.y}Q${x} ${y} ${other.x} ${other.y}`);
+    });
+    this.keep("words", drawable.filter((link) => link.fault), key, () => drawn("text", { "text-anchor": "middle" }), (words, link) => {
+      const [x, y] = this.middle(at.get(link.one), at.get(link.other), link.bend);
+      words.setAttribute("x", x);
+      words.setAttribute("y", y - 5);
+      words.textContent = link.fault;
     });
     this.explain(members, drawable, beside);
   }
@@ -90,10 +94,8 @@ export class Picture {
     return group;
   }
 
-  link() {
-    const group = drawn("g");
-    group.append(drawn("line"), drawn("text", { "text-anchor": "middle" }));
-    return group;
+  middle(one, other, [x, y]) {
+    return [(one.x + other.x) / 2 + x, (one.y + other.y) / 2 + y];
   }
 
   explain(members, links, beside) {
