@@ -730,6 +730,11 @@ def test_a_table_of_long_cells_stays_readable() -> None:
     html = table._repr_html_()
     assert html.count("overflow-wrap:anywhere") == 4
     assert long in html
+    description = "d " * 90
+    assert f'<span title="{description.strip()}">{description[:159]}…</span>' in html, "the rest when it is pointed at"
+    assert html.count("display:inline-block") == 30, "tags go on in the next line"
+    when = FlowTable([{**row, "created": "2024-12-25T18:03:12.989989"}], Names({}), times=True)
+    assert ">2024-12-25 18:03:12<" in when._repr_html_()
 
 
 @pytest.mark.parametrize(

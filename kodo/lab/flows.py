@@ -44,9 +44,11 @@ ALWAYS = ("node", "name")
 ROOM = ("registries", "created", "heartbeat", "modified", "organization", "tags", "url", "author", "description")
 """In which order the others get room there."""
 _EMPTY: tuple[Any, ...] = (None, "", [], (), MISSING_AUTHOR, MISSING_DESCRIPTION)
+WHOLE, ROOMY = 160, 40
+"""Characters of a cell that HTML shows, the rest when it is pointed at; and those from which it is not made narrow."""
 _GREY = "rgba(128,128,128,0.28)"
 CELL = f"padding:4px 14px 4px 0;text-align:left;vertical-align:top;border-bottom:1px solid {_GREY}"
-_WORD = f"background:{_GREY};border-radius:8px;padding:1px 7px;margin-right:4px;white-space:nowrap"
+_WORD = f"background:{_GREY};border-radius:8px;padding:1px 7px;margin-right:4px;white-space:nowrap;display:inline-block"
 
 
 class FlowTable:
@@ -192,8 +194,12 @@ def _column(name: str, rows: Sequence[Row]) -> Column:
         return Column(name, name, [_registries(row[name]) for row in rows], rank)
     cells = [_text(row.get(name)) for row in rows]
     if name in TIMES:
-        return Column(name, name, [cell.partition(".")[0].replace("T", " ") for cell in cells], rank)
+        return Column(name, name, [_to_the_second(cell) for cell in cells], rank)
     return Column(name, name, cells, rank, LEAST, middle=name == "url")
+
+
+def _to_the_second(time: str) -> str:
+    return time.partition(".")[0].replace("T", " ")
 
 
 def _registries(registries: list[str] | str) -> str:
@@ -207,11 +213,16 @@ def _number_of(registries: list[str] | str) -> str:
 
 def _style(value: Any) -> str:
     """What has no space in which a line could end is broken wherever it has to be, such as a long url."""
-    is_long = any(len(word) > WIDEST for word in _text(value).split())
-    return f"{CELL};max-width:26em;overflow-wrap:anywhere" if is_long else CELL
+    text = _text(value)
+    roomy = ";min-width:15em" if len(text) > ROOMY else ""
+    is_long = any(len(word) > WIDEST for word in text.split())
+    return f"{CELL}{roomy};max-width:26em;overflow-wrap:anywhere" if is_long else CELL + roomy
 
 
 def _html(column: str, value: Any) -> str:
     if column == "tags" and value:
         return "".join(f'<span style="{_WORD}">{escape(word)}</span>' for word in value)
-    return escape(_text(value))
+    text = _to_the_second(_text(value)) if column in TIMES else _text(value)
+    if len(text) <= WHOLE:
+        return escape(text)
+    return f'<span title="{escape(text)}">{escape(text[: WHOLE - 1])}…</span>'

@@ -198,3 +198,20 @@ def test_dark_and_empty(page: Page, snap: Snap) -> None:
     show(page, 0, "dark")
     assert page.locator(".kodo-empty").text_content() == "no flows are listed"
     assert Path(STATIC / "grid.js").exists()
+
+
+def test_what_became_of_a_message_is_seen_whole(page: Page) -> None:
+    """At half the width of a notebook, also of one that was lost between members with long names."""
+    line = ["13:56:23.728", "registry-of-the-capital → registry-of-the-town", "/update/node", "1", "1477"]
+    page.set_content("<!doctype html><body style='width: 546px'></body>")
+    page.add_style_tag(path=STATIC / "messages.css")
+    page.evaluate(
+        """async ([script, lines]) => {
+          const url = URL.createObjectURL(new Blob([script], {type: "text/javascript"}));
+          const {default: messages} = await import(url);
+          messages.render({model: {get: () => ({lines}), on() {}, off() {}}, el: document.body});
+        }""",
+        [(STATIC / "messages.js").read_text(), [[*line, "lost: ConnectError"]]],
+    )
+    page.get_by_text("lost: ConnectError").wait_for()
+    assert page.locator(".kodo-messages-frame").evaluate("one => one.scrollWidth <= one.clientWidth")
