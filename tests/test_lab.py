@@ -22,6 +22,7 @@ from typing import Any
 import networkx as nx  # type: ignore[import-untyped]
 import pytest
 
+import kodo.lab
 from kodo.client import Client
 from kodo.errors import InvalidMessageError, KodoError, LabError, UnavailableError
 from kodo.lab import MeshLab
@@ -1047,6 +1048,11 @@ def test_a_picture_holds_whatever_a_name_is() -> None:
     empty = Topology(nx.DiGraph(), {})
     assert empty.png.startswith(b"\x89PNG")
     assert repr(empty) == "<Topology: no members, 0 links>"
+
+
+def test_the_lab_offers_what_is_for_notebooks() -> None:
+    """What a notebook completes after `kodo.lab.` are the two names that are public."""
+    assert dir(kodo.lab) == ["Member", "MeshLab"]
 
 
 # -- lifetime ----------------------------------------------------------------------------------------------

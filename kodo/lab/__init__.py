@@ -35,3 +35,8 @@ from kodo.lab.member import Member  # noqa: E402, after the check, which says wh
 from kodo.lab.mesh import MeshLab  # noqa: E402
 
 __all__ = ["Member", "MeshLab"]
+
+
+def __dir__() -> list[str]:
+    """What there is for a notebook; its completion shows no more."""
+    return __all__
