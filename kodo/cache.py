@@ -106,12 +106,9 @@ class Cache:
         if path is None:
             return Catalogue(self.owner.url)
         present = path.exists()
-        if present and not reset:
-            log.info("loading from cache %s", path)
-        elif present:
-            log.info("ignore cache %s: reset makes a new one", path)
-        else:
-            log.info("ignore cache %s: there is none yet, it is made now", path)
+        log.info("%s cache %s", "loading from" if present and not reset else "ignore", path)
+        if not present:
+            log.info("there is no such cache yet: it is made now")
         if not present and _has_log(path):
             log.error("set aside the log of a cache that is gone as %s", _set_aside(path))
         if present and not path.is_file():

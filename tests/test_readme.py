@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+from kodo.lab import MeshLab
 from kodo.options import Options
 from tests.conftest import Start
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 
 
 def test_every_option_is_told() -> None:
@@ -25,3 +28,13 @@ def test_every_route_is_told(serve: Start) -> None:
     routes = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
     told = {line.split("`")[1].partition("?")[0] for line in table.splitlines() if line.startswith("| `")}
     assert told == routes
+
+
+def test_what_a_notebook_completes_is_told() -> None:
+    """Each name that a lab or a member offers stands in the README, in the docs or in a notebook."""
+    places = (ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("notebooks/*.ipynb"))
+    told = "".join(path.read_text() for path in places)
+    with MeshLab(engine="simulated") as lab:
+        offered = {name for one in (lab, lab.add_registry()) for name in dir(one) if not name.startswith("_")}
+    assert {"settle", "kill"} <= offered
+    assert [name for name in sorted(offered) if not re.search(rf"\b{name}\b", told)] == []

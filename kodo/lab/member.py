@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 TAIL = 12
 """Lines of a member's log that an error shows."""
+WITHIN = {"answers", "await_start", "last_words", "launch", "setup"}
+"""What of a member only `kodo.lab` itself asks for."""
 ENDS = {None: "terminated", 0: "terminated", -15: "terminated", -9: "killed"}
 """What became of a member, by the code of its process; one that is told to end before it answers gets -15."""
 
@@ -57,6 +59,10 @@ class Member:
         return f"<{self.kind.title()} {self.name}: {self.state}>"
 
     # -- what it is doing ----------------------------------------------------------------------------------
+
+    def __dir__(self) -> list[str]:
+        """What a notebook completes: what a member is for, not what its lab asks of it."""
+        return sorted(set(super().__dir__()) - WITHIN)
 
     @property
     def running(self) -> bool:

@@ -59,6 +59,11 @@ ROLES = {
     "node": {"node": True, "registry": False, "provider": False},
 }
 """The options that make a member of a kind."""
+WITHIN = {
+    *("changed_setup", "check_alive", "engine", "history", "lost", "names", "patience", "places", "remember", "save"),
+    *("table_of", "views"),
+}
+"""What of a lab only `kodo.lab` itself asks for."""
 PATIENCE = 2.0
 """Seconds that a picture waits for a member before it draws it as one that does not answer."""
 
@@ -708,6 +713,10 @@ class MeshLab:
         self.history.note(what, fault.label, at=fault.ended, **more)
 
     # -- the end -------------------------------------------------------------------------------------------
+
+    def __dir__(self) -> list[str]:
+        """What a notebook completes: what a lab is for, not what its own rooms ask of it."""
+        return sorted(set(super().__dir__()) - WITHIN)
 
     @property
     def ended(self) -> bool:
