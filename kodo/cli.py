@@ -786,18 +786,19 @@ def _farewells(url: str, left: _Left) -> Iterator[RenderableType]:
 
 
 def _dismiss(client: Client, url: str) -> list[Mapping[str, Any]]:
-    """Let a registry forget a service; what its part and others said of it. Raises `KodoError` for a stranger there."""
+    """Let a registry forget a service; what its own part said of it. Raises `KodoError` for a stranger there."""
     known = client.explain(url)
     try:
         client.post("/disconnect", {"url": url})
     except RoleError as error:
         if not client.status()["registry"]:
             raise
-        elsewhere = [record["origin"] for record in known["records"] if record["state"] == "listed"]
+        listed = (record for record in known["records"] if record["state"] == "listed")
+        elsewhere = [record["on_behalf_of"] or record["origin"] for record in listed]
         meant = suggestion(url, client.counts()["node"], otherwise="kodo map shows which there are")
         do = f"kodo leave {shlex.quote(url)} --at {elsewhere[0]}" if elsewhere else meant
         raise KodoError(f"{url} is neither registered nor connected at {client.url}: {known['why']}; {do}") from error
-    return [record for record in known["records"] if record["origin"] == canonical(client.url)]
+    return [record for record in known["records"] if record["origin"] == canonical(known["registry"])]
 
 
 def _dismissed(url: str, at: str, known: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:

@@ -367,11 +367,13 @@ class Heartbeat(Model):
 class Farewell(Model):
     """The body of `POST /disconnect`: who leaves.
 
-    `version` is kodo's own addition: the one at which the part of a registry that leaves is empty.
+    The rest is kodo's own addition. `version`: the one at which the part of a registry that leaves is empty.
+    `everywhere`: it leaves the mesh, not this registry alone, as who has moved to another does.
     """
 
     url: ServiceUrl
     version: Version | None = None
+    everywhere: bool = False
 
 
 class PeerMessage(Model):

@@ -546,8 +546,10 @@ class Runtime:
             message = self._message(send, content)
         elif send.route == "/register":
             message = await self._briefly(self.store.catalogue.own_node, self._helpers)
+        elif send.route == "/disconnect":
+            message = {"url": self.identity.url, "version": send.version, "everywhere": True}
         else:
-            message = {"url": self.identity.url, "version": send.version}
+            message = {"url": self.identity.url}
         reply = await self._carrier.post(send, message)
         answered = partial(ev.Delivered, peer=send.peer, route=send.route, carried=carried, reply=reply)
         self._put(_Item(answered, sent=send))

@@ -501,6 +501,10 @@ def test_a_registry_is_told_to_forget_a_node(run: Run, mesh: tuple[Served, Serve
     acme, zeta = mesh
     node = "http://node1:1"
     acme.post("/register", {"url": node, "flows": [{"url": "/late", "name": "late"}]})
+    older = {"url": "http://node2:1", "flows": {}}
+    acme.post("/connect", {"url": "http://older:1", "nodes": [older]})
+    at_the_older = run("leave", older["url"], "--at", acme.url)
+    assert at_the_older.stderr.endswith(f"; kodo leave {older['url']} --at http://older:1\n")
     until(lambda: len(zeta.flows()) == 4, "the node at both")
     elsewhere = run("leave", node, "--at", zeta.url)
     assert (elsewhere.exit_code, elsewhere.stdout) == (1, "")

@@ -229,7 +229,7 @@ class Registry:
         if event.own is not None:
             self.ledger.write(change, self._own_node(event.own, row, event.at), row)
         elif row is not None and not row.gone and row.via is None:
-            self._bury_left(change, row, event)
+            self._bury_left(change, row, event, everywhere=False)
         for address in self.profile.connect:
             self._configure(address)
         for peer in self.peers.values():
@@ -334,10 +334,14 @@ class Registry:
         update = {"status": self.leases.status(row.node), "heartbeat": max(at.utc, row.heartbeat or "")}
         self.ledger.write(change, row.body().model_copy(update=update), row)
 
-    def _bury_left(self, change: Change, row: Row, event: ev.Concerning) -> None:
-        """The node has left: nothing that was written of it before is listed any more, whoever wrote it."""
+    def _bury_left(self, change: Change, row: Row, event: ev.Concerning, *, everywhere: bool) -> None:
+        """The node has left: nothing that was written of it before is listed any more, whoever wrote it.
+
+        Before it left, if it left `everywhere`; else before it was registered here, for it may have moved.
+        """
         self.leases.end(row.node)
-        self.ledger.bury(change, row, event.at.clock, _after_all(event.rows[row.node], event.at))
+        modified = _after_all(event.rows[row.node], event.at) if everywhere else _later_than((row,))
+        self.ledger.bury(change, row, event.at.clock, modified)
 
     # -- registries ----------------------------------------------------------------------------------------
 
@@ -439,10 +443,10 @@ class Registry:
         # A farewell that was long on its way is none of who is back: its part has gone on from where it was left.
         back = farewell.version is not None and self.ledger.version(key) > farewell.version
         if row is not None and registered:
-            self._bury_left(change, row, event)
+            self._bury_left(change, row, event, everywhere=farewell.everywhere)
         elif own_node is not None and not own_node.gone and not back and not self.profile.provider:
             # What it wrote goes with its part; that it left is to be known when an old record of it turns up late.
-            self._bury_left(change, own_node, event)
+            self._bury_left(change, own_node, event, everywhere=farewell.everywhere)
         if peer is not None and not back:
             self._forget(change, peer, event.rows, event.at.clock)
         if not self.profile.provider and self.ledger.take_farewell(change, farewell, event.at):
@@ -1095,8 +1099,13 @@ class Registry:
 
 def _after_all(rows: Iterable[Row], at: ev.Instant) -> str:
     """Now, and yet later than all that is known of a node (PROTOCOL.md, "The small print")."""
+    return max(at.utc, _later_than(rows) or "")
+
+
+def _later_than(rows: Iterable[Row]) -> str | None:
+    """A time that is later than all that is known of a node, if anything has one."""
     newest = max((row.modified for row in rows if row.modified), default="")
-    return max(at.utc, later(newest, A_MICROSECOND)) if newest else at.utc
+    return later(newest, A_MICROSECOND) if newest else None
 
 
 def _refuse_ahead(node: Node | Registration, at: ev.Instant, *place: str) -> None:

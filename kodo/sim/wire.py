@@ -79,7 +79,7 @@ def says_nothing(send: Send, content: Content) -> bool:
 def message(profile: Profile, send: Send, content: Content) -> dict[str, Any]:
     """The body of a message to a registry."""
     if send.parcel is None:
-        return {"url": profile.url, "version": send.version}
+        return {"url": profile.url, "version": send.version, "everywhere": True}
     written: dict[str, Any] = {
         "url": profile.url,
         "organization": None,

@@ -271,8 +271,8 @@ class Desk:
         said = {"url": url_of(name), "nodes": list(nodes)}
         return self.step(ev.Update(self.at(), ticket=9, message=PeerMessage.model_validate(said)))
 
-    def farewell(self, name: str = "peer", version: list[Any] | None = None) -> list[Instruction]:
-        message = Farewell.model_validate({"url": url_of(name), "version": version})
+    def farewell(self, name: str = "peer", version: list[Any] | None = None, **fields: Any) -> list[Instruction]:
+        message = Farewell.model_validate({"url": url_of(name), "version": version, **fields})
         return self.step(ev.Disconnect(self.at(), ticket=5, message=message))
 
     def leave(self, ticket: int = 4) -> list[Instruction]:

@@ -61,7 +61,7 @@ def left(done: list[Instruction]) -> bool:
 
 class TestANodeLeaves:
     def test_it_is_gone_everywhere(self) -> None:
-        """A node that leaves is a tombstone of now, and the peers are told."""
+        """A node that leaves is a tombstone with a time above its last, and the peers are told."""
         made = linked("peer")
         made.here = {"peer"}
         made.follow(made.register())
@@ -69,27 +69,36 @@ class TestANodeLeaves:
         done = made.farewell("node")
         (entry,) = written(done)
         assert entry.gone
-        assert entry.node.modified == made.utc()
+        assert (entry.node.modified or "") == "2024-12-25T18:03:13.989990"
         assert made.listed() == []
         assert [send.peer for send in news(done)] == [PEER]
 
     @pytest.mark.parametrize("ahead", ["2024-12-25T18:03:13.500000", "2024-12-25T18:09:00.000000"])
     def test_whoever_else_knows_it(self, ahead: str) -> None:
-        """A node that leaves here is gone though it registered elsewhere since, also by a clock that is ahead."""
+        """A node that leaves the mesh is gone though it is registered elsewhere, also by a clock that is ahead."""
         made = linked("peer")
         made.register()
         made.update("peer", delta("far", ZERO, v(1), record(1, modified=ahead)))
         assert made.listed() == ["node"]
         made.run(2)
-        made.farewell("node")
+        made.farewell("node", everywhere=True)
         assert made.listed() == []
 
+    def test_who_has_moved(self) -> None:
+        """A node that leaves this registry alone is listed as it registered elsewhere meanwhile."""
+        made = linked("peer")
+        made.register()
+        made.update("peer", delta("far", ZERO, v(1), record(1, modified=LATER)))
+        made.run(2)
+        made.farewell("node")
+        assert made.listed() == ["node"]
+
     def test_who_hears_of_it_late(self) -> None:
-        """What was written elsewhere before a node left here, and comes in after, is not listed."""
+        """What was written elsewhere before a node left the mesh, and comes in after, is not listed."""
         made = linked("peer")
         made.register()
         made.run(2)
-        made.farewell("node")
+        made.farewell("node", everywhere=True)
         made.update("peer", delta("far", ZERO, v(1), record(1, modified="2024-12-25T18:03:13.500000")))
         assert made.listed() == []
 
