@@ -297,6 +297,10 @@ def test_a_cell_that_runs_again_shows_the_same(lab: MeshLab) -> None:
         shown.close()  # type: ignore[attr-defined]
     assert not {id(once()) for once in ask} & {id(shown) for shown in first}
     until(lambda: len(threads()) <= before, "what is closed to be gone")
+    table = lab.live()
+    table.grid.close()
+    assert lab.live() is not table, "of a widget that was closed nothing would be shown"
+    until(lambda: len(threads()) <= before, "what has no widget to be gone")
 
 
 def test_who_is_not_heard_is_named(lab: MeshLab) -> None:

@@ -79,8 +79,8 @@ class Dashboard:
 
     @property
     def open(self) -> bool:
-        """Whether it still watches."""
-        return self._watcher.open and self.live.open
+        """Whether it still watches, and its widgets were not closed."""
+        return self._watcher.open and self.live.open and self.box.comm is not None
 
     def close(self) -> None:
         """Stop watching. What is shown stays."""

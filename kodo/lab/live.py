@@ -46,6 +46,9 @@ class Opened(Protocol):
     def open(self) -> bool:
         """Whether it still follows the lab."""
 
+    def close(self) -> None:
+        """Follow it no more."""
+
 
 Shown = TypeVar("Shown", bound=Opened)
 
@@ -53,7 +56,10 @@ Shown = TypeVar("Shown", bound=Opened)
 def opened(lab: MeshLab, kind: type[Shown], name: str, make: Callable[[], Shown]) -> Shown:
     """What a lab shows of a kind under a name, or of the lab itself under none: the one that is open, or a new one."""
     view: Shown | None = lab.views.get((kind, name))
-    if view is None or not view.open:
+    if view is not None and not view.open:
+        view.close()  # what is left of one that failed, or whose widget is gone
+        view = None
+    if view is None:
         view = lab.views[kind, name] = make()
     return view
 
@@ -76,8 +82,8 @@ class Live:
 
     @property
     def open(self) -> bool:
-        """Whether it still follows."""
-        return self._pump.open
+        """Whether it still follows, and its widget was not closed."""
+        return self._pump.open and self.grid.comm is not None
 
     def registries(self) -> list[tuple[str, str]]:
         """Names and urls of the members that are followed and run."""

@@ -70,7 +70,7 @@ def sketch(scene: Scene) -> str:
     top, low = min(member["y"] for member in members) - EDGE, max(member["y"] for member in members) + EDGE + BELOW
     at = {member["name"]: member for member in members}
     links = scene["links"]
-    # What is said of a link is seen where it is longer than the link, too.
+    # What is said of a link may be longer than it, and stands above its ends then.
     parts = [*(_link(link, at) for link in links), *map(_member, members), *(_fault(link, at) for link in links)]
     size = f'width="{right - left}" height="{low - top}"'
     drawn = (
@@ -105,7 +105,8 @@ def _fault(link: Mapping[str, Any], at: Mapping[str, Any]) -> str:
     if not link["fault"]:
         return ""
     one, other, bend = at[link["one"]], at[link["other"]], link["bend"]
-    x, y = (one["x"] + other["x"]) // 2 + bend[0], (one["y"] + other["y"]) // 2 + bend[1] - 5
+    lift = 20 if 6 * len(link["fault"]) > abs(one["x"] - other["x"]) - 40 else 5
+    x, y = (one["x"] + other["x"]) // 2 + bend[0], (one["y"] + other["y"]) // 2 + bend[1] - lift
     return f'<text x="{x}" y="{y}" fill="{BROKEN}" text-anchor="middle">{escape(link["fault"])}</text>'
 
 

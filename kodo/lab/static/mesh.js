@@ -27,7 +27,7 @@ export class Picture {
     this.svg = drawn("svg", { role: "img" });
     this.links = drawn("g");
     this.members = drawn("g");
-    this.words = drawn("g", {}, "kodo-words"); // above all else: what is said of a link may be longer than it
+    this.words = drawn("g", {}, "kodo-words"); // what is said of a link may be longer than it, and stands above its ends then
     this.svg.append(this.links, this.members, this.words);
     this.legend = document.createElement("figcaption");
     this.root.append(this.svg, this.legend);
@@ -59,7 +59,8 @@ export class Picture {
     this.keep("words", drawable.filter((link) => link.fault), key, () => drawn("text", { "text-anchor": "middle" }), (words, link) => {
       const [x, y] = this.middle(at.get(link.one), at.get(link.other), link.bend);
       words.setAttribute("x", x);
-      words.setAttribute("y", y - 5);
+      const long = 6 * link.fault.length > Math.abs(at.get(link.one).x - at.get(link.other).x) - 40;
+      words.setAttribute("y", y - (long ? 20 : 5));
       words.textContent = link.fault;
     });
     this.explain(members, drawable, beside);
