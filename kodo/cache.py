@@ -181,13 +181,21 @@ class Cache:
             try:
                 work()
             except sqlite3.Error as error:
-                # Tables of FTS5 that do not agree are a broken constraint, if they are noticed at all.
-                if self._mended or not (isinstance(error, sqlite3.IntegrityError) or is_damage(error)):
+                if self._mended or not _is_damage(error):
                     raise
-                self.mend(DamagedCacheError(f"what is listed in {self.path} is damaged: {error}"))
+                self.mend(DamagedCacheError(f"{self._where} is damaged: {error}"))
                 work()
         except (OSError, sqlite3.Error) as error:
             raise self._unwritten(error) from error
+
+    @property
+    def _where(self) -> str:
+        return "what is listed, in memory" if self.path is None else f"the cache {self.path}"
+
+    @property
+    def is_mended(self) -> bool:
+        """Whether all that is listed was listed anew, which is done once."""
+        return self._mended
 
     def _commit(self) -> None:
         if self._file and self._file != _identity(self.path):
@@ -198,8 +206,8 @@ class Cache:
             write_document(self.path, self._owner() | self.catalogue.document())
 
     def _unwritten(self, error: Exception) -> CacheError:
-        where = "what is listed, in memory" if self.path is None else f"the cache {self.path}"
-        return CacheError(f"expected to write {where}, but {reason_of(error)}")
+        kind = DamagedCacheError if _is_damage(error) else CacheError
+        return kind(f"expected to write {self._where}, but {reason_of(error)}")
 
     def _make_room(self) -> None:
         """Give the log room, when it has another length than that had. Where that cannot be, commits take longer.
@@ -254,6 +262,11 @@ class Cache:
     def _unlock(self) -> None:
         if self._lock is not None:
             self._lock.release()
+
+
+def _is_damage(error: Exception) -> bool:
+    """Tables of FTS5 that do not agree are a broken constraint, if they are noticed at all."""
+    return isinstance(error, sqlite3.IntegrityError) or is_damage(error)
 
 
 def _lock(path: Path) -> FileLock:

@@ -710,8 +710,8 @@ def leave(
     All it is connected with are told, and forget it. It runs on: a node serves its own flows, a registry lists the
     nodes that are registered with it. Those that do not answer are told as soon as they do.
 
-    A service that is dead cannot be asked to leave: with --at the registry that it is registered or connected with
-    forgets it, and tells the others.
+    A node that is dead cannot be asked to leave: with --at the registry that it is registered with forgets it, and
+    tells the others. Of a registry that is dead this ends the connection with that one alone.
 
     \b
     kodo leave http://localhost:3367
@@ -803,9 +803,11 @@ def _dismiss(client: Client, url: str) -> list[Mapping[str, Any]]:
 
 def _dismissed(url: str, at: str, known: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
     """That it was forgotten, and whether it may come back."""
-    yield Text.assemble(
-        _text(url, LINK), " is forgotten by ", _text(at, LINK), ", which tells the others", overflow="fold"
-    )
+    if any(record["state"] == "listed" for record in known):
+        ends = ", which tells the others"
+    else:
+        ends = " as a peer; its own part stays until the `grace` is over, and its other peers are to be told one by one"
+    yield Text.assemble(_text(url, LINK), " is forgotten by ", _text(at, LINK), ends, overflow="fold")
     if not known or known[0]["status"] != "offline":
         yield _text("If it still runs it comes back by itself; let it leave instead, or end it before.", POOR)
 

@@ -29,6 +29,8 @@ COUNTED = 60.0
 """Seconds for which nodes that fare like one that was named are counted, before their number is said."""
 Fate = Literal["registered", "left", "went offline", "came back", "dropped"]
 """What becomes of a node that is registered here."""
+BUSY = (429, 503)
+"""Answers of a peer that is there, and wants to be asked later."""
 CLOSED = (401, 403)
 """Answers after which a peer is not asked any more, which `Runtime` says."""
 
@@ -129,7 +131,8 @@ class Contacts:
             log.info("%s has left", url)
         self._came.discard(key)
         self._met -= met
-        self._troubles.pop(url, None)
+        for address in {url, *met}:
+            self._troubles.pop(address, None)
 
     def close(self) -> None:
         """Say what was counted, and count nobody any more."""
@@ -181,7 +184,7 @@ _MEETING = {"/register": "registered at", "/connect": "connected with"}
 
 def _state(error: KodoError) -> str:
     if isinstance(error, UnavailableError):
-        return "is away" if error.answered is None else "is not ready"
+        return "is away" if error.answered is None else "is not ready" if error.answered in BUSY else "fails"
     if isinstance(error, RejectedError) and error.foreign:
         return "answers, but is no kodo registry"
     return "refuses" if isinstance(error, RejectedError) and error.answered else "answers what cannot be taken"

@@ -115,7 +115,7 @@ class Options(BaseSettings):
     reload: bool = Field(False, description="restart when the code changes (development)", examples=["false"])
     log: FileName | None = Field(None, description="file for log lines, in place of stderr", examples=["kodo.log"])
     body_limit: Limit = Field(16 * MIB, description="largest body of /register, in bytes", examples=["16777216"])
-    # What other registries send at once has half of the least.
+    # The least is twice what another registry sends at once (`runtime.PAGE_LIMIT`).
     peer_body_limit: int = Field(
         64 * MIB, ge=MIB, description="largest body of /connect and /update/node, in bytes", examples=["67108864"]
     )

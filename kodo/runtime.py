@@ -56,7 +56,7 @@ BATCH, BATCH_TIME = 64, 0.05
 """Events, and seconds of work, that share a commit at most, so that the first does not wait for too many."""
 READERS = 4
 DOUBTFUL = 4
-"""How often others may know more of this registry than it does: once after the loss of its disk, if not by several."""
+"""How often others know more of this registry than it does before it is said: a lost disk explains one or two."""
 RESTS = 9
 """Times as long as it worked rests what looks the listing over: a tenth of one core, some 10 s for 100,000 flows."""
 
@@ -96,6 +96,8 @@ class Store(Protocol):
     def write(self, save: Save) -> None: ...
     def commit(self) -> None: ...
     def index_some(self) -> None: ...
+    @property
+    def is_mended(self) -> bool: ...
     def mend(self, damage: Exception) -> None: ...
     def rollback(self) -> None: ...
     def close(self) -> None: ...
@@ -250,7 +252,7 @@ class Runtime:
         try:
             return await self._briefly(read, self._readers)
         except DamagedCacheError as error:
-            if not self._ending:
+            if not (self._ending or self.store.is_mended):
                 self._spawn(self._mend(error))
             raise
 
@@ -329,10 +331,18 @@ class Runtime:
         try:
             if self._is_idle():
                 with self.store.catalogue.writing():
-                    self.store.index_some()
-                self._rest()
+                    self._index_some()
         except Exception as error:  # noqa: BLE001, as where a message is written
             self._loop.call_soon_threadsafe(self._give_up, error)
+
+    def _index_some(self) -> None:
+        try:
+            self.store.index_some()
+            self._rest()
+        except DamagedCacheError as error:
+            # A search looks one by one at what it cannot be told of by trigrams: nobody has to end for that.
+            self.store.catalogue.rollback()
+            log.debug("what searches go by is not written: %s", error)
 
     def _rest(self) -> None:
         """After each piece of work: what can wait is done when nothing else is."""
@@ -427,8 +437,9 @@ class Runtime:
         if standing.frozen != before.frozen:
             said = "frozen, since most nodes and most peers fell silent at once" if standing.frozen else "resumed"
             log.warning("the expiry of leases is %s", said)
-        if standing.surpassed > max(before.surpassed, DOUBTFUL - 1) and standing.surpassed.bit_count() == 1:
-            said = "others know more of it than it does, for the %dth time; see that no other service has its url"
+        times = standing.surpassed
+        if times >= DOUBTFUL and times.bit_length() > before.surpassed.bit_length():
+            said = "others have known more of it than it did %d times; see that no other service has its url"
             log.warning(said, standing.surpassed)
         for url, status in set(standing.refused) - set(before.refused):
             log.warning("%s answered %d and is not asked again until it is heard of; see to its access", url, status)

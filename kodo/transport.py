@@ -178,7 +178,7 @@ class Transport:
         try:
             async with client.stream("POST", url, content=body, headers=headers) as response:
                 answer = bytearray()
-                if response.headers.get("content-encoding", "identity") != "identity":
+                if response.status_code == 200 and response.headers.get("content-encoding", "identity") != "identity":
                     # Unpacked it might be a thousand times as long as it is allowed to be.
                     noted.outcome = "refused: a packed answer"
                     raise RejectedError(f"its answer to {send.route} is packed, which was not asked for")

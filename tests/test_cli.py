@@ -517,6 +517,8 @@ def test_a_registry_is_told_to_forget_a_node(run: Run, mesh: tuple[Served, Serve
     until(lambda: len(zeta.flows()) == 3, "the node to be gone from both")
     again = run("leave", node, "--at", acme.url)
     assert (again.exit_code, "it has left" in again.stderr) == (1, True)
+    peer = run("leave", "http://older:1", "--at", acme.url)
+    assert peer.stdout.startswith(f"http://older:1 is forgotten by {acme.url} as a peer; its own part stays")
 
 
 @pytest.mark.parametrize(

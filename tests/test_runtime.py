@@ -16,11 +16,12 @@ import pytest
 from kodo.cache import Cache, Owner
 from kodo.core.instructions import Send
 from kodo.core.registry import Profile, Registry
-from kodo.errors import CacheError
+from kodo.errors import CacheError, DamagedCacheError
 from kodo.models import PeerMessage, PeerReply, Registration, Version
 from kodo.query import compile_filter, parse, parse_order
 from kodo.runtime import READERS, Answer, Identity, Runtime
 from tests.damage import misindex
+from tests.waiting import until
 
 URL = "http://127.0.0.1:3366"
 
@@ -276,3 +277,47 @@ def test_a_url_that_others_use_as_well_is_said(caplog: pytest.LogCaptureFixture)
         assert caplog.text.count("has its url") == 2
 
     running(Cache(Owner(URL)), work)
+
+
+def damaged() -> None:
+    broken = sqlite3.DatabaseError("database disk image is malformed")
+    broken.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    raise broken
+
+
+def test_damage_that_stays_ends_no_service(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Where what searches go by cannot be written, after all was listed anew too, searches look at each flow."""
+    cache = Cache(Owner(URL))
+
+    async def work(runtime: Runtime) -> None:
+        monkeypatch.setattr("kodo.listing.SOME", 0)
+        monkeypatch.setattr(cache.catalogue, "index_some", damaged)
+        for number in range(3):
+            await runtime.register(registration(number, [{"url": "/a", "name": "a"}]))
+        await asyncio.to_thread(until, lambda: "listed anew" in caplog.text, "the damage to be met")
+        await runtime.register(registration(3))
+        assert await runtime.inspect(lambda *_: runtime.failure.done()) is False
+        found = cache.catalogue.page(compile_filter(parse('name ~ "a"')), parse_order(""), 0, 9)
+        assert found.filtered == 3
+
+    running(cache, work)
+    assert caplog.text.count("listed anew") == 1
+
+
+def test_damage_that_stays_is_written_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often a read meets damage, all is listed anew once, and nothing is written for the others."""
+    cache, mended = Cache(Owner(URL)), list[object]()
+
+    def read(*, brief: bool = False) -> None:
+        raise DamagedCacheError("a bit")
+
+    async def work(runtime: Runtime) -> None:
+        mend = cache.mend
+        monkeypatch.setattr(cache, "mend", lambda damage: (mended.append(damage), mend(damage)))
+        for _ in range(20):
+            with pytest.raises(DamagedCacheError):
+                await runtime.read(read)
+            await runtime.register(registration(1))
+
+    running(cache, work)
+    assert len(mended) < 5  # more than one where the first is still at work

@@ -14,7 +14,7 @@ import pytest
 
 from kodo.__main__ import main
 from kodo.errors import DamagedCacheError
-from kodo.service.node import is_no_last_word
+from kodo.service.node import _is_no_last_word
 from kodo.serving import GARBAGE, TURN
 
 TUNED = """
@@ -70,7 +70,7 @@ assert during == [before], (before, during)
 def test_only_last_words_are_left_to_the_command(level: int, kept: bool) -> None:
     """A line that names an error is kept, but the one by which a service ends, which the command says itself."""
     record = logging.LogRecord("kodo", level, "", 1, "%s", (DamagedCacheError("a bit"),), None)
-    assert is_no_last_word(record) == kept
+    assert _is_no_last_word(record) == kept
 
 
 @pytest.mark.parametrize("arguments", [["flows"], ["serve"]])

@@ -49,7 +49,11 @@ class Leases:
         self.frozen_until: float | None = None
 
     def resume(self, node: Key, status: str, clock: float, since: float) -> None:
-        """A lease from before this start: of a status that is `since` seconds old, whoever has it gets a lease more."""
+        """Take up a lease from before this start, whose status is `since` seconds old.
+
+        An online node gets a whole lease; an offline one stays away as long, but has at least a lease before it is
+        dropped.
+        """
         if status == "online":
             self.online[node] = clock + self.lease
         elif status == "offline":

@@ -207,7 +207,7 @@ class Peer:
             self.behind.discard(origin)
 
     def heard(self, clock: float) -> None:
-        """A sign of life ends every pause, but of who is there all the time and takes nothing."""
+        """A sign of life ends every pause, except that of a peer which answers but takes nothing."""
         self.heard_at, self.silent = clock, 0.0
         self.met = True
         self.foreign = False

@@ -258,7 +258,10 @@ class Registry:
                 self.ages.heard(origin, at.clock, _seconds_between(part.seen, at.utc))
         for row in sorted(self._rows, key=lambda row: row.seq):
             if row.gone:
-                self.ledger.graves.append((at.clock - _seconds_between(row.heartbeat, at.utc), row.seq))
+                # What lapsed says when its node was heard of last: that was a retention before at the least.
+                told = 0.0 if row.modified else self.timing.retention
+                since = max(0.0, _seconds_between(row.heartbeat, at.utc) - told)
+                self.ledger.graves.append((at.clock - since, row.seq))
                 continue
             self.leases.resume(row.node, row.status, at.clock, _seconds_between(row.heartbeat, at.utc))
             if row.via is not None:
@@ -364,8 +367,9 @@ class Registry:
         )
         if peer.state.farewell is None:
             self._was_told(sender)
-        # Who connects is ready, whatever it asked for before.
-        peer.left_alone = 0.0
+        if peer.left_alone > event.at.clock:
+            # Who connects is ready, whatever it asked for before.
+            peer.left_alone, peer.not_before = 0.0, event.at.clock
         self._heard(peer, event.at)
         self._schedule_beacon(peer, event.at)
         change = Change(peers={sender: peer.state})
@@ -383,7 +387,8 @@ class Registry:
         if message.feed and peer.state.farewell is None:
             peer.answering += 1
             offer = self._parcel(peer, "both" if peer.state.deltas else "plain", event.at.clock, greeting=True)
-            offer = replace(offer, first=visited is None)
+            # Of what it names itself it is to hear that it is gone.
+            offer = replace(offer, first=visited is None and not message.nodes)
             peer.behind -= {told.origin for told in offer.ranges}
         marks = None if message.marks is None else self.ledger.marks()
         return [*change.saves(), Reply(event.ticket, tuple(lines), self.standing(), sender, offer, marks)]
@@ -590,7 +595,7 @@ class Registry:
         if known is not None:
             known.state = replace(known.state, address=peer.state.address)
             known.configured, known.stands, known.last = True, True, peer.last
-            known.met, known.heard_at = True, peer.heard_at
+            known.met, known.heard_at, known.silent = True, peer.heard_at, 0.0
             known.not_before = peer.not_before
             return known
         peer.state = replace(peer.state, key=key, url=url)
@@ -997,6 +1002,9 @@ class Registry:
                 if peer is source and not peer.state.deltas and origin not in peer.behind:
                     peer.acked[origin] = self.parts[origin].version
                 peer.note(origin, self.parts[origin].version)
+            if peer.unmoved and peer.behind & origins:
+                # What it does not take is no reason to keep from it what is new.
+                peer.go_on(self._clock)
             if peer is not source and peer.told and peer.behind & origins:
                 told.append(peer)
         return told

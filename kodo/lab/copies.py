@@ -268,7 +268,7 @@ class Hearing:
         silent = [name for name, last in self._last.items() if now - last >= PATIENCE]
         if not silent:
             return ""
-        return f"not heard, for they may have as many readers as they take: {few(silent)}; {self._lack}"
+        return f"nothing is heard of {few(silent)}, which may have all the readers they take; {self._lack}"
 
 
 def _rank(value: Any) -> str:

@@ -72,7 +72,8 @@ HERE: weakref.WeakValueDictionary[Path, MeshLab] = weakref.WeakValueDictionary()
 """Labs that are kept and used by this process, by their folders: a cell that attaches may be run again."""
 LABS: weakref.WeakSet[MeshLab] = weakref.WeakSet()
 """The labs of this process, whether anybody can still reach them or not."""
-NOTING = threading.Lock()
+GUARD = threading.Lock()
+"""Held while `LABS` is changed or read."""
 
 
 class MeshLab:
@@ -114,7 +115,7 @@ class MeshLab:
         # It holds no lab, runs when nobody can reach the lab or a handle any more, and when the interpreter ends.
         self._end = weakref.finalize(self, self.engine.leave)
         self._recordings: list[Recording] = []
-        with NOTING:
+        with GUARD:
             LABS.add(self)
         if self.engine.kept is not None:
             HERE[self.engine.kept.folder] = self
@@ -334,10 +335,10 @@ class MeshLab:
     def _end_the_lost(self) -> None:
         """End the labs that a cell began when it was run before: nobody can reach them, which Python would notice late.
 
-        A lab and its handles hold each other, and this takes a tenth of a second: where there are others, at the start
-        of a lab and, when the last handles have been given to its members, when it settles first.
+        A lab and its handles hold each other. This takes a tenth of a second: it is done where other labs are alive, as
+        the first members start and as the lab first settles, since the names of a cell hold the old ones until then.
         """
-        with NOTING:
+        with GUARD:
             others = any(lab is not self and not lab.ended for lab in LABS)
         if others:
             gc.collect()
@@ -527,7 +528,7 @@ class MeshLab:
         if not self._settled:
             self._end_the_lost()
         trail, limit = Trail(self.engine, self._settled), self.patience(timeout)
-        with progress("waiting for the mesh to settle") as wait:
+        with progress("settling the mesh") as wait:
             settled = settle(list(self), limit, trail, wait)
             wait.end(f"settled in {duration(settled.seconds)}, with {numbered(settled.messages, 'message')}")
         self._settled = self.history.clock.moment()

@@ -318,14 +318,14 @@ def told_once(options: Options) -> Iterator[None]:
     if options.log is not None:
         yield
         return
-    log.addFilter(is_no_last_word)
+    log.addFilter(_is_no_last_word)
     try:
         yield
     finally:
-        log.removeFilter(is_no_last_word)
+        log.removeFilter(_is_no_last_word)
 
 
-def is_no_last_word(record: logging.LogRecord) -> bool:
+def _is_no_last_word(record: logging.LogRecord) -> bool:
     """Whether a line of the log is something else than the error with which a service ends."""
     told = record.args[0] if isinstance(record.args, tuple) and record.args else None
     return record.levelno < logging.CRITICAL or not isinstance(told, KodoError)

@@ -55,7 +55,7 @@ KEPT = 8 * 2**20
 """Bytes of answers that are kept as long as they are true."""
 SPOOLED, PATIENCE = 8, 5.0
 """Answers from files that are under way at once, and seconds for which one more waits for its turn."""
-BODY_TIME = 30.0
+BODY_TIME = 60.0
 """Seconds in which a body has to come: what came of it is kept meanwhile."""
 STALLED = 20.0
 """Seconds in which a reader has to take some of such an answer: it is a file as long as that takes."""

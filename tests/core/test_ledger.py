@@ -316,6 +316,21 @@ class TestFloors:
             made.run(300)
         assert made.row("a") is None
 
+    def test_of_who_lapsed_as_well(self) -> None:
+        """The tombstone of a node that stayed away is as old as its end, also after a restart, not as its last beat."""
+        made = linked("peer", lease=10.0, retention=3000.0, tombstones=1600.0, beacon=10.0)
+        made.register("a")
+        made.beat("a")
+        for _ in range(310):
+            made.run(10)
+            made.update("peer")
+        assert made.listed() == []
+        made.restart()
+        made.run(1000)
+        assert made.row("a") is not None
+        made.run(1000)
+        assert made.row("a") is None
+
     def test_replicas_drop_what_the_origin_dropped(self) -> None:
         """A replica drops tombstones below the floor of the origin, and only those."""
         made = linked()

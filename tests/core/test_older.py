@@ -274,16 +274,18 @@ class TestHandshake:
         assert (answer.offer.form, answer.offer.unsaid, answer.marks) == ("plain", None, None)
 
     def test_it_hears_of_nothing_that_is_gone(self) -> None:
-        """An older service that connects first is offered what is listed, and no node that left before."""
+        """An older service that connects first is offered what is listed, and of what is gone what it brings itself."""
         made = Desk()
         store = Catalogue(url_of("self"))
         for save in saves(made.register() + made.register("left") + made.farewell("left")):
             store.write(save)
         store.commit()
-        for met, told in ((False, {url_of("node")}), (True, {url_of("node"), url_of("left")})):
-            offer = reply(made.connect_older("old")).offer
+        both = {url_of("node"), url_of("left")}
+        for name, brought, told in (("old", [], both - {url_of("left")}), ("old", [], both), ("elder", ["left"], both)):
+            nodes = [node(left, modified=EARLY) for left in brought]
+            offer = reply(made.connect_older(name, nodes=nodes)).offer
             assert offer is not None
-            assert store.content(offer, 2**20).nodes.keys() == told, met
+            assert store.content(offer, 2**20).nodes.keys() == told, (name, brought)
         store.close()
 
     def test_one_that_was_renewed(self) -> None:

@@ -44,6 +44,16 @@ class TestRetryAfter:
         assert news(made.run(119)) == []
         assert [send.peer for send in news(made.run(2))] == [PEER]
 
+    @pytest.mark.parametrize("heard", [False, True])
+    def test_who_connects_is_ready(self, heard: bool) -> None:
+        """A peer that asked to be left alone and connects anew is told what it is owed, whatever it said meanwhile."""
+        made = owing()
+        made.lost("peer", retry_after=3600.0)
+        if heard:
+            made.update("peer")
+        made.connect("peer", feed=True)
+        assert [send.peer for send in news(made.register("other") + made.run(1))] == [PEER]
+
     def test_of_a_first_contact(self) -> None:
         """A registry that is greeted for the first time may ask for it as well."""
         made = Desk(Profile("http://self:1", connect=(url_of("peer"),)))
@@ -91,6 +101,17 @@ class TestRefusals:
             sent = sends(made.run(1))
         assert len([at for at in told if at < 60]) < 12
         assert len([at for at in told if at > 300]) < 14
+
+    def test_what_else_is_new_is_told_at_once(self) -> None:
+        """That a peer takes nothing of one origin keeps no other news from it."""
+        made = Desk(beacon=1e6)
+        made.connect("peer")
+        sent = sends(made.update("other", delta("far", ZERO, v(1), record(1))))
+        while made.registry.peers[PEER].unmoved < 8:
+            for send in sent:
+                made.delivered(send, marks={}, providers={"url": url_of("peer"), "feed": True})
+            sent = sends(made.run(1))
+        assert [send.peer for send in sends(made.register())] == [PEER]
 
     def test_a_sign_of_life_begins_anew(self) -> None:
         """Once the peer is heard of, it is asked again, with a handshake, and no longer shown."""

@@ -147,8 +147,8 @@ def test_a_wait_says_what_it_waits_for(kernel: Kernel) -> None:
     kernel.run("from kodo.lab import MeshLab")
     kernel.client.execute_interactive(WAITS, output_hook=hear, timeout=60)
     (line,) = shown
-    assert line["text/plain"] == "waiting for the mesh to settle"
-    assert line["text/html"].count("waiting for the mesh to settle") == 1
+    assert line["text/plain"] == "settling the mesh"
+    assert line["text/html"].count("settling the mesh") == 1
     assert "application/vnd.jupyter.widget-view+json" in line
     assert any("settled in" in text for text in said)
     assert any("registry2 is paused" in text for text in said)

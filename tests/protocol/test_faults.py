@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -321,6 +321,16 @@ def test_memory_stays_flat(launch: Launch, bad: Start, record_property: Note) ->
     assert len(flow_urls(here)) == 100
 
 
+@contextmanager
+def listening(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Hear what services of this process log."""
+    logging.getLogger("kodo").addHandler(caplog.handler)
+    try:
+        yield
+    finally:
+        logging.getLogger("kodo").removeHandler(caplog.handler)
+
+
 def test_no_cookie_is_taken(serve: Serving, bad: Start) -> None:
     """What a peer wants remembered is sent to nobody: not to it, and not to others on its host."""
     registry, setting, other = serve(node=False), bad("cookies"), bad("cookies")
@@ -336,19 +346,17 @@ def test_a_packed_answer_is_not_unpacked(serve: Serving, bad: Start, caplog: pyt
     """Answers are wanted as they are, since a packed one may become a thousand times as long; another is refused."""
     registry, packing = serve(node=False), bad("packed")
     packing.connect(registry)
-    logging.getLogger("kodo").addHandler(caplog.handler)
-    registry.post("/register", record("http://n:1"))
-    until(lambda: "is packed" in caplog.text, "the answer to be refused")
-    logging.getLogger("kodo").removeHandler(caplog.handler)
+    with listening(caplog):
+        registry.post("/register", record("http://n:1"))
+        until(lambda: "is packed" in caplog.text, "the answer to be refused")
     assert all(b"accept-encoding: identity" in head.lower() for head in packing.heads)
 
 
 def test_a_name_that_no_host_can_have(serve: Serving, caplog: pytest.LogCaptureFixture) -> None:
     """A peer whose name cannot be is away like any other, and floods no log."""
     registry = serve(node=False)
-    logging.getLogger("kodo").addHandler(caplog.handler)
-    registry.post("/connect", told("http://xn--:80", feed=True))
-    registry.post("/register", record("http://n:1"))
-    until(lambda: "no host can have its name" in caplog.text, "it to be said")
-    logging.getLogger("kodo").removeHandler(caplog.handler)
+    with listening(caplog):
+        registry.post("/connect", told("http://xn--:80", feed=True))
+        registry.post("/register", record("http://n:1"))
+        until(lambda: "no host can have its name" in caplog.text, "it to be said")
     assert "Traceback" not in caplog.text
