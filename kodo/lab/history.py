@@ -161,13 +161,19 @@ class History:
 
     def pull(self, members: Iterable[tuple[str, str]], patience: float = PATIENCE) -> None:
         """Read what these members, name and url, have noted since the last time; who does not answer is left out."""
-        asked = list(members)
+        asked, pull = list(members), partial(self._pull_one, patience=patience)
         with self._reading:
-            if len(asked) == 1:
-                self._pull_one(*asked[0], patience)
-            elif asked:
+            if len(asked) > 1:
                 with ThreadPoolExecutor(min(AT_ONCE, len(asked)), thread_name_prefix="kodo-lab-trace") as threads:
-                    list(threads.map(partial(self._pull_one, patience=patience), *zip(*asked, strict=True)))
+                    try:
+                        doing = [threads.submit(pull, *each) for each in asked]
+                    except RuntimeError:  # as the interpreter ends, no thread begins anything
+                        doing = []
+                    asked = asked[len(doing) :]
+                    for done in doing:
+                        done.result()
+            for each in asked:
+                pull(*each)
 
     def _pull_one(self, name: str, url: str, patience: float) -> None:
         headers = {"Last-Event-ID": self._places[name]} if name in self._places else {}

@@ -604,7 +604,8 @@ class MeshLab:
     def record(self, path: Path | str) -> Recording:
         """Write what happens from now on into a file, for `MeshLab.replay`: events, messages, and what is listed.
 
-        It ends with the lab, or with `stop()` of what is returned. A file that is there is replaced.
+        It ends with the lab, with this process, or with `stop()` of what is returned; who attaches a lab begins another
+        record. A file that is there is replaced.
         """
         self.check_alive()
         self.engine.need_processes("record()")

@@ -19,6 +19,7 @@ and says so (`failed`); the lab goes on.
 
 from __future__ import annotations
 
+import atexit
 import json
 import threading
 import time
@@ -47,7 +48,7 @@ PATIENCE = 2.0
 
 
 class Recording:
-    """A record that is being written; `stop` ends it, and so does the end of the lab."""
+    """A record that is being written; `stop` ends it, and so does the end of the lab, or of this process."""
 
     def __init__(self, lab: MeshLab, path: Path) -> None:
         """Begin: what the lab has by now is written at once."""
@@ -77,6 +78,8 @@ class Recording:
         self._look()
         self._thread = threading.Thread(target=self._run, name="kodo-lab-recording", daemon=True)
         self._thread.start()
+        # A lab that is kept goes on then.
+        atexit.register(self.stop)
 
     def __repr__(self) -> str:
         state = "ended" if self._over.is_set() else "running"
@@ -94,6 +97,7 @@ class Recording:
         self._close()
 
     def _close(self) -> None:
+        atexit.unregister(self.stop)
         self._unfollow()
         self._write({"end": True, "at": time.monotonic()})
         with self._lock:

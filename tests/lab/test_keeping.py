@@ -390,3 +390,21 @@ def test_a_member_may_have_any_name() -> None:
         with MeshLab.attach("demo") as again:
             again["lab"].restart()
             assert [row["name"] for row in again["lab"].flows().rows] == ["lab"]
+
+
+def test_a_recording_has_all_up_to_the_end_of_its_process(labs: Path) -> None:
+    """A lab that is kept goes on when its script ends, and what was recorded until then is whole."""
+    script = 'import sys\nlab = MeshLab("demo", keep=True, record=sys.argv[1])\nr1 = lab.add_registry()\n'
+    script += 'r2 = lab.add_registry(connect=r1)\nlab.add_node(connect=r1, flows=["mytest"])\nlab.settle()\n'
+    path = labs / "mesh.jsonl"
+    order = [sys.executable, "-c", f"from kodo.lab import MeshLab\n{script}", str(path)]
+    subprocess.run(order, check=True, timeout=60)
+    lab = MeshLab.attach("demo")
+    try:
+        assert json.loads(path.read_text().splitlines()[-1])["end"]
+        replay = MeshLab.replay(path)
+        (row,) = replay.at(replay.seconds).flows().rows
+        assert row["registries"] == ["registry1", "registry2"]
+    finally:
+        lab.terminate()
+        path.unlink()
