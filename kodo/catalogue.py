@@ -464,8 +464,9 @@ class Catalogue:
         return shown != wanted
 
     def list_anew(self) -> None:
-        """Write anew all that follows from the records, as durable as a `write`; nothing of what stands there is read.
+        """Write anew all that follows from the records, as durable as a `write`, whatever its rows and indexes say.
 
+        Where pages of it are no pages any more that fails, and a start sets the cache aside.
         That takes as long as it took to list all of them, and `/flows` goes on with what there was meanwhile.
         """
         db = self._writer
@@ -506,10 +507,13 @@ class Catalogue:
     def rows(self, keys: Iterable[Key]) -> dict[Key, tuple[Row, ...]]:
         """What every part says of these nodes, changes not yet committed included."""
         found = {}
-        for key in keys:
-            rows = self._writer.execute(f"SELECT {_ROW} FROM record WHERE key = ?", (key,)).fetchall()
-            if rows:
-                found[key] = tuple(_row(row) for row in rows)
+        try:
+            for key in keys:
+                rows = self._writer.execute(f"SELECT {_ROW} FROM record WHERE key = ?", (key,)).fetchall()
+                if rows:
+                    found[key] = tuple(_row(row) for row in rows)
+        except sqlite3.Error as error:
+            raise CacheError(f"expected the records of nodes, but {error}; see to the disk") from error
         return found
 
     # -- looking after -------------------------------------------------------------------------------------

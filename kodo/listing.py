@@ -138,7 +138,7 @@ class Listing:
         self._counted.subtract([("tag", word) for word, _ in tags])
 
     def clear(self) -> None:
-        """List nothing more at all. What stands here is emptied without a look into it."""
+        """List nothing more at all. What the rows say is not looked at, but SQLite walks their pages to free them."""
         for table in ("flow", "flow_text", "tag", "tally"):
             self._db.execute(f"DELETE FROM {table}")
         self._db.execute("INSERT INTO trigram (trigram) VALUES ('delete-all')")

@@ -212,6 +212,8 @@ class Peer:
         self.met = True
         self.foreign = False
         self.stopped = None
+        if not self.behind:
+            self.unmoved = 0
         if self.failures:
             self.failures = 0
             if not self.unmoved:

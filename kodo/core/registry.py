@@ -1002,8 +1002,8 @@ class Registry:
                 if peer is source and not peer.state.deltas and origin not in peer.behind:
                     peer.acked[origin] = self.parts[origin].version
                 peer.note(origin, self.parts[origin].version)
-            if peer.unmoved and peer.behind & origins:
-                # What it does not take is no reason to keep from it what is new.
+            if peer.unmoved and peer.failures <= 1 and peer.behind & origins:
+                # What it answers and does not take is no reason to keep from it what is new; that it is away, is.
                 peer.go_on(self._clock)
             if peer is not source and peer.told and peer.behind & origins:
                 told.append(peer)

@@ -7,7 +7,7 @@ import pytest
 from kodo.core import events as ev
 from kodo.core.registry import Profile
 from kodo.models import PeerReply
-from tests.core.steps import PEER, ZERO, Desk, delta, news, record, sends, url_of, v
+from tests.core.steps import FAR, PEER, ZERO, Desk, delta, news, record, sends, url_of, v
 
 
 def owing() -> Desk:
@@ -102,8 +102,8 @@ class TestRefusals:
         assert len([at for at in told if at < 60]) < 12
         assert len([at for at in told if at > 300]) < 14
 
-    def test_what_else_is_new_is_told_at_once(self) -> None:
-        """That a peer takes nothing of one origin keeps no other news from it."""
+    def stuck(self) -> Desk:
+        """A registry whose peer answers, and takes nothing of one origin."""
         made = Desk(beacon=1e6)
         made.connect("peer")
         sent = sends(made.update("other", delta("far", ZERO, v(1), record(1))))
@@ -111,7 +111,27 @@ class TestRefusals:
             for send in sent:
                 made.delivered(send, marks={}, providers={"url": url_of("peer"), "feed": True})
             sent = sends(made.run(1))
-        assert [send.peer for send in sends(made.register())] == [PEER]
+        return made
+
+    def test_who_is_stuck_and_goes_away(self) -> None:
+        """A peer that took nothing and then is away is tried ever less often too, however much is new."""
+        made = self.stuck()
+        made.away = {"peer"}
+        tries = []
+        for number in range(300):
+            tries += sends(made.follow(made.register(f"n{number}")) + made.run(1))
+        assert len(tries) < 30
+
+    def test_who_has_all_is_not_stuck(self) -> None:
+        """A peer that has got all by another way is told what is new, once it was away and is back, at once."""
+        made = self.stuck()
+        made.connect("peer", marks={FAR: v(1), url_of("self"): list(made.registry.own.version)})
+        made.update("peer")
+        assert made.registry.peers[PEER].unmoved == 0
+
+    def test_what_else_is_new_is_told_at_once(self) -> None:
+        """That a peer takes nothing of one origin keeps no other news from it."""
+        assert [send.peer for send in sends(self.stuck().register())] == [PEER]
 
     def test_a_sign_of_life_begins_anew(self) -> None:
         """Once the peer is heard of, it is asked again, with a handshake, and no longer shown."""
