@@ -268,7 +268,7 @@ class Hearing:
         silent = [name for name, last in self._last.items() if now - last >= PATIENCE]
         if not silent:
             return ""
-        return f"nothing is heard of {few(silent)}, which may have all the readers they take; {self._lack}"
+        return f"nothing is heard of {few(silent)}, perhaps for too many readers; {self._lack}"
 
 
 def _rank(value: Any) -> str:
