@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import (
@@ -90,6 +90,8 @@ class Options(BaseSettings):
     """
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
+    from_elsewhere: ClassVar[bool] = True
+    """Whether the environment and a file are read, too."""
 
     url: OwnUrl = Field(
         "http://localhost:3366",
@@ -166,7 +168,8 @@ class Options(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The sources, strongest first: kwargs, environment, the YAML file; no `.env`, no folder of secrets."""
-        return init_settings, env_settings, _FileSource(settings_cls)
+        elsewhere = (env_settings, _FileSource(settings_cls)) if cls.from_elsewhere else ()
+        return init_settings, *elsewhere
 
     @property
     def kind(self) -> str:
@@ -254,17 +257,7 @@ def misspelt(environment: Iterable[str]) -> Iterator[str]:
 class _Kwargs(Options):
     """Options of kwargs alone."""
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The kwargs."""
-        return (init_settings,)
+    from_elsewhere = False
 
 
 class _FileSource(PydanticBaseSettingsSource):

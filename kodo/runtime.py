@@ -440,7 +440,7 @@ class Runtime:
         times = standing.surpassed
         if times >= DOUBTFUL and times.bit_length() > before.surpassed.bit_length():
             said = "others have known more of it than it did %d times; see that no other service has its url"
-            log.warning(said, standing.surpassed)
+            log.warning(said, times)
         for url, status in set(standing.refused) - set(before.refused):
             log.warning("%s answered %d and is not asked again until it is heard of; see to its access", url, status)
         for origin in set(standing.stale) - set(before.stale):
