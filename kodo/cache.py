@@ -153,9 +153,9 @@ class Cache:
         self._do(self._commit)
         self._unsaved.clear()
 
-    def index_some(self) -> None:
-        """Write what searches go by of some flows that were listed lately, between commits. Raises `CacheError`."""
-        self._do(self.catalogue.index_some)
+    def catch_up(self) -> None:
+        """Do some of what makes reading fast, between commits (`Catalogue.catch_up`). Raises `CacheError`."""
+        self._do(self.catalogue.catch_up)
 
     def mend(self, damage: Exception) -> None:
         """List anew all that is listed, since some of it is damaged: from the records, and durable as a `write` is.

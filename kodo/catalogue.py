@@ -22,7 +22,7 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ from typing import Any
 
 import orjson
 
-from kodo.changes import Changes, Kept
+from kodo.changes import Changes, Count, Kept
 from kodo.checkup import contents_of
 from kodo.core.instructions import Entry, Parcel, Range, Save, Settle
 from kodo.core.parts import Carried, Part, Row, listed, remains
@@ -47,6 +47,7 @@ from kodo.models import (
 )
 from kodo.opening import connect, is_damage, new_database, read_part, read_peer, stored_database
 from kodo.query import Filter, Order
+from kodo.rows import Ranking, Rows, faces, ranked, shown
 
 log = logging.getLogger("kodo")
 
@@ -62,8 +63,9 @@ INDEXED = {"f.name", "f.node", "n.organization", "n.created", "n.modified", "n.h
 """Columns that the listing has an index of; one of each of the others would halve the registrations in a second."""
 SHALLOW = 1000
 """Rows that are skipped along an index rather than ranked."""
-RANKINGS = 32 * 2**20
-"""Bytes of rankings that are kept: some forty of 100,000 flows, or three of a million."""
+RANKINGS = 24 * 2**20
+"""Bytes of rankings that are kept: some thirty of 100,000 flows, or three of a million."""
+TIMES = ("n.created", "n.modified", "n.heartbeat")
 
 _READ, _NAMED = re.compile(r"\b[fnt]\.\w+"), {"f.id", "f.name", "f.node", "f.url"}
 """What a filter reads of a flow, and what of that stands in the index of names."""
@@ -72,10 +74,6 @@ _KNOWN = "EXISTS (SELECT 1 FROM record r WHERE r.key = s.key)"
 _BODY = "url, organization, flows, created, modified, heartbeat, status"
 _ROW = "origin, key, url, created, modified, seq, flows_seq, digest, organization, heartbeat, status, via, gone"
 _STORED = "origin, key, url, organization, created, modified, heartbeat, status, seq, flows_seq, via, gone"
-_SHOWN = """json_object('registry', ?2, 'node', f.node, 'organization', n.organization, 'created', n.created,
-  'modified', n.modified, 'heartbeat', n.heartbeat, 'url', f.url, 'name', f.name, 'author', f.author,
-  'description', f.description, 'tags', json(f.tags))"""
-"""A row as displayed, of the service that is the second parameter."""
 _COUNTS = f"""
 SELECT json_object(
   'total', {TOTAL},
@@ -87,9 +85,6 @@ SELECT json_object(
   'tags', (SELECT json_group_object(value, flows) FROM
     (SELECT value, flows FROM tally WHERE kind = 'tag' ORDER BY value)))
 """
-IDS = 4096
-"""Ids in a piece of a ranking. A whole one of 100,000 flows, at once, took up to 50 ms of the interpreter's time: so
-long does the system take for so much new memory, in the worst case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +93,7 @@ class Page:
 
     total: int
     filtered: int
-    rows: str
+    rows: bytes
 
     @property
     def items(self) -> list[dict[str, Any]]:
@@ -116,38 +111,6 @@ class Content:
     carried: dict[Key, Carried]
 
 
-class Ranking:
-    """The ids of a selection in its order, as text in pieces of `IDS`; its length is that of the text.
-
-    They are counted from `start`, a power of ten above all of them, so that each takes equally many characters.
-    """
-
-    def __init__(self, start: int, pieces: Sequence[bytes]) -> None:
-        self.start = start
-        self._pieces = pieces
-        self._length = sum(map(len, pieces))
-
-    def __len__(self) -> int:
-        return self._length
-
-    @property
-    def flows(self) -> int:
-        """How many ids it holds."""
-        return -(-self._length // _width(self.start))
-
-    def ids(self, begin: int, most: int) -> str:
-        """These ids, counted from `start`, with commas between them."""
-        first, width = begin // IDS, _width(self.start)
-        text = b"".join(self._pieces[first : (begin + most - 1) // IDS + 1])
-        at = (begin - first * IDS) * width
-        return text[at : at + most * width].rstrip(b",").decode()
-
-
-def _width(start: int) -> int:
-    """The characters of an id that is counted from there, with the comma behind it."""
-    return len(str(start)) + 1
-
-
 class Catalogue:
     """The listing of the service `url`, in the SQLite file `path`, or in memory.
 
@@ -161,6 +124,7 @@ class Catalogue:
         self.path = path
         self.changes = Changes()
         self._rankings: Kept[Ranking] = Kept(RANKINGS)
+        self._rows = Rows()
         self._lock = threading.RLock()
         self._local = threading.local()
         self._ending = False
@@ -274,11 +238,25 @@ class Catalogue:
 
     @property
     def is_behind(self) -> bool:
-        """Whether searches look at more flows one by one than they should, until `index_some` was called enough."""
-        return self._listing.is_behind
+        """Whether reading is slower than it need be, until `catch_up` was called enough."""
+        return self._listing.is_behind or self._rows.is_behind(self._listing.last)
 
-    def index_some(self) -> None:
-        """Write what searches go by of some flows that were listed lately, and commit it, between other commits."""
+    def catch_up(self) -> None:
+        """Write what searches go by of some flows that were listed lately, or keep some rows; between other commits."""
+        if self._listing.is_behind:
+            self._index_some()
+        else:
+            self._keep_some()
+
+    def _keep_some(self) -> None:
+        """Rows that cannot be read are not kept: whoever asks for them is told why."""
+        try:
+            self._rows.read_some(self._writer, self._listing.last)
+        except sqlite3.Error as error:
+            self._rows.give_up(self._listing.last)
+            log.debug("rows of the listing are not kept: %s", error)
+
+    def _index_some(self) -> None:
         self._begin()
         try:
             self._listing.index_some()
@@ -589,64 +567,45 @@ class Catalogue:
     def page(self, select: Filter | None, order: Order, p: int, pp: int, *, brief: bool = False) -> Page:
         """Page `p` (from 0) of `pp` rows of what `select` selects, in this order."""
         selected = _selection(select, order)
-        begin, count = p * pp, self.changes.count("flows")
+        begin, of = p * pp, _moves_with(selected)
         params: dict[str, Any] = {"registry": self.url} | (select.params if select is not None else {})
+        flows, count = self.changes.counts("flows", of)
+        name = (count, selected, *params.values())
+        ranking = self._rankings.get(name)
+        # While a change is under way others may have seen it already: then nothing that is kept is shown.
+        if ranking is not None and self.changes.stands("flows", flows):
+            rows = self._kept_rows(ranking.ids(begin, pp), flows, brief=brief)
+            if rows is not None:
+                return Page(ranking.total, ranking.flows, rows)
         with self.reading(brief=brief) as db:
             # The moment is that of the first read, not of BEGIN: whether the count stands is to be asked after it.
             (total,) = db.execute(f"SELECT {TOTAL}").fetchone()
             # Changes that are under way may show in this read or not: then nothing is known of it, and nothing kept.
-            name = (count, selected, *params.values()) if self.changes.stands("flows", count) else None
-            ranking = self._rankings.get(name)
-            if (
-                ranking is None
-                and select is None
-                and begin <= SHALLOW
-                and (name is None or order.keys[0][0] in INDEXED)
-            ):
-                found = self._ranked(db, f"{selected} LIMIT :pp OFFSET :begin", params | {"pp": pp, "begin": begin})
-                return Page(total, total, self._rows(db, found, 0, pp))
-            if ranking is None:
-                ranking = self._ranked(db, selected, params)
-                if name is not None:
+            stands = self.changes.stands(of, count)
+            if ranking is None or not stands:
+                if select is None and begin <= SHALLOW and (not stands or order.keys[0][0] in INDEXED):
+                    slice_of = f"{selected} LIMIT :pp OFFSET :begin"
+                    some = ranked(db, slice_of, params | {"pp": pp, "begin": begin}, self._listing.last, total)
+                    return Page(total, total, shown(db, self.url, some.ids(0, pp)))
+                ranking = ranked(db, selected, params, self._listing.last, total)
+                if stands:
                     self._rankings.put(name, ranking)
-            return Page(total, ranking.flows, self._rows(db, ranking, begin, pp))
+            return Page(total, ranking.flows, shown(db, self.url, ranking.ids(begin, pp)))
 
-    def _ranked(self, db: sqlite3.Connection, selected: str, params: Mapping[str, Any]) -> Ranking:
-        """The ids of a selection in its order.
-
-        As one text SQLite makes it in one go, without a turn of Python for each row, and then hands it out in pieces:
-        the text depends on no piece, so it is made once (a scalar subquery, https://sqlite.org/lang_expr.html), and the
-        recursion hands out one row at a time and ends when nobody asks for more.
-        """
-        start = 10 ** len(str(self._listing.last))
-        size, pieces = IDS * _width(start), []
-        # The selection stands at the beginning: of what surrounds it, less stands on the stack of SQLite's parser.
-        made = db.execute(
-            f"WITH RECURSIVE found(id) AS (SELECT f.id FROM {selected}),"
-            " piece(number) AS (SELECT 0 UNION ALL SELECT number + 1 FROM piece)"
-            f" SELECT substr((SELECT CAST(group_concat({start} + id) AS BLOB) FROM found), number * {size} + 1, {size})"
-            " FROM piece",
-            params,
-        )
-        for (piece,) in made:
-            pieces.append(piece or b"")
-            if len(pieces[-1]) < size:
-                break
-        made.close()
-        return Ranking(start, pieces)
-
-    def _rows(self, db: sqlite3.Connection, ranking: Ranking, begin: int, most: int) -> str:
-        """These rows of a ranking, as a JSON array.
-
-        SQLite makes them in one go, in the order in which a CROSS JOIN walks: for each row that it hands out instead, a
-        busy thread may take the interpreter for a turn.
-        """
-        shown: str = db.execute(
-            f"SELECT json_group_array({_SHOWN}) FROM json_each(?1) i"
-            " CROSS JOIN flow f ON f.id = i.value - ?3 CROSS JOIN record n ON n.id = f.record",
-            (f"[{ranking.ids(begin, most)}]", self.url, ranking.start),
-        ).fetchone()[0]
-        return shown
+    def _kept_rows(self, ids: Sequence[int], count: int, *, brief: bool) -> bytes | None:
+        """These rows as they were at this count of `flows`, as a JSON array; None when they have to be read."""
+        texts = self._rows.texts(ids)
+        if texts is None:
+            return None
+        kept = self._rows.faces(count)
+        missing = {record for record, _ in texts if record not in kept}
+        if missing:
+            with self.reading(brief=brief) as db:
+                read = faces(db, self.url, missing)
+                if read.keys() != missing or not self.changes.stands("flows", count):
+                    return None
+            kept |= read
+        return b"[%b]" % b",".join([kept[record] + text for record, text in texts])
 
     def counts_json(self, *, brief: bool = False) -> str:
         """How many flows there are in all, and by node, organization and tag: as a JSON object, made in one go."""
@@ -831,6 +790,11 @@ class Catalogue:
             if told is not None:
                 return
         nodes[shown[0]] = _body(shown)
+
+
+def _moves_with(selected: str) -> Count:
+    """With which count the ranking of a selection moves: times of nodes alone change more often than all the rest."""
+    return "flows" if any(time in selected for time in TIMES) else "counts"
 
 
 def _selection(select: Filter | None, order: Order) -> str:

@@ -7,7 +7,7 @@
 ```
 
 - A count moves when, and only when, what is shown moves: `nodes` with anything of a listed node, `flows` with a row
-  of the listing, `counts` with a number, `map` with what is shown of peers as well.
+  of the listing, `counts` with a row in more than its node's times, `map` with what is shown of peers as well.
 - A count means something only together with its `epoch`, which is new whenever a service starts.
 - Nothing of a change is kept but the key of its node, and of those only the last: what a reader missed is read from
   the catalogue when it asks, in the form that it has by then. Without a reader a change costs an entry in a queue.
@@ -86,6 +86,11 @@ class Changes:
     def count(self, name: Count = "nodes") -> int:
         """How often this has changed."""
         return self._counts[name]
+
+    def counts(self, *names: Count) -> tuple[int, ...]:
+        """How often each of these has changed, at one moment."""
+        with self._lock:
+            return tuple(self._counts[name] for name in names)
 
     def stands(self, name: Count, count: int) -> bool:
         """Whether what is readable is exactly that of this count: no change of it is under way, nor was since then.

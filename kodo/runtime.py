@@ -95,7 +95,7 @@ class Store(Protocol):
     def catalogue(self) -> Reader: ...
     def write(self, save: Save) -> None: ...
     def commit(self) -> None: ...
-    def index_some(self) -> None: ...
+    def catch_up(self) -> None: ...
     @property
     def is_mended(self) -> bool: ...
     def mend(self, damage: Exception) -> None: ...
@@ -327,17 +327,17 @@ class Runtime:
                 raise
 
     def _catch_up(self) -> None:
-        """On the worker thread: write some of what searches go by, again and again as long as nothing else is to do."""
+        """On the worker thread: some of what makes reading fast, again and again as long as nothing else is to do."""
         try:
             if self._is_idle():
                 with self.store.catalogue.writing():
-                    self._index_some()
+                    self._do_some()
         except Exception as error:  # noqa: BLE001, as where a message is written
             self._loop.call_soon_threadsafe(self._give_up, error)
 
-    def _index_some(self) -> None:
+    def _do_some(self) -> None:
         try:
-            self.store.index_some()
+            self.store.catch_up()
             self._rest()
         except DamagedCacheError as error:
             # A search looks one by one at what it cannot be told of by trigrams: nobody has to end for that.

@@ -49,7 +49,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kodo.checkup": {"kodo.digests", "kodo.forks"},
     "kodo.opening": CORE | {"kodo.checkup"},
     "kodo.listing": WIRE | {"kodo.opening"},
-    "kodo.catalogue": CORE | {"kodo.changes", "kodo.checkup", "kodo.listing", "kodo.opening", "kodo.query"},
+    "kodo.rows": {"kodo.listing"},
+    "kodo.catalogue": CORE
+    | {"kodo.changes", "kodo.checkup", "kodo.listing", "kodo.opening", "kodo.query", "kodo.rows"},
     "kodo.cache": CORE | {"kodo.catalogue", "kodo.checkup", "kodo.opening"},
     "kodo.loader": WIRE,
     "kodo.options": WIRE | {"kodo.loader"},
@@ -82,7 +84,15 @@ OUTSIDE: dict[str, set[str]] = {
     "networkx": {"kodo.lab"},
     "matplotlib": {"kodo.lab"},
     "numpy": {"kodo.lab"},
-    "sqlite3": {"kodo.cache", "kodo.catalogue", "kodo.checkup", "kodo.listing", "kodo.opening", "kodo.serving"},
+    "sqlite3": {
+        "kodo.cache",
+        "kodo.catalogue",
+        "kodo.checkup",
+        "kodo.listing",
+        "kodo.opening",
+        "kodo.rows",
+        "kodo.serving",
+    },
     "typer": {"kodo.cli"},
     "rich": {"kodo.cli", "kodo.lab"},
 }

@@ -442,17 +442,20 @@ def test_a_row_under_another_key_is_noticed(tmp_path: Path, table: str, key: str
     assert list(tmp_path.glob("c.db.set-aside-*"))
 
 
-def test_trigrams_that_are_damaged_cost_no_record(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_trigrams_that_are_damaged_cost_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """What searches go by follows from the records: it is written anew where it cannot be read at all."""
+    monkeypatch.setattr("kodo.listing.SOME", 1)
     written(tmp_path / "c.db", 1, 2)
     cache = Cache(OWNER, tmp_path / "c.db")
-    cache.index_some()
+    cache.catch_up()
     cache.close()
     with closing(sqlite3.connect(tmp_path / "c.db", isolation_level=None)) as db:
         assert db.execute("UPDATE trigram_data SET block = substr(block, 1, 5) WHERE id > 10").rowcount
     cache = Cache(OWNER, tmp_path / "c.db")
     assert "written anew" in caplog.text
-    cache.index_some()
+    cache.catch_up()
     found = cache.catalogue.page(compile_filter(parse('name ~ "flow"')), parse_order(""), 0, 9)
     assert (found.total, found.filtered) == (2, 2)
     cache.close()

@@ -430,6 +430,7 @@ def test_trigrams_of_many_nodes_wait(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """What many nodes brought is found at once; what searches go by is written piece by piece, also after a restart."""
     monkeypatch.setattr("kodo.listing.AT_ONCE", 400)
     monkeypatch.setattr("kodo.listing.SOME", 500)
+    monkeypatch.setattr("kodo.rows.SOME", 10_000)
     catalogue, stage = Catalogue(URL, tmp_path / "c.db"), Stage(PEER, PEER)
     flows = [flow(f"agent {at}") for at in range(10)]
     write(catalogue, staged=tuple((stage, entry(number, flows, origin=PEER)) for number in range(150)))
@@ -439,7 +440,7 @@ def test_trigrams_of_many_nodes_wait(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert (unindexed(catalogue), catalogue.is_behind) == (waiting, waiting > 500)
         assert [total(catalogue, wanted) for wanted in ('name ~ "agent 7"', "agent 7", "nothing")] == [150, 150, 0]
         if catalogue.is_behind:
-            catalogue.index_some()
+            catalogue.catch_up()
         catalogue.close()
         catalogue = Catalogue(URL, tmp_path / "c.db")
     write(catalogue, entry(1000, flows, 2))
@@ -448,7 +449,7 @@ def test_trigrams_of_many_nodes_wait(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert unindexed(catalogue) < 1000
     monkeypatch.setattr("kodo.listing.SOME", 1)
     while catalogue.is_behind:
-        catalogue.index_some()
+        catalogue.catch_up()
     assert unindexed(catalogue) == 0
     catalogue._writer.execute("INSERT INTO trigram (trigram, rank) VALUES ('integrity-check', 1)")
     assert catalogue._writer.execute("SELECT v FROM trigram_config WHERE k = 'automerge'").fetchone() == (8,)

@@ -150,8 +150,8 @@ def test_a_damaged_listing_is_written_anew(tmp_path: Path, caplog: pytest.LogCap
 
     async def mended(runtime: Runtime) -> None:
         async with asyncio.timeout(20):
-            while "a flow" not in (page := cache.catalogue.page(None, parse_order(""), 0, 9).rows):
-                assert "b flow" in page
+            while b"a flow" not in (page := cache.catalogue.page(None, parse_order(""), 0, 9).rows):
+                assert b"b flow" in page
                 await asyncio.sleep(0.01)
 
     running(Cache(Owner(URL), tmp_path / "c.db"), register)
@@ -198,7 +198,7 @@ def test_a_failure_to_write_what_searches_go_by_ends_the_service(monkeypatch: py
 
     async def work(runtime: Runtime) -> None:
         monkeypatch.setattr("kodo.listing.SOME", 0)
-        monkeypatch.setattr(cache.catalogue, "index_some", fail)
+        monkeypatch.setattr(cache.catalogue, "catch_up", fail)
         await runtime.register(registration(1))
         assert isinstance(await runtime.failure, CacheError)
 
@@ -291,7 +291,7 @@ def test_damage_that_stays_ends_no_service(monkeypatch: pytest.MonkeyPatch, capl
 
     async def work(runtime: Runtime) -> None:
         monkeypatch.setattr("kodo.listing.SOME", 0)
-        monkeypatch.setattr(cache.catalogue, "index_some", damaged)
+        monkeypatch.setattr(cache.catalogue, "catch_up", damaged)
         for number in range(3):
             await runtime.register(registration(number, [{"url": "/a", "name": "a"}]))
         await asyncio.to_thread(until, lambda: "listed anew" in caplog.text, "the damage to be met")

@@ -1,0 +1,175 @@
+"""Rows that are kept in memory are those that SQLite would show, at every moment."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from kodo import catalogue as room
+from kodo.catalogue import Catalogue, Page
+from kodo.changes import Kept
+from kodo.core.instructions import Entry, Save
+from kodo.errors import CacheError
+from kodo.query import compile_filter, parse, parse_order
+from kodo.rows import Rows
+from tests.test_catalogue import TIME, URL, entry, flow, write
+
+ORDERS = ["", "name:d", "author,url", "node:d", "organization", "created:d", "modified", "heartbeat:d,name", "tags"]
+FILTERS = ["", 'author == "a1"', 'organization == "o1"', 'created > "2024-12-25T18:03:12.000020"', '@tag("t1")']
+
+
+@pytest.fixture(params=["memory", "file"])
+def catalogue(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr("kodo.rows.SOME", 1)
+    made = Catalogue(URL, tmp_path / "c.db" if request.param == "file" else None)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What SQLite is asked for of pages: `ranked` and `shown`, in turn."""
+    asked: list[str] = []
+
+    def noted(name: str, real: Callable[..., Any], *given: Any) -> Any:
+        asked.append(name)
+        return real(*given)
+
+    for name in ("ranked", "shown"):
+        monkeypatch.setattr(room, name, partial(noted, name, getattr(room, name)))
+    return asked
+
+
+def page(catalogue: Catalogue, q: str = "", by: str = "", p: int = 0, pp: int = 10) -> Page:
+    asked = parse(q)
+    return catalogue.page(None if asked is None else compile_filter(asked), parse_order(by), p, pp)
+
+
+def published(catalogue: Catalogue, *entries: Any, **fields: Any) -> None:
+    with catalogue.writing():
+        write(catalogue, *entries, **fields)
+
+
+def stored(catalogue: Catalogue, *asked: Any) -> Page:
+    """The same page, of which nothing is remembered."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(catalogue, "_rankings", Kept(0))
+        patch.setattr(catalogue, "_rows", Rows())
+        return page(catalogue, *asked)
+
+
+def catch_up(catalogue: Catalogue) -> None:
+    while catalogue.is_behind:
+        catalogue.catch_up()
+
+
+def some_flows(node: int, at: int, chance: Random) -> Entry:
+    names = chance.sample(range(30), chance.randrange(1, 6))
+    flows = [flow(f"a{name}", author=f"a{name % 4}", tags=[f"t{name % 3}"]) for name in names]
+    return entry(node, flows, at, organization=f"o{chance.randrange(3)}")
+
+
+def other_times(known: Entry, at: int) -> Entry:
+    times = {"modified": TIME.format(at), "heartbeat": TIME.format(at)}
+    return replace(known, node=known.node.model_copy(update=times), seq=at + 1)
+
+
+def test_kept_rows_are_what_is_stored(catalogue: Catalogue, reads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is written, rolled back or under way: a page is of one moment, which is the last."""
+    monkeypatch.setattr("kodo.rows.PIECE", 20)
+    monkeypatch.setattr("kodo.rows.FACES", 5)
+    chance, last = Random(7), dict[int, Entry]()
+    from_memory = 0
+    for at in range(600):
+        node, kind = chance.randrange(12), chance.choice(["flows", "times", "times", "gone", "rollback", "nothing"])
+        asked = (chance.choice(FILTERS), chance.choice(ORDERS), chance.randrange(2), 7)
+        if kind == "rollback":
+            catalogue.write(Save(entries=(some_flows(node, at, chance),)))
+            catalogue.rollback()
+        elif kind != "nothing":
+            if kind == "gone":
+                last[node] = entry(node, None, at, gone=True)
+            elif kind == "flows" or node not in last or last[node].gone:
+                last[node] = some_flows(node, at, chance)
+            else:
+                last[node] = other_times(last[node], at)
+            page(catalogue, *asked)
+            with catalogue.writing():
+                write(catalogue, last[node])
+                assert page(catalogue, *asked) == stored(catalogue, *asked)
+        catch_up(catalogue)
+        for _ in range(2):
+            reads.clear()
+            found = page(catalogue, *asked)
+            from_memory += not reads
+            assert found == stored(catalogue, *asked)
+    assert from_memory > 500
+
+
+def test_times_alone_change_no_order(catalogue: Catalogue, reads: list[str]) -> None:
+    """A node that registers the same again costs a deep page nothing, but in an order by times."""
+    known = [entry(number, [flow(f"a{at}") for at in range(100)], number) for number in range(15)]
+    published(catalogue, *known)
+    catch_up(catalogue)
+    page(catalogue, "", "name", 120)
+    page(catalogue, "", "modified", 120)
+    published(catalogue, other_times(known[3], 20))
+    reads.clear()
+    shown = page(catalogue, "", "name", 120).items
+    assert not reads
+    assert {row["modified"] for row in shown if row["node"] == known[3].node.url} == {TIME.format(20)}
+    assert page(catalogue, "", "modified", 140).items[0]["node"] == known[3].node.url
+    assert reads == ["ranked", "shown"]
+    # Flows that changed do.
+    published(catalogue, entry(4, [flow("other")], 21))
+    reads.clear()
+    assert page(catalogue, "", "name", 120).total == 1401
+    assert "ranked" in reads
+
+
+def test_rows_are_kept_as_long_as_all_find_room(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more flows than find room none is kept; what is gone makes room."""
+    monkeypatch.setattr("kodo.rows.ROOM", 100 * 180)
+
+    def kept() -> bool:
+        catch_up(catalogue)
+        return catalogue._rows.texts([catalogue._listing.last]) is not None
+
+    def flows(number: int, at: int) -> Entry:
+        return entry(number, [flow(f"a{at:03}-{name:02}") for name in range(20)], at)
+
+    published(catalogue, *(flows(number, 0) for number in range(4)))
+    assert kept()
+    # The same nodes with other flows, again and again, each of which is listed under a new id.
+    for at in range(1, 40):
+        published(catalogue, flows(at % 4, at))
+        assert kept()
+    assert catalogue._rows._size <= 100 * 180
+    published(catalogue, *(flows(number, 100) for number in range(10)))
+    assert not kept()
+    assert catalogue._rows._size == 0
+    published(catalogue, *(entry(number, None, 200, gone=True) for number in range(8)))
+    for at in range(300, 320):
+        published(catalogue, flows(8, at))
+    assert kept()
+
+
+def test_a_row_that_cannot_be_read_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for it is told; to keep it is not worth the service."""
+    monkeypatch.setattr("kodo.rows.SOME", 1)
+    catalogue = Catalogue(URL, tmp_path / "c.db")
+    published(catalogue, entry(1, [flow("a"), flow("b")], 1))
+    with closing(sqlite3.connect(tmp_path / "c.db", isolation_level=None)) as db:
+        db.execute("UPDATE flow SET tags = '[' WHERE name = 'b'")
+    catch_up(catalogue)
+    with pytest.raises(CacheError):
+        page(catalogue)
+    catalogue.close()
