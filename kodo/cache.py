@@ -6,7 +6,8 @@ replaced atomically with every commit while the catalogue is in memory. A servic
 - What was committed survives a kill and a power cut: SQLite with `synchronous = FULL`, or write, flush, fsync, rename,
   fsync of the folder.
 - A cache that is truncated, damaged or another registry's is renamed to `NAME.set-aside-TIME` and said so in the log;
-  it is never taken in silence, and never emptied in silence.
+  it is never taken in silence, and never emptied in silence. What it holds goes on in a new one, if its records are
+  intact: all else follows from them.
 - A cache that another process holds is an error (`InUseError`) that touches nothing.
 """
 
@@ -16,7 +17,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from hashlib import sha256
@@ -49,7 +50,7 @@ from kodo.models import (
     digest,
     nodes_by_key,
 )
-from kodo.opening import is_damage
+from kodo.opening import is_damage, is_unreadable
 
 log = logging.getLogger("kodo")
 
@@ -119,8 +120,29 @@ class Cache:
         try:
             return opened(path)
         except DamagedCacheError as error:
+            rescued = path.suffix != ".json" and self._rescue(path)
             log.error("set aside cache %s as %s: %s", path, _set_aside(path), error)
-            return opened(path)
+        if rescued:
+            _rescued(path).rename(path)
+            log.warning("its records are intact: they are taken over into a new cache %s, and listed anew", path)
+        return opened(path)
+
+    def _rescue(self, path: Path) -> bool:
+        """Make a cache beside it of the records in a damaged one, if they are intact; whether that could be done.
+
+        Raises `sqlite3.Error` when it is not for the records that it cannot, but for want of room, say.
+        """
+        _remove_files(_rescued(path))
+        try:
+            with closing(Catalogue(self.owner.url, _rescued(path))) as catalogue:
+                catalogue.take_over(path)
+        except (DamagedCacheError, sqlite3.Error) as error:
+            _remove_files(_rescued(path))
+            if not (isinstance(error, DamagedCacheError) or is_unreadable(error)):
+                raise
+            log.debug("nothing is taken over: %s", error)
+            return False
+        return True
 
     def _open_database(self, path: Path) -> Catalogue:
         return Catalogue(self.owner.url, path)
@@ -321,8 +343,17 @@ def _remove(path: Path) -> None:
     ours = _is_document(path) if path.suffix == ".json" else is_catalogue(beginning_of(path))
     if not ours:
         log.warning("%s is no cache of kodo; kept as %s", path, _set_aside(path))
+    _remove_files(path)
+
+
+def _remove_files(path: Path) -> None:
     for file_name in _files(path):
         file_name.unlink(missing_ok=True)
+
+
+def _rescued(path: Path) -> Path:
+    """Where a new cache is made of what is intact in a damaged one, until it takes its place."""
+    return path.with_name(f"{path.name}.rescued")
 
 
 def _is_document(path: Path) -> bool:

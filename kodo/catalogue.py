@@ -45,7 +45,17 @@ from kodo.models import (
     flows_by_url,
     flows_json,
 )
-from kodo.opening import connect, is_damage, new_database, read_part, read_peer, stored_database
+from kodo.opening import (
+    attach,
+    check_rows,
+    connect,
+    copy_records,
+    is_damage,
+    new_database,
+    read_part,
+    read_peer,
+    stored_database,
+)
 from kodo.query import Filter, Order
 from kodo.rows import Ranking, Rows, faces, ranked, shown
 
@@ -495,6 +505,30 @@ class Catalogue:
         return found
 
     # -- looking after -------------------------------------------------------------------------------------
+
+    def take_over(self, damaged: Path) -> None:
+        """Take over what a damaged catalogue of this service holds, if its records are intact, and list it; durable.
+
+        Nothing was written here before, and nothing is changed there. Raises `DamagedCacheError` or `sqlite3.Error`
+        when there is nothing to take over.
+        """
+        db = self._writer
+        attach(db, damaged)
+        try:
+            self._begin()
+            copy_records(db)
+            check_rows(db, self.url, damaged)
+            # Whatever SQLite did not notice, and what no row can tell: that others are not there.
+            if self.contents() != {part.origin: part.content for part in self.parts() if part.content}:
+                raise ValueError("some are not there")
+            self._recall()
+            self._list_many(db.execute("SELECT id, key, size FROM record WHERE listed").fetchall())
+            self.commit()
+        except ValueError as error:
+            raise DamagedCacheError(f"expected intact records in {damaged}, but {error}") from error
+        finally:
+            self.rollback()
+            db.execute("DETACH damaged")
 
     def look_over(self, after: int) -> int | None:
         """Look whether what is listed of the next records, whose ids come after this one, is what they say.

@@ -120,6 +120,11 @@ def is_damage(error: BaseException, codes: Collection[int] = _DAMAGE) -> bool:
     return isinstance(error, UnicodeDecodeError)
 
 
+def is_unreadable(error: BaseException) -> bool:
+    """Whether a file that was opened just now is broken, or other than kodo makes one."""
+    return is_damage(error, {*_DAMAGE, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT})
+
+
 def new_database(url: str, path: Path | None) -> sqlite3.Connection:
     """The database of a new catalogue of the service `url`. Raises `sqlite3.Error`."""
     db = connect(path)
@@ -156,7 +161,7 @@ def stored_database(url: str, path: Path) -> tuple[sqlite3.Connection, dict[Key,
             _check_log(db, path, kept)
         db.execute("BEGIN IMMEDIATE")
         _check_form(db, path)
-        _check_rows(db, url, path)
+        check_rows(db, url, path)
         found = checkup.found()
         if found.fault is not None:
             raise DamagedCacheError(f"expected an intact catalogue in {path}, but {found.fault}")
@@ -170,7 +175,7 @@ def stored_database(url: str, path: Path) -> tuple[sqlite3.Connection, dict[Key,
             kept.unlink(missing_ok=True)
         elif kept is not None and kept.exists():
             kept.replace(aside(log_of(path)))
-        if is_damage(error, {*_DAMAGE, sqlite3.SQLITE_ERROR}):
+        if is_unreadable(error):
             raise DamagedCacheError(f"expected a catalogue of kodo in {path}, but {error}") from error
         raise
     return db, {Key(origin): content for origin, content in found.contents.items()}
@@ -293,7 +298,7 @@ def _check_trigrams(db: sqlite3.Connection, path: Path) -> None:
         db.execute("UPDATE meta SET value = 0 WHERE name = 'indexed'")
 
 
-def _check_rows(db: sqlite3.Connection, url: str, path: Path) -> None:
+def check_rows(db: sqlite3.Connection, url: str, path: Path) -> None:
     """Refuse what is another service's, and parts and peers that cannot be read: SQLite does not look into rows."""
     try:
         noted = dict(db.execute("SELECT name, value FROM meta"))
@@ -306,3 +311,30 @@ def _check_rows(db: sqlite3.Connection, url: str, path: Path) -> None:
             raise ValueError("expected every part and peer under its own key")
     except (KeyError, ValueError) as error:
         raise DamagedCacheError(f"expected an intact catalogue in {path}, but a row is damaged") from error
+
+
+# -- what is damaged ---------------------------------------------------------------------------------------------------
+
+
+def attach(db: sqlite3.Connection, path: Path) -> None:
+    """Let this connection read a damaged catalogue, as `damaged`, without a change to it or beside it.
+
+    Raises `DamagedCacheError` when it is none of this version, `sqlite3.Error` when it cannot be read.
+    """
+    log_file = log_of(path)
+    is_alone = not (log_file.exists() and log_file.stat().st_size)
+    db.execute("ATTACH ? AS damaged", (f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' * is_alone}",))
+    stamps = [db.execute(f"PRAGMA damaged.{stamp}").fetchone()[0] for stamp in ("application_id", "user_version")]
+    if stamps != [APPLICATION_ID, SCHEMA_VERSION]:
+        db.execute("DETACH damaged")
+        raise DamagedCacheError(f"expected a catalogue of kodo in {path}, of version {SCHEMA_VERSION}")
+
+
+def copy_records(db: sqlite3.Connection) -> None:
+    """Copy what all else in a catalogue follows from out of the one that is attached. Raises `sqlite3.Error`."""
+    db.execute("DELETE FROM meta WHERE name = 'url'")
+    db.execute("INSERT INTO meta SELECT * FROM damaged.meta WHERE name = 'url'")
+    # In an order, since SQLite would copy pages and indexes as they are without one: those may be what is damaged.
+    db.execute("INSERT INTO record SELECT * FROM damaged.record NOT INDEXED ORDER BY id")
+    for table in ("part", "peer"):
+        db.execute(f"INSERT INTO {table} SELECT * FROM damaged.{table}")

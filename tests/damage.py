@@ -15,6 +15,17 @@ def misindex(path: Path, index: str, columns: str, others: str) -> None:
     _say(path, index, others, columns)
 
 
+def overwrite(path: Path, name: str) -> None:
+    """Write something else into the first page of a table or an index."""
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (page,) = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (name,)).fetchone()
+        (size,) = db.execute("PRAGMA page_size").fetchone()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xa5" * 100)
+
+
 def _say(path: Path, index: str, before: str, after: str) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("PRAGMA writable_schema = ON")

@@ -7,6 +7,8 @@ import shutil
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
+from functools import reduce
+from operator import xor
 from pathlib import Path
 
 import orjson
@@ -21,7 +23,7 @@ from kodo.errors import CacheError, DamagedCacheError, InUseError
 from kodo.models import NOTHING, Flow, Node, Version, canonical, digest
 from kodo.opening import SCHEMA_VERSION
 from kodo.query import compile_filter, parse, parse_order
-from tests.damage import misindex
+from tests.damage import misindex, overwrite
 
 OWNER = Owner("http://self:1", "me", True)
 OWN, PEER = canonical(OWNER.url), canonical("http://peer:1")
@@ -40,9 +42,10 @@ def replace_flows(node: Node, flows: dict[str, Flow]) -> Node:
 
 
 def save(*numbers: int) -> Save:
-    part = Part(OWN, Version(1, "ab", max(numbers)))
+    entries = tuple(entry(number) for number in numbers)
+    part = Part(OWN, Version(1, "ab", max(numbers)), content=reduce(xor, (entry.content for entry in entries)))
     peer = PeerState(PEER, "http://peer:1", "http://peer:1", feed=True, connected=True)
-    return Save(entries=tuple(entry(number) for number in numbers), parts=(part,), peers=(peer,))
+    return Save(entries=entries, parts=(part,), peers=(peer,))
 
 
 def written(path: Path, *numbers: int) -> None:
@@ -263,6 +266,83 @@ def test_a_database_without_a_schema_is_set_aside(tmp_path: Path) -> None:
         db.executescript(f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}")
     Cache(OWNER, tmp_path / "c.db").close()
     assert list(tmp_path.glob("c.db.set-aside-*"))
+
+
+DAMAGED = ["flow", "flow_text", "flow_name", "tag", "tally", "trigram_data", "record_url", "sqlite_autoindex_record_1"]
+
+
+@pytest.mark.parametrize("damaged", DAMAGED)
+def test_records_are_taken_over_from_a_damaged_cache(
+    tmp_path: Path, damaged: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where pages are damaged that hold no records, nothing is lost, and what was damaged is kept."""
+    path, known = tmp_path / "c.db", range(1, 40)
+    written(path, *known)
+    before = Cache(OWNER, path)
+    rows = [row for found in before.catalogue.rows([entry(number).key for number in known]).values() for row in found]
+    state = before.catalogue.parts(), before.catalogue.peers(), before.catalogue.contents()
+    before.close()
+    overwrite(path, damaged)
+    content = path.read_bytes()
+    cache = Cache(OWNER, path)
+    found = cache.catalogue.rows([entry(number).key for number in known])
+    assert [row for each in found.values() for row in each] == rows
+    assert (cache.catalogue.parts(), cache.catalogue.peers(), cache.catalogue.contents()) == state
+    assert sorted(listed(cache)) == sorted(f"flow {number}" for number in known)
+    look_over(cache)
+    cache.close()
+    assert any(kept.read_bytes() == content for kept in tmp_path.glob("c.db.set-aside-*"))
+    assert "its records are intact" in caplog.text
+    caplog.clear()
+    Cache(OWNER, path).close()
+    assert "set aside" not in caplog.text
+    assert not (tmp_path / "c.db.rescued").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DELETE FROM record WHERE id = 1",
+        "UPDATE record SET url = 'http://n9:1'",
+        "UPDATE meta SET value = 'http://x:1'",
+    ],
+)
+def test_records_that_are_not_intact_are_not_taken_over(tmp_path: Path, change: str) -> None:
+    """Nothing is taken over of what SQLite can read and kodo did not write."""
+    written(tmp_path / "c.db", 1, 2)
+    with closing(sqlite3.connect(tmp_path / "c.db", isolation_level=None)) as db:
+        db.execute(change)
+    overwrite(tmp_path / "c.db", "flow")
+    cache = Cache(OWNER, tmp_path / "c.db")
+    assert listed(cache) == []
+    assert cache.catalogue.parts() == []
+    cache.close()
+    assert list(tmp_path.glob("c.db.set-aside-*"))
+    assert not (tmp_path / "c.db.rescued").exists()
+
+
+def test_a_damaged_cache_stays_where_it_is_while_there_is_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could be taken over, if there was room for it, is not set aside."""
+    written(tmp_path / "c.db", 1, 2)
+    overwrite(tmp_path / "c.db", "flow")
+    content = (tmp_path / "c.db").read_bytes()
+
+    def full(*_: object) -> None:
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("kodo.catalogue.copy_records", full)
+        with pytest.raises(CacheError, match="disk is full"):
+            Cache(OWNER, tmp_path / "c.db")
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["c.db", "c.db.lock"]
+    assert (tmp_path / "c.db").read_bytes() == content
+    cache = Cache(OWNER, tmp_path / "c.db")
+    assert listed(cache) == ["flow 1", "flow 2"]
+    cache.close()
 
 
 @pytest.mark.parametrize("change", ["DROP INDEX flow_name", "ALTER TABLE flow RENAME COLUMN author TO autho2"])

@@ -108,7 +108,7 @@ def test_a_checkup_under_way_leaves_sqlite_its_locks(
 ) -> None:
     """A cache that is opened beside its early checkup is locked: another process that looks at it takes no log away."""
     path, reading, opened, find = cache_at(tmp_path / "c.db"), Event(), Event(), checkup._look
-    check = opening._check_rows
+    check = opening.check_rows
 
     def held(path: Path) -> Found:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as db:
@@ -122,7 +122,7 @@ def test_a_checkup_under_way_leaves_sqlite_its_locks(
         opened.set()
 
     monkeypatch.setattr(checkup, "_look", held)
-    monkeypatch.setattr(opening, "_check_rows", checked)
+    monkeypatch.setattr(opening, "check_rows", checked)
     early.append(Checkup(path))
     reading.wait(10)
     cache = Cache(OWNER, path)
