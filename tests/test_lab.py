@@ -631,7 +631,7 @@ def test_q_and_by_select_and_sort_as_everywhere(mesh: MeshLab) -> None:
     assert [mesh.names[row["node"]] for row in table.rows] == ["node2", "node1"]
     assert len(mesh["registry1"].flows(q="another")) == 1
     assert repr(mesh.flows(q="zebra")) == "no flows"
-    with pytest.raises(InvalidMessageError, match="expected columns"):
+    with pytest.raises(InvalidMessageError, match="is no column; there are registry, node"):
         mesh.flows(by="nonsense")
 
 

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 
-from kodo.errors import InvalidMessageError, LabError, suggestion
+from kodo.errors import InvalidMessageError, LabError
 from kodo.lab.engine import Asking
 from kodo.lab.naming import Names, numbered, one_line
 from kodo.lab.plain import LEAST, WIDEST, Column, text_table, wrapped
-from kodo.misread import explanation
-from kodo.models import COLUMNS, MISSING_AUTHOR, MISSING_DESCRIPTION
+from kodo.misread import explanation, misordered
+from kodo.models import MISSING_AUTHOR, MISSING_DESCRIPTION
 from kodo.query import Order, parse_order
 
 if TYPE_CHECKING:
@@ -130,16 +130,10 @@ def all_flows(client: Asking, q: str | None = None, by: str | None = None) -> li
 
 
 def checked_order(by: str | None) -> Order:
-    """The order that `by` asks for. Raises `InvalidMessageError` as a service does, with the column that was meant."""
-    try:
-        return parse_order(by or "")
-    except InvalidMessageError as error:
-        words = [item.partition(":")[0].strip() for item in (by or "").split(",")]
-        hints = [suggestion(word, COLUMNS, otherwise="") for word in words if word not in COLUMNS]
-        hint = next(filter(None, hints), None)
-        if hint is None:
-            raise
-        raise InvalidMessageError([{**fault, "msg": f"{fault['msg']}; {hint}"} for fault in error.detail]) from error
+    """The order that `by` asks for. Raises `InvalidMessageError` as a service does, with what was probably meant."""
+    if wrong := misordered(by or ""):
+        raise InvalidMessageError([{"loc": ["query", "by"], "msg": wrong, "type": "value_error"}])
+    return parse_order(by or "")
 
 
 def united(listings: Mapping[str, Iterable[Row]]) -> list[Row]:
