@@ -24,13 +24,13 @@ from matplotlib.font_manager import FontProperties, fontManager
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.textpath import TextPath
-from matplotlib.transforms import Affine2D
+from matplotlib.transforms import Affine2D, Bbox, TransformedBbox
 
 from kodo.errors import LabError, unwritten
 from kodo.lab.naming import checked_path
 from kodo.lab.plain import cut
 
-__all__ = ["Affine2D", "Figure", "Line2D", "Picture", "Rectangle", "card", "label_of", "width_of"]
+__all__ = ["Affine2D", "Figure", "Line2D", "Picture", "Rectangle", "card", "frame", "label_of", "width_of"]
 
 DPI = 200
 LONGEST = 26
@@ -124,6 +124,11 @@ def card(width: float, height: float) -> tuple[Figure, Any]:
     look: dict[str, Any] = {"boxstyle": style, "facecolor": CARD, "edgecolor": FRAME, "linewidth": 1, "zorder": 0}
     axes.add_patch(FancyBboxPatch((edge, edge), *inside, **look))
     return figure, axes
+
+
+def frame(axes: Any, left: float, low: float, right: float, high: float) -> TransformedBbox:
+    """What something is cut off at, as its `set_clip_box` takes it."""
+    return TransformedBbox(Bbox.from_extents(left, low, right, high), axes.transData)
 
 
 def label_of(name: str) -> str:

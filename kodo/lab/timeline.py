@@ -6,6 +6,8 @@ that did not arrive ends in a cross; one that waited at a cut has a diamond ther
 - Silence takes little room: the axis grows with the logarithm of what passes between two moments, so that messages
   which take a millisecond are told apart beside a minute in which nothing happened. The ticks say the time, and a line
   beneath that it is not to scale.
+- It is as wide as a notebook shows it at its size: where more happened, time goes on in another strip beneath, as a
+  text does in its next line. Each strip has all members, and the labels of the faults that hold in it.
 - What is left out is said. Of a crowd those have a line that ended or were paused, and then those that spoke last.
 - A line is pale while its member does not run, and banded while it is paused; the time of a fault is shaded under its
   label.
@@ -19,8 +21,8 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
-from math import log10
+from itertools import islice, pairwise
+from math import ceil, log10
 from typing import TYPE_CHECKING, Any
 
 from kodo.lab.drawing import (
@@ -37,6 +39,7 @@ from kodo.lab.drawing import (
     Picture,
     Rectangle,
     card,
+    frame,
     label_of,
     width_of,
 )
@@ -52,14 +55,26 @@ COLUMNS = (
 COLOURS = {"/register": "#d39a3d", "/connect": "#8a5a8f", "/update/node": "#2f5d8c"}
 OTHER = "#5f7284"
 SHADE = {True: BROKEN, False: SLOW}
-ROW, LEFT, RIGHT, FOOT = 0.42, 0.3, 0.35, 0.95
+ROW, LEFT, RIGHT = 0.42, 0.3, 0.35
+FOOT, TIMES, ABOVE = 0.7, 0.25, 0.35
+"""Inches of the words beneath all, of the times beneath a strip, and above its first line."""
 MANY = 40
 """Lines that there are at most, each with its name."""
 LABEL_ROW = 0.19
-WIDEST, NARROWEST = 12.5, 6.0
+WIDEST, NARROWEST = 9.0, 6.0
+"""Inches of the card: a wider one is shrunk in a notebook, and its letters with it."""
+TALLEST = 24.0
+"""Inches of all strips, of which there is one at least."""
+NEAR = 0.08
+"""Inches a moment below which another strip is begun."""
+OFF = 0.06
+"""How far from equal parts strips are, by their width, for each to end where little happens."""
+SMALL = 8.0
+"""Points of the smallest letters."""
 SHORTEST, GROWTH, GRAIN = 0.055, 0.2, 0.002
 """Inches between two moments at least, for each tenfold of time between them, and seconds where that begins."""
 NOT_TO_SCALE = "time is not to scale: silence is shortened"
+GOES_ON = "time goes on in the next row"
 DASHED = (0, (3, 2))
 """How the way of a message is drawn that gets nowhere, or not yet."""
 Mark = tuple[str, str, str, float]
@@ -244,12 +259,18 @@ def _faults(events: Iterable[Event]) -> list[Span]:
 class Axis:
     """From moments to inches: every moment has its place, and silence takes little room."""
 
-    def __init__(self, moments: Iterable[float], widest: float, least: float = 0.0) -> None:
-        """At most `widest` inches and, where there is anything between moments, at least the `least` that there are."""
+    def __init__(self, moments: Iterable[float], widest: float, least: float = 0.0, strips: int = 1) -> None:
+        """At most `widest` inches a strip and, where there is anything between moments, at least the `least` in all.
+
+        There are so many `strips` at most, and no more than it takes.
+        """
         self._moments = sorted(set(moments))
-        steps = [_step(later - earlier) for earlier, later in zip(self._moments, self._moments[1:], strict=False)]
+        steps = [_step(later - earlier) for earlier, later in pairwise(self._moments)]
         natural = max(sum(steps), 1e-9)
-        scale = min(max(1.0, least / natural), widest / natural)
+        needed = ceil(min(natural, NEAR * len(steps)) / widest)
+        self._strips = max(1, min(strips, needed))
+        room = widest if self._strips == 1 else self._strips * widest / (1 + 2 * OFF)
+        scale = min(max(1.0, least / natural), room / natural)
         self._places = [0.0]
         for step in steps:
             self._places.append(self._places[-1] + step * scale)
@@ -269,6 +290,18 @@ class Axis:
         share = (moment - begin) / (end - begin)
         return self._places[after - 1] + share * (self._places[after] - self._places[after - 1])
 
+    @property
+    def strips(self) -> list[tuple[float, float]]:
+        """Where each strip begins and ends, in inches: near equal parts, between two moments that are far apart."""
+        share = self.width / self._strips
+        seams = [0.0, *(self._seam(number * share, share * OFF) for number in range(1, self._strips)), self.width]
+        return list(pairwise(seams))
+
+    def _seam(self, place: float, off: float) -> float:
+        steps = [pair for pair in pairwise(self._places) if abs(sum(pair) / 2 - place) <= off]
+        begin, end = max(steps, key=lambda pair: pair[1] - pair[0], default=(place, place))
+        return (begin + end) / 2
+
     def ticks(self, apart: float) -> list[float]:
         """Moments whose places are so far apart that their times can be written."""
         kept: list[float] = []
@@ -283,166 +316,232 @@ def _step(seconds: float) -> float:
 
 
 class _Diagram:
-    """The drawing of one timeline."""
+    """The drawing of one timeline: strips of time, and the words beneath."""
 
     def __init__(self, timeline: Timeline) -> None:
-        self._timeline = timeline
-        self._names = _lines_of(timeline)
-        self._rows = {name: number for number, name in enumerate(self._names)}
-        self._messages = [
-            message for message in timeline.messages if {message.sender, message.receiver} <= self._rows.keys()
-        ]
-        known = seen_to_start(timeline.events, timeline.messages)
-        begins = [message.began for message in self._messages]
+        self.timeline = timeline
+        self.names = _lines_of(timeline)
+        rows = {name: number for number, name in enumerate(self.names)}
+        self.messages = [message for message in timeline.messages if {message.sender, message.receiver} <= rows.keys()]
+        begins = [message.began for message in self.messages]
         begins += [] if timeline.scope.begin is None else [timeline.scope.begin]
-        self._begin = min(begins, default=timeline.scope.until)
-        self._faults = [span for span in timeline.faults if span.end is None or span.end >= self._begin]
-        self._known = [event for event in known if event.who in self._rows]
-        self._events = [event for event in self._known if event.at >= self._begin]
-        self._left = LEFT + max([width_of(label_of(name), 9) for name in self._names], default=0) + 0.2
+        self.begin = min(begins, default=timeline.scope.until)
+        self.faults = [span for span in timeline.faults if span.end is None or span.end >= self.begin]
+        self.known = [event for event in seen_to_start(timeline.events, timeline.messages) if event.who in rows]
+        self.events = [event for event in self.known if event.at >= self.begin]
+        self.left = LEFT + max([width_of(label_of(name), 9) for name in self.names], default=0) + 0.2
         legend = sum(width for *_, width in self._legend())
-        foot = max(legend, width_of(self._said, 8) + width_of(NOT_TO_SCALE, 7) + 0.3)
-        self._least = max(NARROWEST - self._left, foot + LEFT - self._left)
-        self._axis = Axis(self._moments(), WIDEST, self._least)
-        self._labels = _rows([(self._x(span.begin), self._width_of_label(span)) for span in self._faults])
+        foot = max(legend, width_of(self._said, SMALL) + width_of(f"{NOT_TO_SCALE}; {GOES_ON}", SMALL) + 0.3)
+        least = max(NARROWEST - self.left, foot + LEFT - self.left)
+        self.high = ROW * max(1, len(self.names))
+        most = int(TALLEST / (self.high + TIMES + ABOVE))
+        self.axis = Axis(self._moments(), max(WIDEST - self.left - RIGHT, least), least, max(1, most))
+        self._strips = [_Strip(self, begin, end) for begin, end in self.axis.strips]
+        self._inner = max(least, *(strip.width for strip in self._strips))
 
     def draw(self) -> Figure:
-        """Draw it: what is behind first."""
-        rows = max(1, len(self._names))
-        above = 0.35 + LABEL_ROW * (max(self._labels, default=-1) + 1)
-        self._top = FOOT + rows * ROW
-        self._inner = max(self._axis.width, self._least, self._labels_end())
-        figure, self._axes = card(self._left + self._inner + RIGHT, self._top + above)
-        for span, row in zip(self._faults, self._labels, strict=True):
-            self._draw_fault(span, row)
-        self._draw_ticks()
-        for name in self._names:
-            self._draw_line(name)
-        for message in self._messages:
-            self._draw_message(message)
-        self._draw_foot()
+        """Draw it, the last strip above the words, and each other above its next."""
+        figure, axes = card(self.left + self._inner + RIGHT, FOOT + sum(strip.height for strip in self._strips))
+        low = FOOT
+        for strip in reversed(self._strips):
+            strip.draw(axes, low)
+            low += strip.height
+        self._draw_foot(axes)
         return figure
+
+    def end_of(self, span: Span) -> float:
+        """The moment when it ended, or that of the timeline."""
+        return self.timeline.scope.until if span.end is None else span.end
+
+    def _moments(self) -> Iterator[float]:
+        for message in self.messages:
+            yield from self.moments_of(message)
+        for event in self.events:
+            if event.what != "launched":
+                yield event.at
+        for span in self.faults:
+            yield from (max(span.begin, self.begin), self.end_of(span))
+
+    def moments_of(self, message: Message) -> list[float]:
+        """Those at which something of a message is drawn."""
+        answered = message.answered if self.timeline.scope.answers else None
+        lost = None if message.arrived else message.ended
+        waits = self.timeline.scope.until if message.ended is None and message.received is None else None
+        return [at for at in (message.sent, message.received, answered, lost, waits) if at is not None]
+
+    def waited(self, message: Message) -> bool:
+        """Whether it has a diamond: it, or its answer, waited at a cut, or waits there still."""
+        if message.received is None:
+            return message.outcome == "cut" and message.ended is None
+        return self.released(message) is not None or (message.held and not _lost(message))
+
+    def released(self, message: Message) -> float | None:
+        """When the cut ended that held a message; one that held its answer did so after it had arrived."""
+        arrived = message.received
+        if not message.held or arrived is None:
+            return None
+        ends = [span.end for span in self.faults if span.cut and span.end is not None]
+        return max((end for end in ends if message.began <= end <= arrived), default=None)
+
+    # -- the words beneath ---------------------------------------------------------------------------------
+
+    def _legend(self) -> Iterator[tuple[str, str, str, float]]:
+        routes = {message.route for message in self.messages}
+        signs = [(route, "-", COLOURS.get(route, OTHER)) for route in sorted(routes)]
+        if self.timeline.scope.answers and any(message.delivered for message in self.messages):
+            signs.append(("answer", "-", PALE))
+        if any(_refused(message) for message in self.messages):
+            signs.append(("refused", "-", BROKEN))
+        if any(not message.arrived and message.outcome and message.ended for message in self.messages):
+            signs.append(("lost, or its answer", "x", BROKEN))
+        if any(map(self.waited, self.messages)):
+            signs.append(("waited at a cut", "D", INK))
+        if any(event.what == "paused" for event in self.events):
+            signs.append(("paused", "-", SLOW))
+        shown = {_mark_of(event) for event in self.events}
+        signs += [(words, sign, colour) for mark in MARKS if mark in shown for words, sign, colour, _ in [mark]]
+        for words, sign, colour in signs:
+            yield words, sign, colour, width_of(words, SMALL) + 0.5
+
+    @property
+    def _said(self) -> str:
+        """What of the timeline is not drawn."""
+        timeline = self.timeline
+        if not timeline.messages:
+            return "no messages"
+        left = len(timeline.names) - len(self.names), len(timeline.messages) - len(self.messages)
+        return "; ".join(_left_out(timeline.scope.hidden, *left))
+
+    def _draw_foot(self, axes: Any) -> None:
+        x, y = LEFT, 0.3
+        for words, sign, colour, width in self._legend():
+            if sign == "-":
+                axes.add_line(Line2D((x - 0.08, x + 0.1), (y, y), color=colour, linewidth=2))
+            else:
+                axes.add_line(_sign(x, y, sign, colour, {"D": 5, "o": 4}.get(sign, 6)))
+            _write(axes, (x + 0.18, y), words, QUIET)
+            x += width
+        _write(axes, (LEFT - 0.1, 0.55), self._said, INK)
+        scale = f"{NOT_TO_SCALE}; {GOES_ON}" if len(self._strips) > 1 else NOT_TO_SCALE
+        _write(axes, (self.left + self._inner, 0.55), scale, QUIET, ha="right", style="italic")
+
+
+class _Strip:
+    """A stretch of time, with a line for each that has one; what goes on beyond it is cut off at its ends."""
+
+    def __init__(self, diagram: _Diagram, begin: float, end: float) -> None:
+        self._of = diagram
+        self._begin, self._end = begin, end
+        within = [
+            span for span in diagram.faults if self._x(diagram.end_of(span)) >= begin and self._x(span.begin) <= end
+        ]
+        self._labels = [(max(self._x(span.begin) - begin, 0.0), _width_of_label(span)) for span in within]
+        self._faults = list(zip(within, self._labels, _rows(self._labels), strict=True))
+        above = max([row + 1 for *_, row in self._faults], default=0)
+        self.height = TIMES + diagram.high + ABOVE + LABEL_ROW * above
+        self._high = diagram.high
+        self._rows = {name: number for number, name in enumerate(diagram.names)}
+
+    @property
+    def width(self) -> float:
+        """Inches of its time, and of the labels that reach over its end."""
+        return max([self._end - self._begin, *(x + width for x, width in self._labels)])
+
+    def draw(self, axes: Any, low: float) -> None:
+        """Draw it from this height on upwards: what is behind first."""
+        self._axes = axes
+        self._low = low + TIMES
+        self._top = self._low + self._high
+        left, right = self._of.left, self._of.left + self._end - self._begin
+        self._inside = frame(axes, left - 0.001, low, right + 0.001, low + self.height)
+        for span, (x, _), row in self._faults:
+            self._draw_fault(span, self._of.left + x, row)
+        self._draw_ticks()
+        for name in self._of.names:
+            self._draw_line(name)
+        for message in self._of.messages:
+            moments = [message.began, *self._of.moments_of(message)]
+            if self._x(max(moments)) >= self._begin and self._x(min(moments)) <= self._end:
+                self._draw_message(message)
 
     # -- places --------------------------------------------------------------------------------------------
 
-    def _moments(self) -> Iterator[float]:
-        until = self._timeline.scope.until
-        for message in self._messages:
-            arrived = message.received if message.received is not None else None
-            answered = message.answered if self._timeline.scope.answers else None
-            lost = None if message.arrived else message.ended
-            yield from (at for at in (message.sent, arrived, answered, lost) if at is not None)
-            if message.ended is None and message.received is None:
-                yield until
-        for event in self._events:
-            if event.what != "launched":
-                yield event.at
-        for span in self._faults:
-            yield from (max(span.begin, self._begin), until if span.end is None else span.end)
-
     def _x(self, moment: float) -> float:
-        return self._axis(moment)
+        return self._of.axis(moment)
 
     def _at(self, moment: float) -> float:
-        return self._left + self._axis(moment)
+        return self._of.left + self._x(moment) - self._begin
 
     def _y(self, name: str) -> float:
         return self._top - ROW * (self._rows[name] + 0.5)
 
-    def _width_of_label(self, span: Span) -> float:
-        return width_of(_cut(span.label), 7.5) + 0.15
-
-    def _labels_end(self) -> float:
-        return max([self._x(span.begin) + self._width_of_label(span) for span in self._faults], default=0.0)
-
     # -- what is drawn -------------------------------------------------------------------------------------
 
     def _line(self, xs: tuple[float, float], ys: tuple[float, float], **look: Any) -> None:
-        self._axes.add_line(Line2D(xs, ys, **look))
+        self._axes.add_line(Line2D(xs, ys, **look)).set_clip_box(self._inside)
 
     def _mark(self, x: float, y: float, marker: str, colour: str, size: float = 6) -> None:
-        look: dict[str, Any] = {
-            "marker": marker,
-            "color": colour,
-            "markersize": size,
-            "markerfacecolor": CARD if marker == "D" else colour,
-            "markeredgewidth": 1.6,
-            "zorder": 6,
-        }
-        self._axes.add_line(Line2D((x,), (y,), linestyle="none", **look))
+        if 0 <= x - self._of.left <= self._end - self._begin:
+            self._axes.add_line(_sign(x, y, marker, colour, size))
 
-    def _write(self, x: float, y: float, text: str, size: float, colour: str, **look: Any) -> None:
-        self._axes.text(x, y, text, fontsize=size, color=colour, parse_math=False, **{"va": "center", **look})
-
-    def _draw_fault(self, span: Span, row: int) -> None:
-        begin, end = self._at(span.begin), self._at(self._timeline.scope.until if span.end is None else span.end)
-        label, colour = self._top + 0.14 + LABEL_ROW * row, SHADE[span.cut]
-        size = (max(end - begin, 0.03), label + 0.08 - FOOT)
-        self._axes.add_patch(Rectangle((begin, FOOT), *size, facecolor=colour, alpha=0.1, linewidth=0, zorder=0.5))
-        self._line((begin, begin), (FOOT, label + 0.08), color=colour, linewidth=0.8, alpha=0.7, zorder=0.6)
-        self._write(begin + 0.06, label, _cut(span.label), 7.5, BROKEN if span.cut else SLOW_INK, zorder=7)
+    def _draw_fault(self, span: Span, label: float, row: int) -> None:
+        begin, end = self._at(span.begin), self._at(self._of.end_of(span))
+        height, colour = self._top + 0.14 + LABEL_ROW * row, SHADE[span.cut]
+        size = (max(end - begin, 0.03), height + 0.08 - self._low)
+        shade = Rectangle((begin, self._low), *size, facecolor=colour, alpha=0.1, linewidth=0, zorder=0.5)
+        self._axes.add_patch(shade).set_clip_box(self._inside)
+        self._line((begin, begin), (self._low, height + 0.08), color=colour, linewidth=0.8, alpha=0.7, zorder=0.6)
+        words = BROKEN if span.cut else SLOW_INK
+        _write(self._axes, (label + 0.06, height), _cut(span.label), words, zorder=7)
 
     def _draw_ticks(self) -> None:
-        zero = self._timeline.scope.zero
-        for moment in self._axis.ticks(TICK):
-            x = self._at(moment)
-            self._line((x, x), (FOOT - 0.06, self._top), color=PALE, linewidth=0.5, zorder=0.7)
-            self._write(x, FOOT - 0.15, _seconds(moment - zero), 7, QUIET, ha="center")
+        zero = self._of.timeline.scope.zero
+        for moment in self._of.axis.ticks(TICK):
+            if self._begin <= self._x(moment) <= self._end:
+                x = self._at(moment)
+                self._line((x, x), (self._low - 0.06, self._top), color=PALE, linewidth=0.5, zorder=0.7)
+                _write(self._axes, (x, self._low - 0.15), _seconds(moment - zero), QUIET, ha="center")
 
     def _draw_line(self, name: str) -> None:
-        y = self._y(name)
-        self._write(self._left - 0.15, y, label_of(name), 9, INK, ha="right")
-        end = self._left + max(self._axis.width, 0.1)
+        y, left = self._y(name), self._of.left
+        _write(self._axes, (left - 0.15, y), label_of(name), INK, ha="right", fontsize=9)
+        end = left + max(self._end - self._begin, 0.1)
         dotted: dict[str, Any] = {"color": PALE, "linewidth": 1.2, "linestyle": (0, (1, 3)), "zorder": 1}
-        self._line((self._left, end), (y, y), **dotted)
-        stranger = name not in self._timeline.scope.kinds
-        for span in [Span(self._begin, None)] if stranger else _states(self._known, name, "started", "exited"):
+        self._line((left, end), (y, y), **dotted)
+        stranger, known = name not in self._of.timeline.scope.kinds, self._of.known
+        for span in [Span(self._of.begin, None)] if stranger else _states(known, name, "started", "exited"):
             self._band(span, y, {"color": FAINT, "linewidth": 1.4, "zorder": 1.1})
-        for span in _states(self._known, name, "paused", "resumed"):
+        for span in _states(known, name, "paused", "resumed"):
             self._band(span, y, {"color": SLOW, "linewidth": 5, "alpha": 0.45, "zorder": 1.2, "solid_capstyle": "butt"})
-        for event in self._events:
+        for event in self._of.events:
             if event.who == name and (mark := _mark_of(event)) is not None:
                 _, sign, colour, size = mark
                 self._mark(self._at(event.at), y, sign, colour, size)
 
     def _band(self, span: Span, y: float, look: dict[str, Any]) -> None:
-        end = self._timeline.scope.until if span.end is None else span.end
-        if end >= self._begin:
-            self._line((self._at(max(span.begin, self._begin)), self._at(end)), (y, y), **look)
+        end = self._of.end_of(span)
+        if end >= self._of.begin:
+            self._line((self._at(max(span.begin, self._of.begin)), self._at(end)), (y, y), **look)
 
     def _draw_message(self, message: Message) -> None:
         colour = BROKEN if _refused(message) else COLOURS.get(message.route, OTHER)
         begin = (self._at(message.began), self._y(message.sender))
-        released = self._released(message)
+        released = self._of.released(message)
         if message.received is not None and released is not None:
             begin = self._draw_wait(begin, self._y(message.receiver), released, colour)
         if message.received is not None:
             self._arrow(begin, (self._at(message.received), self._y(message.receiver)), colour)
             if _lost(message):
                 self._mark(self._at(message.received) + 0.05, self._y(message.receiver), "x", BROKEN, 4.5)
-            elif released is None and self._waited(message):  # its answer did
+            elif released is None and self._of.waited(message):  # its answer did
                 self._mark(self._at(message.received) + 0.05, self._y(message.receiver), "D", INK, 5)
         elif message.arrived:
             self._arrow(begin, (self._at(message.ended or message.began), self._y(message.receiver)), colour)
         else:
             self._draw_lost(message, begin, colour)
-        if self._timeline.scope.answers and message.delivered and message.answered and message.ended:
+        if self._of.timeline.scope.answers and message.delivered and message.answered and message.ended:
             back = (self._at(message.answered), self._y(message.receiver))
             self._arrow(back, (self._at(message.ended), self._y(message.sender)), PALE)
-
-    def _waited(self, message: Message) -> bool:
-        """Whether it has a diamond: it, or its answer, waited at a cut, or waits there still."""
-        if message.received is None:
-            return message.outcome == "cut" and message.ended is None
-        return self._released(message) is not None or (message.held and not _lost(message))
-
-    def _released(self, message: Message) -> float | None:
-        """When the cut ended that held a message; one that held its answer did so after it had arrived."""
-        arrived = message.received
-        if not message.held or arrived is None:
-            return None
-        ends = [span.end for span in self._faults if span.cut and span.end is not None]
-        return max((end for end in ends if message.began <= end <= arrived), default=None)
 
     def _draw_wait(self, begin: tuple[float, float], end: float, released: float, colour: str) -> tuple[float, float]:
         """Half the way, and there a diamond, where it waited until the cut was over."""
@@ -453,55 +552,38 @@ class _Diagram:
 
     def _draw_lost(self, message: Message, begin: tuple[float, float], colour: str) -> None:
         """Half the way, and there a cross; what is still on its way has none, or a diamond if it waits at a cut."""
-        end = self._at(self._timeline.scope.until if message.ended is None else message.ended)
+        end = self._at(self._of.timeline.scope.until if message.ended is None else message.ended)
         x, y = (begin[0] + end) / 2, begin[1] + (self._y(message.receiver) - begin[1]) * 0.55
         self._line((begin[0], x), (begin[1], y), color=colour, linewidth=1, linestyle=DASHED, zorder=3)
         if message.outcome is not None:
-            waits = self._waited(message)
+            waits = self._of.waited(message)
             self._mark(x, y, "D" if waits else "x", INK if waits else BROKEN, 5 if waits else 6)
 
     def _arrow(self, begin: tuple[float, float], end: tuple[float, float], colour: str) -> None:
         look = {"arrowstyle": "-|>,head_width=0.16,head_length=0.34", "color": colour, "linewidth": 1, "shrinkA": 0}
-        self._axes.annotate("", end, begin, arrowprops={**look, "shrinkB": 0}, zorder=4)
+        # Drawn also where it ends in another strip, up to the end of this one.
+        drawn = self._axes.annotate("", end, begin, arrowprops={**look, "shrinkB": 0}, zorder=4, annotation_clip=False)
+        drawn.arrow_patch.set_clip_box(self._inside)
 
-    def _legend(self) -> Iterator[tuple[str, str, str, float]]:
-        routes = {message.route for message in self._messages}
-        signs = [(route, "-", COLOURS.get(route, OTHER)) for route in sorted(routes)]
-        if self._timeline.scope.answers and any(message.delivered for message in self._messages):
-            signs.append(("answer", "-", PALE))
-        if any(_refused(message) for message in self._messages):
-            signs.append(("refused", "-", BROKEN))
-        if any(not message.arrived and message.outcome and message.ended for message in self._messages):
-            signs.append(("lost, or its answer", "x", BROKEN))
-        if any(map(self._waited, self._messages)):
-            signs.append(("waited at a cut", "D", INK))
-        if any(event.what == "paused" for event in self._events):
-            signs.append(("paused", "-", SLOW))
-        shown = {_mark_of(event) for event in self._events}
-        signs += [(words, sign, colour) for mark in MARKS if mark in shown for words, sign, colour, _ in [mark]]
-        for words, sign, colour in signs:
-            yield words, sign, colour, width_of(words, 8) + 0.5
 
-    @property
-    def _said(self) -> str:
-        """What of the timeline is not drawn."""
-        timeline = self._timeline
-        if not timeline.messages:
-            return "no messages"
-        left = len(timeline.names) - len(self._names), len(timeline.messages) - len(self._messages)
-        return "; ".join(_left_out(timeline.scope.hidden, *left))
+def _write(axes: Any, at: tuple[float, float], text: str, colour: str, **look: Any) -> None:
+    axes.text(*at, text, color=colour, parse_math=False, **{"va": "center", "fontsize": SMALL, **look})
 
-    def _draw_foot(self) -> None:
-        x, y = LEFT, 0.3
-        for words, sign, colour, width in self._legend():
-            if sign == "-":
-                self._line((x - 0.08, x + 0.1), (y, y), color=colour, linewidth=2)
-            else:
-                self._mark(x, y, sign, colour, {"D": 5, "o": 4}.get(sign, 6))
-            self._write(x + 0.18, y, words, 8, QUIET)
-            x += width
-        self._write(LEFT - 0.1, 0.55, self._said, 8, INK)
-        self._write(self._left + self._inner, 0.55, NOT_TO_SCALE, 7, QUIET, ha="right", style="italic")
+
+def _sign(x: float, y: float, marker: str, colour: str, size: float) -> Line2D:
+    look: dict[str, Any] = {
+        "marker": marker,
+        "color": colour,
+        "markersize": size,
+        "markerfacecolor": CARD if marker == "D" else colour,
+        "markeredgewidth": 1.6,
+        "zorder": 6,
+    }
+    return Line2D((x,), (y,), linestyle="none", **look)
+
+
+def _width_of_label(span: Span) -> float:
+    return width_of(_cut(span.label), SMALL) + 0.15
 
 
 def _left_out(hidden: int, members: int, theirs: int) -> Iterator[str]:

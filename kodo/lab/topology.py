@@ -9,7 +9,8 @@ The one importer of networkx.
   random.
 - A link bends where it would run through a member that it does not touch.
 - Kinds differ in shape as well as in colour. What does not answer is grey, what does not stand is dashed.
-- More than `CROWD_FROM` members stand without labels, laid out by `crowd.py`, and without Mermaid text in the bundle.
+- More than `CROWD_FROM` members are laid out by `crowd.py`, and have no Mermaid text in the bundle. Named are the few
+  that stand out, by their kind or their state; a line beneath says so, and where all names are.
 - A link that is cut is red and dashed, with a cross; latency and loss stand beside theirs, where there is room.
   Faults that are on no link stand in words beneath the picture.
 - The bundle holds the Mermaid text, sorted, under a type that JupyterLab does not draw. It would draw
@@ -59,8 +60,12 @@ CROWD = 12
 """How many find room around one at that length."""
 CROWD_FROM = 60
 """Members up to which each is labelled."""
+FEW = 6
+"""Members of a kind and state that are labelled in a crowd."""
 CROWD_SIDE = 8.5
 """Inches of the picture of a crowd."""
+PAGE, CLOSEST = 7.5, 0.65
+"""Inches of the members that a notebook shows at their size, and the share of their distances that is kept for it."""
 STRANGERS = 2 * LINK
 """Inches between two that nothing links."""
 GOLDEN = pi * (3 - 5**0.5)
@@ -77,7 +82,7 @@ BENDS = [0j, *(bend * side for bend in (0.3, 0.45, 0.6, 0.8) for side in (1j, -1
 """Inches aside that are tried for the middle of a link."""
 PLACES = 50
 """Places on a link that are tried for its words."""
-WORDS = 7.5
+WORDS = 8
 """Points of the words on a link."""
 CROSS = 0.06
 """Inches that a cross takes to each side."""
@@ -189,7 +194,7 @@ def place(graph: nx.DiGraph, known: Mapping[str, complex]) -> dict[str, complex]
         if all(abs(places[name] - before[name]) < LINK / 10000 for name in new):
             break
     if fresh:
-        places = _lying(places)
+        places = _closer(_lying(places))
     return _apart(graph, places, set(new))
 
 
@@ -228,6 +233,13 @@ def _lying(places: Mapping[str, complex]) -> dict[str, complex]:
     moment = sum((at - middle) ** 2 for at in places.values())
     turn = (abs(moment) / moment) ** 0.5 if abs(moment) > 1e-9 else 1
     return {name: (at - middle) * turn for name, at in places.items()}
+
+
+def _closer(places: Mapping[str, complex]) -> dict[str, complex]:
+    """The same, as close as it takes to be shown at its size, and no closer than names need."""
+    across = [at.real for at in places.values()] or [0.0]
+    scale = max(CLOSEST, PAGE / max(max(across) - min(across), PAGE))
+    return {name: at * scale for name, at in places.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,6 +377,13 @@ class Topology(Picture):
         more = [f"and {len(labels) - MOST_BESIDE} more"] if len(labels) > MOST_BESIDE else []
         return [f"{words} (no link)" for words in (*labels[:MOST_BESIDE], *more)]
 
+    @property
+    def beneath(self) -> list[tuple[str, str]]:
+        """What stands beneath the picture, and in which colour: `beside`, and of a crowd where its names are."""
+        crowd = f"{len(self.graph)} members are too many to name each: .graph has all names and links"
+        quiet = [(crowd, QUIET)] if len(self.graph) > CROWD_FROM else []
+        return [(words, BROKEN) for words in self.beside] + quiet
+
     def __repr__(self) -> str:
         members = tally(kind for _, kind in self.graph.nodes(data="kind"))
         faults = f", {numbered(len(self.held), 'fault')}" if self.held else ""
@@ -421,7 +440,7 @@ def _draw(topology: Topology) -> Figure:
 
 
 def _draw_crowd(topology: Topology) -> Figure:
-    """Draw many without labels: links of a kind are one line with gaps, members of a kind one row of markers."""
+    """Draw many, of which few are named: links of a kind are one line with gaps, members of a kind one of markers."""
     graph, places, faults = topology.graph, topology.places, topology.faults
     scale = max(0.35, (CROWD_FROM / len(graph)) ** 0.4)
     left, low = min(at.real for at in places.values()), min(at.imag for at in places.values())
@@ -449,8 +468,28 @@ def _draw_crowd(topology: Topology) -> Figure:
             marks.set_markeredgewidth(0.3)
             marks.set_zorder(4 if kind == "node" else 3)
             axes.add_line(marks)
+    _label_outstanding(axes, graph, at, width)
     _draw_legend(axes, topology)
     return figure
+
+
+def _label_outstanding(axes: Any, graph: nx.DiGraph, at: Mapping[str, complex], width: float) -> None:
+    """Name the few, on the card, and each where no other name stands yet."""
+    taken: list[tuple[complex, Box]] = []
+    for name in _outstanding(graph):
+        box = box_of(name, graph.nodes[name]["kind"])
+        there = complex(min(max(at[name].real, box.half), width - box.half), at[name].imag)
+        if all(min(box.overlap(there, other, place)) < 1e-6 for place, other in taken):
+            _draw_label(axes, name, there - 0.08j, graph.nodes[name])
+            taken.append((there, box))
+
+
+def _outstanding(graph: nx.DiGraph) -> list[str]:
+    """The members of each kind and state of which there are few."""
+    alike: dict[tuple[object, ...], list[str]] = {}
+    for name, data in sorted(graph.nodes(data=True)):
+        alike.setdefault((data["kind"], data["answers"], data["paused"]), []).append(name)
+    return [name for names in alike.values() if len(names) <= FEW for name in names]
 
 
 def _is_cut(one: str, other: str, faults: Mapping[Way, Effect]) -> bool:
@@ -585,12 +624,16 @@ def _draw_member(axes: Any, name: str, at: complex, data: Mapping[str, Any]) -> 
     if data["paused"]:
         for sign in _paused(at, look.size / 144 * 0.45):
             axes.add_line(sign)
+    _draw_label(axes, name, at - 1j * (look.size / 144 + 0.07), data)
+
+
+def _draw_label(axes: Any, name: str, at: complex, data: Mapping[str, Any]) -> None:
     axes.text(
         at.real,
-        at.imag - look.size / 144 - 0.07,
+        at.imag,
         label_of(name),
-        fontsize=look.label,
-        color=INK if there or data["paused"] else QUIET,
+        fontsize=LOOKS[data["kind"]].label,
+        color=INK if data["answers"] or data["paused"] else QUIET,
         ha="center",
         va="top",
         parse_math=False,
@@ -650,18 +693,18 @@ def _legend_widths(graph: nx.DiGraph, faults: Mapping[Way, Effect]) -> list[floa
 
 
 def _foot(topology: Topology) -> complex:
-    """How wide and how high the legend is, with the faults beneath it."""
-    beside = topology.beside
-    widths = [sum(_legend_widths(topology.graph, topology.faults)), *(width_of(words, WORDS) for words in beside)]
-    return complex(max(widths), LEGEND + BESIDE * len(beside))
+    """How wide and how high the legend is, with the words beneath it."""
+    beneath = topology.beneath
+    widths = [sum(_legend_widths(topology.graph, topology.faults)), *(width_of(words, WORDS) for words, _ in beneath)]
+    return complex(max(widths), LEGEND + BESIDE * len(beneath))
 
 
 def _draw_legend(axes: Any, topology: Topology) -> None:
-    graph, faults, beside = topology.graph, topology.faults, topology.beside
-    for number, words in enumerate(reversed(beside)):
+    graph, faults, beneath = topology.graph, topology.faults, topology.beneath
+    for number, (words, colour) in enumerate(reversed(beneath)):
         there = (MARGIN - 0.07, 0.27 + BESIDE * number)
-        axes.text(*there, words, fontsize=WORDS, color=BROKEN, va="center_baseline", parse_math=False, zorder=4)
-    left, height = MARGIN, 0.27 + BESIDE * len(beside)
+        axes.text(*there, words, fontsize=WORDS, color=colour, va="center_baseline", parse_math=False, zorder=4)
+    left, height = MARGIN, 0.27 + BESIDE * len(beneath)
     for (words, signs), width in zip(_legend(graph, faults), _legend_widths(graph, faults), strict=True):
         for sign in signs:
             sign.set_transform(Affine2D().translate(left, height) + axes.transData)

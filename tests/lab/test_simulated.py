@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -600,6 +601,37 @@ def test_a_cut_is_seen_in_a_crowd() -> None:
             axes = lab.topology()._figure.axes[0]
         crosses = [line for line in axes.lines if line.get_marker() == "x" and line.get_markersize() == 8]
         assert len(crosses) == 2
+
+
+def test_the_picture_of_a_crowd_names_who_stands_out_and_says_where_all_names_are() -> None:
+    """The few of a kind or a state, each on the card and none over another."""
+    with MeshLab.from_graph(nx.path_graph(100), engine="simulated") as lab:
+        lab.add_node("alone at one end of it", connect="0", flows=["a"])
+        for number in range(4):
+            lab.add_node(f"close to each other {number}", connect="50", flows=["a"])
+        lab.settle()
+        lab["99"].kill()
+        topology = lab.topology()
+    figure = topology._figure
+    figure.draw_without_rendering()
+    texts = {text.get_text(): text.get_window_extent() for text in figure.axes[0].texts}
+    assert "105 members are too many to name each: .graph has all names and links" in texts
+    named = [name for name in texts if name in topology.graph]
+    assert {"alone at one end of it", "close to each other 0", "99"} <= set(named)
+    assert not set(named) & set(map(str, range(99))), "one registry is like another"
+    assert not [pair for pair in combinations(named, 2) if texts[pair[0]].overlaps(texts[pair[1]])]
+    assert all(texts[name].x0 >= 0 and texts[name].x1 <= figure.bbox.x1 for name in named)
+
+
+def test_a_picture_of_sixty_names_each_and_stays_as_wide_as_a_notebook_shows() -> None:
+    """Nothing is said of names then; two dozen are shown at their size."""
+    for graph in (nx.random_regular_graph(3, 60, seed=1), nx.full_rary_tree(2, 31)):
+        with MeshLab.from_graph(graph, engine="simulated") as lab:
+            figure = lab.topology()._figure
+            texts = {text.get_text() for text in figure.axes[0].texts}
+            assert {member.name for member in lab} <= texts
+            assert not [text for text in texts if "too many" in text]
+    assert figure.get_size_inches()[0] < 9.2
 
 
 def test_groups_that_nothing_links_are_drawn_apart() -> None:

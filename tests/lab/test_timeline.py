@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from collections import Counter
 from itertools import combinations
 from pathlib import Path
 
@@ -160,6 +161,30 @@ def test_labels_of_a_timeline_do_not_overlap() -> None:
     assert "312 earlier messages are not shown" in [text.get_text() for text in figure.axes[0].texts]
     for one, other in combinations(boxes, 2):
         assert not one.overlaps(other)
+
+
+def test_a_long_story_goes_on_in_the_next_row_at_letters_that_can_be_read() -> None:
+    """No wider than a notebook shows it; each row names all members, and each message arrives in one of them."""
+    kinds = {f"registry{number}": "registry" for number in range(12)}
+    messages = [message(n, sender=f"registry{n % 12}", receiver=f"registry{(n + 5) % 12}") for n in range(90)]
+    events = [Event("fault", "cut registry1 <-> registry2", 20.0), Event("healed", "cut registry1 <-> registry2", 70.0)]
+    figure = timeline_of(Story(messages, events, 0, 0.0), kinds, 90.0, Choice())._figure
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    texts = [text for text in axes.texts if text.get_text()]
+    said = Counter(text.get_text() for text in texts)
+    rows = said["registry0"]
+    assert rows > 1
+    assert {said[name] for name in kinds} == {rows}
+    assert said["cut registry1 <-> registry2"] == rows, "a fault that goes on is named again"
+    assert said["time is not to scale: silence is shortened; time goes on in the next row"] == 1
+    assert min(text.get_fontsize() for text in texts) >= 8
+    assert figure.get_size_inches()[0] <= 9
+    assert not [
+        pair for pair in combinations([text.get_window_extent() for text in texts], 2) if pair[0].overlaps(pair[1])
+    ]
+    arrows = [(text.arrow_patch, axes.transData.transform(text.xy)) for text in axes.texts if hasattr(text, "xy")]
+    assert sum(arrow.get_clip_box().contains(*head) for arrow, head in arrows) == len(messages)
 
 
 def test_no_line_of_a_fault_crosses_the_label_of_another() -> None:
