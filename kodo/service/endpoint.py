@@ -6,6 +6,7 @@ longer than kodo takes for a page that it keeps. Its routes stay, and what it sa
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import Callable, Coroutine
 from inspect import signature
 from typing import Any, get_type_hints
@@ -15,7 +16,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.routing import request_response
 
-from kodo.errors import InvalidMessageError
+from kodo.errors import InvalidMessageError, UnavailableError
 from kodo.service.faults import parameter_faults
 
 
@@ -28,7 +29,8 @@ class Asked(BaseModel):
 class Endpoint(APIRoute):
     """A route whose function takes the request, and as `asked` the model of its parameters if it has any.
 
-    Parameters that are not of the model's form are refused with `InvalidMessageError`.
+    Parameters that are not of the model's form are refused with `InvalidMessageError`, and what is under way for too
+    long when the service ends with `UnavailableError`.
     """
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
@@ -41,15 +43,20 @@ class Endpoint(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """What FastAPI asks of a class of routes: a function of the request alone."""
         answer, model = self.endpoint, get_type_hints(self.endpoint).get("asked")
-        if model is None:
-            return answer
 
         async def handle(request: Request) -> Response:
             try:
-                asked = model.model_validate(dict(request.query_params))
-            except ValidationError as error:
-                raise InvalidMessageError(parameter_faults(error)) from error
-            answered: Response = await answer(request, asked)
+                answered: Response = await answer(request, *(() if model is None else (_asked(model, request),)))
+            except CancelledError as error:
+                # So uvicorn ends what has not come to its end by itself; it would take this for a fault of ours.
+                raise UnavailableError("expected this to be done before the service ends; ask again later") from error
             return answered
 
         return handle
+
+
+def _asked(model: type[BaseModel], request: Request) -> BaseModel:
+    try:
+        return model.model_validate(dict(request.query_params))
+    except ValidationError as error:
+        raise InvalidMessageError(parameter_faults(error)) from error

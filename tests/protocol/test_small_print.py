@@ -345,6 +345,21 @@ def test_sigterm_ends_a_service_whatever_is_in_flight(spawn: Callable[..., Proce
     assert logged(tmp_path / "log-0.txt", "shutdown now")()
 
 
+def test_an_unfinished_body_is_refused_when_the_service_ends(spawn: Callable[..., Process], tmp_path: Path) -> None:
+    """Whoever has not sent the whole of a body by then is answered 503, and the log tells of no fault."""
+    served = spawn(node=False)
+    host, _, port = served.url.removeprefix("http://").rpartition(":")
+    with socket.create_connection((host, int(port)), 10) as half:
+        half.sendall(b"POST /register HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+        assert served.get("/")["url"] == served.url
+        served.process.terminate()
+        answer = half.makefile("rb").read()
+    served.process.join(10)
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"before the service ends" in answer
+    assert "Traceback" not in (tmp_path / "log-0.txt").read_text()
+
+
 def test_a_node_ends_while_it_tries_to_register(spawn: Callable[..., Process]) -> None:
     """SIGTERM ends a node within 5 s while its registry swallows its registration."""
     with swallowing() as silent:
