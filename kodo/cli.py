@@ -79,7 +79,7 @@ STATUS_STYLES = {"online": GOOD, "offline": BAD}
 STATE_STYLES = {"listed": GOOD, "left": BAD, "lapsed": BAD, "older": QUIET}
 PEER_STYLES = {"standing": GOOD, "greeting": POOR, "leaving": POOR}
 """What becomes of a status, of a record in an explanation, and of a peer."""
-FROZEN = "No node is judged now: most nodes and peers fell silent at once, so it may be this registry that is cut off."
+FROZEN = "No node is shown offline now: most nodes and peers fell silent at once, so perhaps this registry is cut off."
 TROUBLES = {
     "away": "away just now",
     "no registry": "what answers there is no kodo registry",
@@ -286,10 +286,14 @@ def map_(url: Url = HOME, as_json: AsJson = False) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Troubles:
-    """Why peers do not answer as they should, by their canonical urls, and whether nodes are `frozen` as they are."""
+    """Why peers do not answer as they should, which nodes are silent, and whether none is shown offline for now.
+
+    Urls are canonical.
+    """
 
     away: Mapping[str, str] = field(default_factory=dict)
     frozen: bool = False
+    silent: frozenset[str] = frozenset()
 
 
 def _troubles(client: Client) -> _Troubles:
@@ -299,7 +303,8 @@ def _troubles(client: Client) -> _Troubles:
     except RejectedError:
         return _Troubles()
     said = {canonical(url): _trouble(peer) for url, peer in told["peers"].items()}
-    return _Troubles({url: trouble for url, trouble in said.items() if trouble}, told["frozen"])
+    silent = frozenset(told["silent"])
+    return _Troubles({url: trouble for url, trouble in said.items() if trouble}, told["frozen"], silent)
 
 
 def _trouble(peer: Mapping[str, Any]) -> str:
@@ -454,7 +459,7 @@ def _mesh(seen: View, status: Status, troubles: _Troubles) -> Iterator[Renderabl
     """A service's view of the mesh as a tree, and a line with its numbers."""
     tree = Tree(_service(_kind(status), seen), guide_style=QUIET)
     for node in seen["nodes"].values():
-        tree.add(_node(node, frozen=troubles.frozen))
+        tree.add(_node(node, doubted=canonical(node["url"]) in troubles.silent))
     nodes = list(seen["nodes"].values())
     for peer, state in _peers(seen, troubles.away):
         branch = tree.add(Text.assemble(_service("provider" if peer["feed"] is False else "registry", peer), state))
@@ -499,17 +504,17 @@ def _service(kind: str, service: Mapping[str, Any]) -> Text:
     return Text.assemble((kind, QUIET), *named, " ", _text(service["url"], LINK))
 
 
-def _node(node: Mapping[str, Any], *, frozen: bool = False) -> Text:
+def _node(node: Mapping[str, Any], *, doubted: bool = False) -> Text:
     status = node["status"]
     # Every node is unknown until its first beat, and most of those that never beat: that is no news.
-    news = () if status == "unknown" else (", ", _status(status, doubted=frozen))
+    news = () if status == "unknown" else (", ", _status(status, doubted=doubted))
     return Text.assemble(_service("node", node), ", ", _plural(len(node["flows"]), "flow"), *news)
 
 
 def _status(status: str, *, doubted: bool) -> Text:
-    """The status of a node; `doubted`: it may have fallen silent, and is not judged for now."""
+    """The status of a node; `doubted`: it has fallen silent, and is not shown offline for now."""
     if doubted and status == "online":
-        return Text("was online, not judged now", style=POOR)
+        return Text("was online, silent now", style=POOR)
     return _text(status, STATUS_STYLES.get(status, ""))
 
 

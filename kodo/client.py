@@ -105,12 +105,13 @@ class Explanation(TypedDict):
 class Convergence(TypedDict):
     """How far every peer is behind, and how old what is known of every registry is, by their urls.
 
-    While `frozen` no node is shown offline.
+    While `frozen` no node is shown offline; `silent` are those that would be.
     """
 
     registry: str
     idle: bool
     frozen: bool
+    silent: list[str]
     origins: dict[str, dict[str, Any]]
     peers: dict[str, dict[str, Any]]
 

@@ -415,23 +415,32 @@ def test_convergence_says_who_is_behind(run: Run, mesh: tuple[Served, Served]) -
     assert list(json.loads(run("convergence", acme.url, "--json").stdout)) == list(acme.get("/convergence"))
 
 
-def test_a_node_that_is_not_judged_is_not_said_to_be_online(run: Run, serve: Start) -> None:
-    """While the expiry of leases is frozen a silent node is shown as not judged, with the reason."""
-    here = serve(node=False, lease=0.3, beacon=0.1)
+def test_a_node_that_is_silent_is_not_said_to_be_online(run: Run, serve: Start) -> None:
+    """While the expiry of leases is frozen a node that is silent is shown as that, with the reason, and no other."""
+    here = serve(node=False, lease=1, beacon=0.1)
     peer = serve(node=False, connect=here.url)
-    here.post("/register", {"url": "http://node1:1", "flows": {}})
     until(lambda: connected(peer, here.url), "the connection")
     peer.end()
-    here.post("/heartbeat", {"url": "http://node1:1"})
+    for node in ("http://node1:1", "http://node2:1", "http://node3:1"):
+        here.post("/register", {"url": node, "flows": {}})
+        here.post("/heartbeat", {"url": node})
     until(lambda: here.get("/convergence")["frozen"], "the expiry to be frozen")
     frozen = here.get("/explain", node="http://node1:1")
     assert (frozen["frozen"], frozen["records"][0]["status"], frozen["records"][0]["lease"]) == (True, "online", 0.0)
     for asked in (["map", here.url], ["explain", here.url, "--node", "http://node1:1"]):
         shown = run(*asked).stdout
-        assert "was online, not judged now" in shown
+        assert "was online, silent now" in shown
         assert f"\n{cli.FROZEN}\n" in shown
         assert "0.0 s left" not in shown
     assert f"\n{cli.FROZEN}\n" in run("convergence", here.url).stdout
+
+    def shown_beating() -> bool:
+        here.post("/heartbeat", {"url": "http://node3:1"})
+        lines = run("map", here.url).stdout.splitlines()
+        return [line[line.rindex(", ") :] for line in lines if "node3" in line] == [", online"]
+
+    until(shown_beating, "the node that beats to be shown online")
+    assert here.get("/convergence")["silent"] == ["http://node1:1", "http://node2:1"]
 
 
 @pytest.mark.parametrize("state", ["standing", "greeting", "away", "no registry", "refused", "leaving", "`news`"])
@@ -444,6 +453,7 @@ def test_what_a_peer_is_owed_is_shown(run: Run, serve: Start) -> None:
     """A peer that is gone is shown as away, with what it is owed, and the last line says that one is behind."""
     here, there = serve(node=False), serve(node=False)
     other = serve(node=False, connect=here.url)
+    until(lambda: connected(other, here.url), "the connection")
     other.end()
     here.post("/register", {"url": there.url, "flows": []})
     until(lambda: here.get("/convergence")["peers"][other.url]["state"] == "away", "the peer to be found away")

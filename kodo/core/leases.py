@@ -112,6 +112,10 @@ class Leases:
         """Whether expiry is frozen now."""
         return self.frozen_until is not None and clock < self.frozen_until
 
+    def silent(self, clock: float) -> list[Key]:
+        """The nodes that are `online` although their lease is over, since expiry is frozen."""
+        return sorted(node for node, until in self.online.items() if until <= clock) if self.frozen(clock) else []
+
     def _freezes(self, clock: float, *, cut_off: bool) -> bool:
         # Beats are spread over a third of a lease; who missed one is on the way to running out.
         silent = sum(until - clock < self.lease / 2 for until in self.online.values())

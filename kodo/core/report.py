@@ -141,7 +141,8 @@ def _state(row: Row, shown: bool) -> str:
 def convergence(registry: Registry, clock: float, why: Mapping[str, str] | None = None) -> dict[str, Any]:
     """For each origin how old what is known of it is, and for each peer how far it is behind, by its own word.
 
-    `why` says of peers that do not answer, by their addresses, why that is.
+    `silent` are the nodes here that would be offline, were expiry not frozen. `why` says of peers that do not answer,
+    by their addresses, why that is.
     """
     reasons = why or {}
     origins = [registry.key, *registry.ledger.told]
@@ -150,6 +151,7 @@ def convergence(registry: Registry, clock: float, why: Mapping[str, str] | None 
         "registry": registry.profile.url,
         "idle": registry.standing().idle,
         "frozen": registry.leases.frozen(clock),
+        "silent": registry.leases.silent(clock),
         "origins": {
             origin: {
                 "version": list(registry.parts[origin].version),

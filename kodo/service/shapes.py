@@ -187,6 +187,7 @@ class ConvergenceReply(BaseModel):
     registry: str
     idle: bool
     frozen: bool = Field(description=_FROZEN)
+    silent: list[str] = Field(description="the nodes here that would be shown offline, were this not frozen")
     origins: dict[str, Followed]
     peers: dict[str, PeerStanding]
 
@@ -306,6 +307,7 @@ _CONVERGED = {
     "registry": "http://localhost:3366",
     "idle": True,
     "frozen": False,
+    "silent": [],
     "origins": {"http://localhost:3366": _FOLLOWED},
     "peers": {"http://localhost:3368": _STANDING},
 }

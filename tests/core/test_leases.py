@@ -313,6 +313,17 @@ class TestCutOff:
         assert [made.status(name) for name in "abc"] == ["online"] * 3
         assert made.registry.standing().frozen
 
+    def test_the_silent_are_told_from_those_that_beat(self) -> None:
+        """While expiry is frozen it is said who would be offline, and who beats is not among them."""
+        made = self.cut_off("a", "b", "c")
+        keep_beating(made, "a", LEASE + SWEEP)
+        silent = made.registry.leases.silent
+        assert (made.registry.standing().frozen, silent(made.clock)) == (True, ["http://b:1", "http://c:1"])
+        made.beat("b")
+        assert silent(made.clock) == ["http://c:1"]
+        made.run(2 * FREEZE * LEASE)
+        assert silent(made.clock) == []
+
     def test_it_is_bounded(self) -> None:
         """The freeze ends after so many leases, whoever is still away; then the silent are offline."""
         made = self.cut_off("a", "b", "c")

@@ -28,7 +28,7 @@ RECORD = [
     "lease",
     "flow",
 ]
-CONVERGENCE = ["registry", "idle", "frozen", "origins", "peers"]
+CONVERGENCE = ["registry", "idle", "frozen", "silent", "origins", "peers"]
 ORIGIN = ["version", "age", "stale", "told_by"]
 PEER = ["state", "deltas", "connected", "heard", "next_try", "behind", "why"]
 
