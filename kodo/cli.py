@@ -88,6 +88,24 @@ TROUBLES = {
 """What is said of a peer in such a state."""
 
 
+EFFECTS = {
+    "answer_loss": "an answer was lost",
+    "crash": "a service ended at once",
+    "cut": "a message did not get through",
+    "deadline": "a message had no answer in time",
+    "doubles": "a message came twice",
+    "latency": "a message was under way for another time than usual",
+    "loss": "a message was lost",
+    "lost disk": "a service lost its disk",
+    "pause": "something had to wait for a paused service",
+    "reorder": "a message may have been overtaken",
+    "skew": "a service read its wrong clock",
+    "slow": "an answer came late",
+    "unsaved": "a change was not yet on disk when its service crashed",
+}
+"""What faults did in a simulation, by the names under which it is counted."""
+
+
 T = TypeVar("T")
 
 
@@ -1017,7 +1035,7 @@ def _foretell(path: Path, faults: Path | None, seed: int, as_json: bool) -> None
 
 def _prediction(told: Prediction) -> Iterator[RenderableType]:
     """A prediction as tables: what each phase costs, what the faults did, what every registry believes."""
-    table = _table("phase", "time", "handshakes", "pushes", "housekeeping", "bytes")
+    table = _table("phase", "time", "handshakes", "registered", "pushes", "signs of life", "bytes")
     for column in table.columns[1:]:
         column.justify = "right"
     for name, phase in (("forming", told.forming), ("running", told.running), ("settling", told.settling)):
@@ -1025,31 +1043,40 @@ def _prediction(told: Prediction) -> Iterator[RenderableType]:
     yield table
     yield Text()
     if told.effects:
-        yield _text("faults: " + ", ".join(f"{name} {number}" for name, number in told.effects.items()), POOR)
+        table = _table("fault", "times", "what it did")
+        table.columns[1].justify = "right"
+        for name, number in told.effects.items():
+            table.add_row(_text(name, POOR), f"{number:,}", _text(EFFECTS.get(name), QUIET))
+        yield table
         yield Text()
-    table = _table("registry", "nodes", "flows", "believes")
+    table = _table("registry", "nodes", "flows", "its listing")
+    for column in table.columns[1:3]:
+        column.justify = "right"
     for belief in told.beliefs:
-        table.add_row(_text(belief.registry, STRONG), str(belief.nodes), str(belief.flows), _belief(belief))
+        table.add_row(_text(belief.registry, STRONG), f"{belief.nodes:,}", f"{belief.flows:,}", _belief(belief))
     yield table
     yield Text()
     yield _verdict(told)
 
 
 def _costs(phase: Phase) -> tuple[str, ...]:
-    numbers = (phase.count("/connect"), phase.count("/update/node"), phase.count(), phase.bytes)
+    kinds = ("/connect", "/register", "/update/node", None)
+    numbers = (*map(phase.count, kinds), phase.bytes)
     return (f"{phase.seconds:.2f} s", *(f"{number:,}" for number in numbers))
 
 
 def _belief(belief: Belief) -> Text:
     """In what a registry differs from the newest that is listed anywhere."""
     if belief.state == "provider":
-        return Text("its own: it is a provider", style=QUIET)
+        return Text("its own nodes alone: it is a provider", style=QUIET)
     if belief.state == "down":
-        return Text("nothing: it is down", style=BAD)
+        return Text("none: it is down", style=BAD)
     wrong = [
-        f"{kind} {', '.join(names)}" for kind, names in (("misses", belief.missing), ("old", belief.stale)) if names
+        f"{kind} {', '.join(names)}"
+        for kind, names in (("misses", belief.missing), ("has outdated", belief.stale))
+        if names
     ]
-    return _text("; ".join(wrong), BAD) if wrong else Text("what is known", style=GOOD)
+    return _text("; ".join(wrong), BAD) if wrong else Text("up to date", style=GOOD)
 
 
 def _verdict(told: Prediction) -> Text:
