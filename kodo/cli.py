@@ -236,14 +236,19 @@ NAMING = {"flows": "kodo flows -q {}", "explain": "kodo explain --flow {}"}
 
 def _url(context: typer.Context, parameter: typer.CallbackParam, given: str | None) -> str | None:
     """The url of a service, or none. Raises `OptionError` for another word, and says what was probably meant."""
-    if given is None or "://" in given:
+    name = "URL" if parameter.param_type_name == "argument" else parameter.opts[0]
+    if given is None:
+        return None
+    if "://" in given:
+        _key(name, given)
         return given
     meant = ""
-    if re.fullmatch(r"[\w.-]+:\d+(/.*)?|localhost(/.*)?|\d+(\.\d+){3}|\[[\da-f:]+\].*", given):
+    if slip := re.fullmatch(r"(https?):/*(.+)", given):
+        meant = f"; did you mean {slip[1]}://{slip[2]}?"
+    elif re.fullmatch(r"[\w.-]+:\d+(/.*)?|localhost(/.*)?|\d+(\.\d+){3}|\[[\da-f:]+\].*", given):
         meant = f"; did you mean http://{given}?"
     elif context.info_name in NAMING:
         meant = f"; if it names a flow: {NAMING[context.info_name].format(shlex.quote(given))}"
-    name = "URL" if parameter.param_type_name == "argument" else parameter.opts[0]
     raise OptionError(f"{name}: expected the url of a service, such as {HOME}, not {given!r}{meant}")
 
 

@@ -29,12 +29,15 @@ import orjson
 
 from kodo.errors import InvalidMessageError, KodoError, OptionError, RejectedError, UnavailableError, for_status
 from kodo.models import canonical
+from kodo.reasons import unanswered
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 """Seconds before a lost stream is asked for again: at first, and after many times in vain."""
 SILENCE = 40.0
 """Seconds after which a silent stream is taken for lost; a service gives a sign of life every 15."""
 NOT_MODIFIED = 304
+NO_ROUTE = "Not Found"
+"""What is answered to a path that leads nowhere."""
 TRY_AGAIN = frozenset({429, 502, 503, 504})
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -256,7 +259,7 @@ class Client:
             ) from error
         except httpx.HTTPError as error:
             raise UnavailableError(
-                f"{self.url} did not answer {method} {path} ({error}); check that a service runs at this url"
+                f"{self.url} did not answer {method} {path}: {unanswered(error)}; check that a service runs at this url"
             ) from error
         if not response.is_success and response.status_code != NOT_MODIFIED:
             raise self._refusal(f"{method} {path}", response)
@@ -280,7 +283,9 @@ class Client:
             return InvalidMessageError(detail)
         family = for_status(response.status_code)
         said = detail if isinstance(detail, str) else response.reason_phrase
-        return family(f"{self.url} answered {asked} with {response.status_code}: {said}")
+        below = urlsplit(self.url).path.rstrip("/")
+        hint = f"; check whether {below} belongs to its url" if below and said == NO_ROUTE else ""
+        return family(f"{self.url} answered {asked} with {response.status_code}: {said}{hint}")
 
 
 class Stream:

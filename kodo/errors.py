@@ -140,6 +140,8 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
 
 
+CLOSE, CLOSE_URLS = 0.6, 0.9
+"""How much two words have in common, of 1, for one to stand for the other; urls have much in common anyway."""
 BEGINNING = 3
 """Characters by which a word is taken for the beginning of another."""
 
@@ -149,7 +151,7 @@ def suggestion(word: str, known: Iterable[str], *, otherwise: str) -> str:
     from difflib import get_close_matches  # noqa: PLC0415, where something is wrong
 
     there = list(known)
-    near = get_close_matches(word, there, n=1)
+    near = get_close_matches(word, there, n=1, cutoff=CLOSE_URLS if "://" in word else CLOSE)
     if not near and len(word) >= BEGINNING:
         near = [each for each in there if each.startswith(word)][:1]
     return f"did you mean {near[0]!r}?" if near else otherwise

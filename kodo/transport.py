@@ -19,8 +19,6 @@ a connection that is kept alive is hit like a new one. A service that no lab sta
 from __future__ import annotations
 
 import asyncio
-import errno
-import socket
 import zlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -35,7 +33,7 @@ from pydantic import ValidationError
 
 from kodo.core.instructions import Send
 from kodo.core.peers import is_foreign
-from kodo.errors import RejectedError, UnavailableError, reason_of
+from kodo.errors import RejectedError, UnavailableError
 from kodo.models import AT_ONCE, BEATS, PACKED, Key, PeerReply, canonical
 from kodo.trace import HEADER, Message, Trace, nodes_in
 
@@ -46,15 +44,6 @@ OFFER_LIMIT, ANSWER_LIMIT = 64 * 2**20, 2**22
 """Bytes that the answer to a handshake may have (an older registry puts all it has into it), and any other."""
 LONGEST_PAUSE = 3600.0
 """Seconds that a service may ask to be left alone."""
-REASONS = {
-    errno.ECONNREFUSED: "nothing listens there",
-    errno.EHOSTUNREACH: "no way leads there",
-    errno.ENETUNREACH: "no way leads there",
-    errno.ECONNRESET: "it broke off the connection",
-    errno.EPIPE: "it broke off the connection",
-}
-BROKEN_OFF = {"ReadError", "RemoteProtocolError", "WriteError"}
-"""What the reasons of the system, and of the HTTP client, mean here."""
 _HERE = ("localhost", "127.0.0.1", "::1")
 _LOOPBACK = ("all://localhost", "all://127.0.0.1", "all://[::1]")
 _GZIP = 16 + zlib.MAX_WBITS
@@ -190,7 +179,9 @@ class Transport:
                 return response, bytes(answer)
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # of a name that no host can have
             noted.outcome = f"lost: {type(error).__name__}"
-            raise UnavailableError(_lost(error)) from error
+            from kodo.reasons import unanswered  # noqa: PLC0415, where something is wrong
+
+            raise UnavailableError(unanswered(error)) from error
 
     async def _made(self) -> httpx.AsyncClient:
         """The one client. Its library and certificates take long to load: at the first message, on a thread."""
@@ -248,21 +239,3 @@ def _read(answer: bytes) -> PeerReply:
         return PeerReply.model_validate_json(answer)
     except ValidationError as error:
         raise RejectedError("its answer is not the JSON of a registry", 200, foreign=True) from error
-
-
-def _lost(error: Exception) -> str:
-    """Why a message was lost, in our words: as the system told it, below what libraries made of it."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, BaseExceptionGroup):
-            # Of a name with several addresses: one reason stands for all.
-            cause = cause.exceptions[0]
-        if isinstance(cause, UnicodeError):
-            return "no host can have its name"
-        if isinstance(cause, socket.gaierror):
-            return "its name is not known here"
-        if isinstance(cause, OSError) and cause.errno is not None:
-            return REASONS.get(cause.errno) or reason_of(cause)
-        cause = cause.__cause__ or cause.__context__
-    name = type(error).__name__
-    return "it broke off the connection" if name in BROKEN_OFF else f"the message did not get through ({name})"

@@ -187,7 +187,16 @@ def test_a_port_in_use_is_one_line(run: Run, serve: Start) -> None:
     done = run("serve", "--url", serve(node=False).url)
     assert done.exit_code == 1
     assert done.stderr.startswith("kodo: expected to listen at http://127.0.0.1:")
+    assert done.stderr.endswith(" address already in use; choose another url, or stop the service that listens there\n")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_nobody_is_to_be_stopped_where_nobody_can_listen(run: Run) -> None:
+    """An address that is not of this machine is told as that alone."""
+    done = run("serve", "--url", "http://192.0.2.1:3366")
+    assert done.stderr == (
+        "kodo: expected to listen at http://192.0.2.1:3366, but cannot assign requested address; choose another url\n"
+    )
 
 
 def test_a_failure_after_the_start_is_told_once(tmp_path: Path) -> None:
@@ -402,6 +411,14 @@ def test_what_was_probably_meant_is_told(run: Run, mesh: tuple[Served, Served], 
     shown = run("explain", mesh[1].url, *(word.replace("NODE", node) for word in asked)).stdout
     assert shown.startswith("not listed: ")
     assert f"did you mean {node if len(asked) == 2 and asked[0] == '--node' else 'agent m'!r}?" in shown
+
+
+def test_another_port_is_no_slip(run: Run, serve: Start) -> None:
+    """A url that has no more than its host in common with a node's is not taken for a slip."""
+    here = serve(node=False)
+    here.post("/register", {"url": "http://localhost:4368", "flows": [{"url": "/a", "name": "a"}]})
+    assert "did you mean" not in run("explain", here.url, "--node", "http://localhost:7799").stdout
+    assert "did you mean 'http://localhost:4368'?" in run("explain", here.url, "--node", "http://localhost:4386").stdout
 
 
 def test_convergence_says_who_is_behind(run: Run, mesh: tuple[Served, Served]) -> None:
@@ -628,6 +645,8 @@ def test_who_does_not_answer_is_told_in_a_line(run: Run) -> None:
         (("explain", "press agent"), "; if it names a flow: kodo explain --flow 'press agent'\n"),
         (("counts", "localhost:3370"), "not 'localhost:3370'; did you mean http://localhost:3370?\n"),
         (("leave", "10.0.0.1"), "; did you mean http://10.0.0.1?\n"),
+        (("map", "http:/localhost:3370"), "not 'http:/localhost:3370'; did you mean http://localhost:3370?\n"),
+        (("map", "https:localhost"), "; did you mean https://localhost?\n"),
         (("map", "press"), "such as http://localhost:3366, not 'press'\n"),
     ],
 )
@@ -643,7 +662,7 @@ def test_what_the_service_refuses_is_told_in_its_words(run: Run, mesh: tuple[Ser
     """A refusal of the service is told in its words, and the option that is to blame by its name in the command."""
     done = run("flows", mesh[0].url, "--pp", "0")
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
-    assert done.stderr.startswith("kodo: --pp: ")
+    assert done.stderr.startswith("kodo: --pp: expected ")
     done = run("explain", mesh[0].url, "--node", "nowhere")
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
     assert done.stderr.startswith("kodo: --node: expected an http or https url")

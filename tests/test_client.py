@@ -90,8 +90,22 @@ def test_a_refusal_comes_back_as_the_class_that_the_service_raised(serve: Start,
 def test_no_connection_names_the_url_and_what_to_do() -> None:
     """Where nobody listens, the error says where, and to check that a service runs there."""
     url = f"http://127.0.0.1:{free_port()}"
-    with Client(url) as client, pytest.raises(UnavailableError, match=f"{url} .*check that a service runs"):
+    with Client(url) as client, pytest.raises(UnavailableError, match=f"{url} .*nothing listens there; check that a"):
         client.status()
+
+
+def test_https_where_http_is_spoken_is_told_as_that(registry: Served) -> None:
+    """A url with https where no TLS is spoken is named as the reason, in words and not in those of OpenSSL."""
+    url = registry.url.replace("http:", "https:")
+    with Client(url) as client, pytest.raises(UnavailableError, match=f"{url} .*plain HTTP.* not https") as caught:
+        client.status()
+    assert "SSL" not in str(caught.value)
+
+
+def test_a_path_that_leads_nowhere_is_doubted(registry: Served) -> None:
+    """Where a url with a path is answered 404, the error asks about the path."""
+    with Client(f"{registry.url}/flows") as client, pytest.raises(RoleError, match="check whether /flows belongs to"):
+        client.flows()
 
 
 def test_no_answer_in_time_names_the_url_and_what_to_do() -> None:

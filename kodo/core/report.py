@@ -14,7 +14,7 @@ from kodo.core.parts import Row, listed
 from kodo.core.peers import Peer
 from kodo.core.registry import Registry
 from kodo.errors import InvalidMessageError
-from kodo.models import NOTHING, Key, Version
+from kodo.models import NOTHING, Key, Version, canonical
 
 MANY = 20
 """Nodes that are told of at once."""
@@ -64,7 +64,7 @@ def explain(registry: Registry, known: Known, flow: str | None, clock: float) ->
         "node": known.node,
         "flow": path,
         "listed": is_listed,
-        "why": _why(path, known.offered, ranked, shown),
+        "why": _why(path, known.offered, ranked, shown) if ranked else _stranger(registry, known.node),
         "frozen": registry.leases.frozen(clock),
         "records": [_record(registry, known, path, row, clock) for row in ranked],
     }
@@ -93,9 +93,14 @@ def explain_flow(registry: Registry, flow: str, offering: Sequence[Known], clock
     }
 
 
+def _stranger(registry: Registry, node: str) -> str:
+    """Why nothing is known of a node."""
+    if (key := canonical(node)) == registry.key or key in registry.peers or key in registry.parts:
+        return "it is known as a registry, and offers no flows itself"
+    return "never seen: no registry that is known here has told of this node"
+
+
 def _why(path: str | None, offered: Mapping[Key, Mapping[str, str]], ranked: Sequence[Row], shown: Row | None) -> str:
-    if not ranked:
-        return "never seen: no registry that is known here has told of this node"
     newest = ranked[0]
     if shown is None and newest.left:
         return f"it has left {newest.origin}, and nobody registered it after that"

@@ -69,4 +69,4 @@ def _place(loc: tuple[int | str, ...]) -> list[int | str]:
 
 
 def _words(message: str) -> str:
-    return message.removeprefix("Value error, ")
+    return message.removeprefix("Value error, ").replace("Input should be", "expected")

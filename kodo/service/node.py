@@ -8,6 +8,7 @@ request answered. A service ends within a few seconds, whatever is in flight: wh
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -27,7 +28,7 @@ import uvicorn
 
 from kodo.cache import Cache, Owner
 from kodo.core.registry import Profile, Registry, Timing
-from kodo.errors import InUseError, KodoError, OptionError, unwritten
+from kodo.errors import InUseError, KodoError, OptionError, reason_of, unwritten
 from kodo.loader import Source, is_file, load_flows, read_file
 from kodo.models import Node
 from kodo.options import Options, load_options, misspelt, with_port
@@ -99,10 +100,9 @@ def bind(options: Options) -> socket.socket:
         listener.bind(address)
         listener.listen(BACKLOG)
     except OSError as error:
-        raise InUseError(
-            f"expected to listen at {options.url}, but {error.strerror or error}; "
-            "choose another url, or stop the service that listens there"
-        ) from error
+        stop = ", or stop the service that listens there" if error.errno == errno.EADDRINUSE else ""
+        said = f"expected to listen at {options.url}, but {reason_of(error)}; choose another url{stop}"
+        raise InUseError(said) from error
     return listener
 
 

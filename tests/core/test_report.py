@@ -41,6 +41,15 @@ class TestExplain:
         assert (said["listed"], said["records"]) == (False, [])
         assert said["why"].startswith("never seen")
 
+    @pytest.mark.parametrize("registry", ["self", "peer", "far"])
+    def test_a_registry(self, registry: str) -> None:
+        """Of a registry that is known, this one included, it is said that it is one, and no node."""
+        made = linked()
+        made.update("peer", delta("far", ZERO, v(3), record(3)))
+        said = asked(made, node=registry)
+        assert (said["listed"], said["records"]) == (False, [])
+        assert said["why"] == "it is known as a registry, and offers no flows itself"
+
     def test_listed(self) -> None:
         """A node that is registered here is listed, with its times, its count and no lease while it never beat."""
         made = linked()
