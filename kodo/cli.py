@@ -311,12 +311,17 @@ def map_(url: Url = HOME, as_json: AsJson = False) -> None:
 class _Troubles:
     """Why peers do not answer as they should, which nodes are silent, and whether none is shown offline for now.
 
-    Urls are canonical.
+    Urls are canonical. `peers` are all there are, where the service tells.
     """
 
     away: Mapping[str, str] = field(default_factory=dict)
     frozen: bool = False
     silent: frozenset[str] = frozenset()
+    peers: frozenset[str] | None = None
+
+    def is_peer(self, url: str) -> bool:
+        """Whether it is, as far as is known, connected in some way; else it is what is left of one, or never was."""
+        return self.peers is None or canonical(url) in self.peers
 
 
 def _troubles(client: Client) -> _Troubles:
@@ -326,8 +331,12 @@ def _troubles(client: Client) -> _Troubles:
     except RejectedError:
         return _Troubles()
     said = {canonical(url): _trouble(peer) for url, peer in told["peers"].items()}
-    silent = frozenset(told["silent"])
-    return _Troubles({url: trouble for url, trouble in said.items() if trouble}, told["frozen"], silent)
+    return _Troubles(
+        away={url: trouble for url, trouble in said.items() if trouble},
+        frozen=told["frozen"],
+        silent=frozenset(told["silent"]),
+        peers=frozenset(said),
+    )
 
 
 def _trouble(peer: Mapping[str, Any]) -> str:
@@ -484,7 +493,7 @@ def _mesh(seen: View, status: Status, troubles: _Troubles) -> Iterator[Renderabl
     for node in seen["nodes"].values():
         tree.add(_node(node, doubted=canonical(node["url"]) in troubles.silent))
     nodes = list(seen["nodes"].values())
-    for peer, state in _peers(seen, troubles.away):
+    for peer, state in _peers(seen, troubles):
         branch = tree.add(Text.assemble(_service("provider" if peer["feed"] is False else "registry", peer), state))
         for node in peer["nodes"].values():
             branch.add(_node(node))
@@ -497,16 +506,23 @@ def _mesh(seen: View, status: Status, troubles: _Troubles) -> Iterator[Renderabl
     yield Text(f"{_plural(len(nodes), 'node')} with {_plural(offered, 'flow')}", style=QUIET)
 
 
-def _peers(seen: View, away: Mapping[str, str]) -> Iterator[tuple[Mapping[str, Any], Text]]:
-    """The peers of a service with the state of their connection: those it connects with, then those that came."""
+def _peers(seen: View, troubles: _Troubles) -> Iterator[tuple[Mapping[str, Any], Text]]:
+    """The peers of a service with the state of their connection: those it connects with, then those that came.
+
+    Last come those of which it lists nodes, and with which it is not connected.
+    """
+    away = troubles.away
     known = {canonical(url): peer for url, peer in seen["providers"].items()}
     for url, since in seen["connection"].items():
         peer = known.pop(canonical(url), {"url": url, "organization": None, "feed": None, "nodes": {}})
         stands = _stands(url, "connected", away)
         trouble = f"; {away[canonical(url)]}" if canonical(url) in away else ""
         yield peer, stands if since else _text(f", not connected{trouble}", POOR)
-    for peer in known.values():
-        yield peer, _stands(peer["url"], "connected from there", away)
+    for peer in sorted(known.values(), key=lambda peer: not troubles.is_peer(peer["url"])):
+        if troubles.is_peer(peer["url"]):
+            yield peer, _stands(peer["url"], "connected from there", away)
+        else:
+            yield {**peer, "feed": None}, Text(", not connected", style=POOR)
 
 
 def _stands(url: str, how: str, away: Mapping[str, str]) -> Text:
@@ -736,7 +752,8 @@ def leave(
     """Let a service leave the mesh.
 
     All it is connected with are told, and forget it. It runs on: a node serves its own flows, a registry lists the
-    nodes that are registered with it. Those that do not answer are told as soon as they do.
+    nodes that are registered with it, and those of others as they were. Those that do not answer are told as soon as
+    they do.
 
     A node that is dead cannot be asked to leave: with --at the registry that it is registered with forgets it, and
     tells the others. Of a registry that is dead this ends the connection with that one alone.
@@ -768,7 +785,7 @@ class _Left:
     """A service that has left: its peers `before`, those to whom something is still to be said, what it goes on with.
 
     `connection` is that of the common reply before it left, `flows` how many it offers itself, `registered` how many
-    nodes are registered with it.
+    nodes are registered with it, `others` how many it lists of other registries.
     """
 
     connection: Mapping[str, str | None]
@@ -776,13 +793,15 @@ class _Left:
     after: Mapping[str, Any]
     flows: int
     registered: int
+    others: int
 
     @property
     def goes_on(self) -> str:
         """What it does from now on."""
         own = ["serving its own flows"] if self.flows else []
-        others = [f"listing {_plural(self.registered, 'node')} registered with it"] if self.registered else []
-        return " and ".join(own + others)
+        counted = {"registered with it": self.registered, "of others as it knew them": self.others}
+        listed = [f"{_plural(number, 'node')} {what}" for what, number in counted.items() if number]
+        return " and ".join(own + ([f"listing {' and '.join(listed)}"] if listed else []))
 
 
 def _leaves(client: Client) -> _Left:
@@ -790,10 +809,12 @@ def _leaves(client: Client) -> _Left:
     status, before = client.status(), client.convergence()["peers"]
     with _busy("telling those it is connected with"):
         client.leave()
-    nodes = {canonical(url): node for url, node in client.map()["nodes"].items()}
+    view = client.map()
+    nodes = {canonical(url): node for url, node in view["nodes"].items()}
+    others = sum(len(peer["nodes"]) for peer in view["providers"].values())
     own = nodes.pop(canonical(status["url"]), {"flows": ()})
     after = client.convergence()["peers"]
-    return _Left(status["connection"], before, after, len(own["flows"]), len(nodes))
+    return _Left(status["connection"], before, after, len(own["flows"]), len(nodes), others)
 
 
 def _farewells(url: str, left: _Left) -> Iterator[RenderableType]:

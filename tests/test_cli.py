@@ -523,6 +523,16 @@ def test_what_goes_on_after_leaving_is_said(run: Run, serve: Start) -> None:
         assert first == f"{served.url} has left the mesh{goes_on}"
 
 
+def test_what_a_registry_that_left_knows_of_others_is_no_connection(run: Run, mesh: tuple[Served, Served]) -> None:
+    """It goes on listing nodes of others as they were, and the map says that it is connected with none of them."""
+    acme, zeta = mesh
+    until(lambda: len(acme.flows()) == 3, "the flows of both")
+    left = run("leave", acme.url).stdout
+    goes_on = "it goes on listing 1 node registered with it and 1 node of others as it knew them\n"
+    assert left.startswith(f"{acme.url} has left the mesh; {goes_on}")
+    assert f"registry {zeta.url}, not connected\n" in run("map", acme.url).stdout
+
+
 def test_a_registry_is_told_to_forget_a_node(run: Run, mesh: tuple[Served, Served]) -> None:
     """`kodo leave NODE --at REGISTRY` removes a node everywhere, and of one that is not there says where it is."""
     acme, zeta = mesh
