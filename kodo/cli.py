@@ -707,7 +707,8 @@ def _standing(url: str, peer: Mapping[str, Any]) -> dict[str, Text]:
     if not _was_connected(peer):
         behind = ["all: never connected"]
     why = f": {peer['why']}" if peer.get("why") else ""
-    again = "" if peer["next_try"] is None else f", tried again in {duration(peer['next_try'])}"
+    soon = peer["next_try"]
+    again = "" if soon is None else f", tried again in {duration(soon)}" if soon else ", tried again now"
     if _state(peer) == "refused":
         again = f", {TROUBLES['refused']}"
     return {

@@ -132,6 +132,22 @@ def reason_of(error: Exception) -> str:
     return said[:1].lower() + said[1:]
 
 
+OURS = {
+    "Input should be greater": "expected a number greater",
+    "Input should be less": "expected a number less",
+    "Input should be": "expected",
+}
+"""What stands for words of pydantic."""
+
+
+def in_words(said: str) -> str:
+    """What pydantic says that it expected, in words of ours."""
+    said = said.removeprefix("Value error, ")
+    for theirs, ours in OURS.items():
+        said = said.replace(theirs, ours)
+    return said
+
+
 def duration(seconds: float) -> str:
     """So many seconds, in the unit that reads best."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):

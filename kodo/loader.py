@@ -28,7 +28,7 @@ from typing import Any, TypeAlias, TypeGuard
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from kodo.errors import LoaderError, suggestion
+from kodo.errors import LoaderError, in_words, suggestion
 from kodo.models import Flow, flow_path
 
 EntryPoint: TypeAlias = Callable[..., object] | str
@@ -166,7 +166,7 @@ def expectation(fault: ErrorDetails) -> str:
     """What pydantic expected where it found a fault, in the words of our own errors."""
     if fault["type"] == "value_error":
         return str(fault["ctx"]["error"])
-    return EXPECTED.get(fault["type"]) or fault["msg"].replace("Input should be", "expected")
+    return EXPECTED.get(fault["type"]) or in_words(fault["msg"])
 
 
 def _entry_point(label: str, value: object) -> EntryPoint:

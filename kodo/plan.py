@@ -30,7 +30,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from kodo.errors import PlanError, reason_of, unwritten
+from kodo.errors import PlanError, in_words, reason_of, unwritten
 from kodo.models import flow_path
 
 Kind = Literal["registry", "provider", "node"]
@@ -282,12 +282,14 @@ def read_yaml(path: Path | str, read: Callable[[Any], tuple[T, list[Fault]]], fi
         content = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
-        raise PlanError(f"{path}{line}: expected YAML, but {error.problem or error.context}") from error
+        raise PlanError(f"{path}{line}: expected YAML ({error.problem or error.context}); correct it there") from error
     except (LookupError, AttributeError) as error:
         # So PyYAML's own constructors fail.
-        raise PlanError(f"{path}: expected YAML, but a tag such as !!int stands before no such thing") from error
+        raise PlanError(
+            f"{path}: expected YAML (a tag such as !!int before no such thing); correct it there"
+        ) from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise PlanError(f"{path}: expected YAML, but {error}") from error
+        raise PlanError(f"{path}: expected YAML ({error}); correct it there") from error
     faults = list(_doubles(tree))
     try:
         made, wrong = read(content)
@@ -369,4 +371,4 @@ def _expectation(fault: Any, fields: Fields) -> str:
         return EXPECTED[fault["type"]]
     if fault["type"] == "too_short":
         return f"expected {fault['ctx']['min_length']} or more"
-    return str(fault["msg"]).removeprefix("Value error, ").replace("Input should be", "expected")
+    return in_words(fault["msg"])

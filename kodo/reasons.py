@@ -17,7 +17,7 @@ REASONS = {
 BROKEN_OFF = {"ReadError", "RemoteProtocolError", "WriteError"}
 """What the reasons of the system, and of the HTTP client, mean here."""
 TLS = {
-    "WRONG_VERSION_NUMBER": "it speaks plain HTTP there: its url begins with http, not https",
+    "WRONG_VERSION_NUMBER": "it speaks http there, not https",
     "CERTIFICATE_VERIFY_FAILED": "its certificate is not trusted here",
 }
 """What those of OpenSSL do."""

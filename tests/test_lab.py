@@ -250,7 +250,7 @@ def test_a_member_that_does_not_start_says_why_and_leaves_the_lab_as_it_was(lab:
     ("options", "said"),
     [
         ({"lease": "soon"}, "node1: lease: expected a number; give for example lease=30"),
-        ({"beacon": -1}, "node1: beacon: expected greater than or equal to 0.05; give for example beacon=10"),
+        ({"beacon": -1}, "node1: beacon: expected a number greater than or equal to 0.05; give for example beacon=10"),
         ({"cache": 3}, "node1: cache: expected the path of a file"),
         ({"loader": "flows"}, 'node1: loader: expected a callable, "module:function", or a path'),
         ({"flows": 3}, "flows: expected a name, a dict, or a list of these, not 3"),

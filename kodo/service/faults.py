@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from kodo import models
+from kodo.errors import in_words
 
 _FIELDS = frozenset(
     name
@@ -30,7 +31,7 @@ def faults(error: ValueError, *place: str | int) -> list[dict[str, Any]]:
     if not isinstance(error, ValidationError):
         return [{"loc": ["body"], "msg": "expected JSON", "type": "json_invalid"}]
     return [
-        {"loc": ["body", *_place((*place, *fault["loc"]))], "msg": _words(fault["msg"]), "type": fault["type"]}
+        {"loc": ["body", *_place((*place, *fault["loc"]))], "msg": in_words(fault["msg"]), "type": fault["type"]}
         for fault in islice(_relevant(_found(error)), MOST)
     ]
 
@@ -38,7 +39,8 @@ def faults(error: ValueError, *place: str | int) -> list[dict[str, Any]]:
 def parameter_faults(error: ValidationError) -> list[dict[str, Any]]:
     """The faults that pydantic found in the parameters of a request; their places are the route's own names."""
     return [
-        {"loc": ["query", *fault["loc"]], "msg": _words(fault["msg"]), "type": fault["type"]} for fault in _found(error)
+        {"loc": ["query", *fault["loc"]], "msg": in_words(fault["msg"]), "type": fault["type"]}
+        for fault in _found(error)
     ]
 
 
@@ -66,7 +68,3 @@ def _is_branch(part: int | str) -> bool:
 def _place(loc: tuple[int | str, ...]) -> list[int | str]:
     shown = (part for part in loc if not _is_branch(part))
     return [part if isinstance(part, int) or part in _FIELDS else "*" for part in shown]
-
-
-def _words(message: str) -> str:
-    return message.removeprefix("Value error, ").replace("Input should be", "expected")

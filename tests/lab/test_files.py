@@ -208,10 +208,10 @@ def test_a_lab_that_was_built_by_hand_is_written_with_names(tmp_path: Path) -> N
             ],
         ),
         ("5", ["line 1, the file: expected a mapping"]),
-        ("a: [\n", ["line 2: expected YAML, but"]),
-        ("a: !!python/object/apply:os.system [x]\n", ["line 1: expected YAML, but could not determine a constructor"]),
-        ("a: " + "[" * 5000, ["expected YAML, but"]),
-        ("\x00", ["expected YAML, but"]),
+        ("a: [\n", ["line 2: expected YAML ("]),
+        ("a: !!python/object/apply:os.system [x]\n", ["line 1: expected YAML (could not determine a constructor"]),
+        ("a: " + "[" * 5000, ["expected YAML ("]),
+        ("\x00", ["expected YAML ("]),
     ],
 )
 def test_a_file_that_is_no_lab_says_where_and_why(tmp_path: Path, text: str, lines: list[str]) -> None:

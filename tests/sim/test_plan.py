@@ -152,7 +152,7 @@ def test_a_faulty_mesh_names_file_line_and_field(tmp_path: Path, mesh: str, told
 @pytest.mark.parametrize("tagged", ["!!int ''", "!!bool maybe", "!!timestamp zzz"])
 def test_a_tag_before_something_else_is_told(tmp_path: Path, tagged: str) -> None:
     """YAML may say of what kind a value is, and be wrong."""
-    with pytest.raises(PlanError, match=r"mesh\.yaml: expected YAML, but a tag such as !!int"):
+    with pytest.raises(PlanError, match=r"mesh\.yaml: expected YAML \(a tag such as !!int"):
         predicted(tmp_path, mesh=f"members:\n  r1:\n    options: {{lease: {tagged}}}")
 
 
@@ -162,9 +162,9 @@ def test_a_tag_before_something_else_is_told(tmp_path: Path, tagged: str) -> Non
         ("- {at: 1s, loss: 0.1}", "line 1, 1.for: expected this field"),
         ("- {at: 1s, for: 1s, lost: 1}", "line 1, 1.lost: expected no such field, but one of at, for, loss, "),
         ("- {at: 1s, for: 1s, loss: 1}\n- {at: 1s, for: 1s}", "line 2, 2: expected a fault, one of answer_loss, "),
-        ("- {at: 1s, for: 1s, loss: 2}", "line 1, 1.loss: expected less than or equal to 1"),
+        ("- {at: 1s, for: 1s, loss: 2}", "line 1, 1.loss: expected a number less than or equal to 1"),
         ("- {at: 1, for: .inf, loss: 0.1}", "line 1, 1.for: expected a finite number"),
-        ("- {at: 1, for: -1s, loss: 0.1}", "line 1, 1.for: expected greater than or equal to 0"),
+        ("- {at: 1, for: -1s, loss: 0.1}", "line 1, 1.for: expected a number greater than or equal to 0"),
         ("- {at: 1s, for: 1s, crash: n1}", "line 1, 1.crash: expected one of r1, r2, r3, p, o, not 'n1'"),
         (
             "- {at: 1s, for: 1s, cut: [[r1], [x]]}",
