@@ -82,6 +82,7 @@ PEER_STYLES = {"standing": GOOD, "greeting": POOR, "leaving": POOR}
 FROZEN = "No node is shown offline now: most nodes and peers fell silent at once, so perhaps this registry is cut off."
 TROUBLES = {
     "away": "away just now",
+    "leaving": "it is to be told that this service leaves",
     "no registry": "what answers there is no kodo registry",
     "refused": "not asked again until it is heard of",
 }

@@ -496,6 +496,8 @@ def test_leaving_says_who_was_told(run: Run, serve: Start) -> None:
     assert told < set(rest)
     # It is told as well when a first contact was just on its way, which may have got through.
     assert set(rest) - told < {f"not connected {away}", f"not told yet  {away}; told once it answers"}
+    (line,) = (line for line in run("map", node.url).stdout.splitlines() if gone.url in line)
+    assert "it is to be told that this service leaves" in line
     assert registry.flows() == []
     assert [flow["name"] for flow in node.flows()] == ["a"]
 
