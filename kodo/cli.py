@@ -1015,12 +1015,25 @@ def sim(
     """Simulate a mesh in virtual time, without a network.
 
     A mesh in YAML, such as a lab's to_file writes, is played under its faults, and what came of it is a prediction:
-    messages, bytes, time, and what every registry believes. A scenario is a text of commands; it is printed with what
+    messages, bytes, time, and which listings are up to date. A scenario is a text of commands; it is printed with what
     each of them printed, and if that is not what stands in the file the exit code is 1.
 
     \b
     kodo sim mesh.yaml --faults faults.yaml --seed 7
     kodo sim scenario.txt
+
+    The faults are a list. Each is there `at` a time, `for` so long, such as {at: 2s, for: 500ms, loss: 0.3}:
+
+    \b
+    loss, answer_loss      the chance, 0 to 1, that a request, or an answer, is lost
+    doubles, reorder       the chance that it comes twice, or after a later one
+    latency: [1ms, 300ms]  how long messages are under way
+    cut: [[a], [b, c]]     nothing gets from group to group
+    one_way: [a, b]        nothing gets from a to b
+    slow: {a: 3s}          how long a registry takes to answer
+    crash: a               a registry is down; with lose: true its disk is lost
+    pause: a               a registry stands still
+    clock: {a: 1h}         how far its clock is ahead, or behind with -1h
     """
     if path.suffix in {".yaml", ".yml"}:
         if rewrite:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from kodo import cli
 from kodo.errors import PlanError
 from kodo.lab import MeshLab
-from kodo.sim.plan import Prediction, predict, read_faults, read_mesh
+from kodo.sim.plan import FaultPlan, Prediction, predict, read_faults, read_mesh
 
 MESH = """
 members:
@@ -250,6 +250,13 @@ def test_kodo_sim_predicts(files: Path) -> None:
     assert re.search(r"^cut +\d+ +a message did not get through$", done.output, re.MULTILINE)
     for words in ("forming", "settling", "up to date", "it is a provider", "all registries that run agree"):
         assert words in done.output
+
+
+def test_the_help_names_all_faults() -> None:
+    """Whoever writes a file of faults finds in `kodo sim --help` what may stand in it."""
+    shown = run("--help").output
+    named = [field.alias or name for name, field in FaultPlan.model_fields.items()]
+    assert [name for name in named if not re.search(rf"\b{name}\b", shown)] == []
 
 
 def test_kodo_sim_gives_json(files: Path) -> None:
