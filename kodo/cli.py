@@ -564,7 +564,9 @@ def _status(status: str, *, doubted: bool) -> Text:
 @app.command()
 def explain(
     url: Url = HOME,
-    node: Annotated[str | None, typer.Option("--node", metavar="URL", help="The node that is asked about.")] = None,
+    node: Annotated[
+        str | None, typer.Option("--node", metavar="URL", help="The node that is asked about.", callback=_url)
+    ] = None,
     flow: Annotated[
         str | None, typer.Option("--flow", metavar="FLOW", help="The path or name of a flow, of this node or of any.")
     ] = None,

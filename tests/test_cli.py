@@ -677,7 +677,8 @@ def test_what_the_service_refuses_is_told_in_its_words(run: Run, mesh: tuple[Ser
     assert done.stderr.startswith("kodo: --pp: expected ")
     done = run("explain", mesh[0].url, "--node", "nowhere")
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
-    assert done.stderr.startswith("kodo: --node: expected an http or https url")
+    assert done.stderr.startswith("kodo: --node: expected the url of a service, ")
+    assert done.stderr.endswith("; if it names a flow: kodo explain --flow nowhere\n")
     assert run("explain", mesh[0].url).stderr.startswith("kodo: --node: expected a node, a flow, or")
 
 
