@@ -303,7 +303,7 @@ def check_rows(db: sqlite3.Connection, url: str, path: Path) -> None:
     try:
         noted = dict(db.execute("SELECT name, value FROM meta"))
         if canonical(noted["url"]) != canonical(url):
-            raise DamagedCacheError(f"expected the cache of {url} in {path}, but it is another service's")
+            raise DamagedCacheError(f"expected the cache of {url}, but it is that of {noted['url']}")
         int(noted["indexed"])
         # A key that is not its row's would be a second one of that origin or peer with the next change.
         right = all(read_part(state).origin == key for key, state in db.execute("SELECT origin, state FROM part"))

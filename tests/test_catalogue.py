@@ -470,7 +470,7 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.db"
     Catalogue("http://other:1", path).close()
     before = path.read_bytes()
-    with pytest.raises(CacheError, match="another service's"):
+    with pytest.raises(CacheError, match="it is that of http"):
         Catalogue(URL, path)
     assert path.read_bytes() == before
     (tmp_path / "text.db").write_text("no database at all, but a text of some length" * 50)
