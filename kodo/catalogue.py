@@ -262,7 +262,7 @@ class Catalogue:
         """Rows that cannot be read are not kept: whoever asks for them is told why."""
         try:
             self._rows.read_some(self._writer, self._listing.last)
-        except sqlite3.Error as error:
+        except Exception as error:  # noqa: BLE001, whatever damage leads to, such as a count that is gone
             self._rows.give_up(self._listing.last)
             log.debug("rows of the listing are not kept: %s", error)
 

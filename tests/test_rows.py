@@ -162,14 +162,31 @@ def test_rows_are_kept_as_long_as_all_find_room(catalogue: Catalogue, monkeypatc
     assert kept()
 
 
-def test_a_row_that_cannot_be_read_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever asks for it is told; to keep it is not worth the service."""
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE flow SET tags = '[' WHERE name = 'b'",
+        "UPDATE flow SET record = 'x' || char(10) || 'y' WHERE name = 'b'",
+        "DELETE FROM tally WHERE kind = 'total'",
+        "UPDATE tally SET flows = 'x' WHERE kind = 'total'",
+    ],
+)
+def test_rows_that_cannot_be_read_end_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
+    """To keep them is not worth the service, whatever stands in their place."""
     monkeypatch.setattr("kodo.rows.SOME", 1)
     catalogue = Catalogue(URL, tmp_path / "c.db")
     published(catalogue, entry(1, [flow("a"), flow("b")], 1))
     with closing(sqlite3.connect(tmp_path / "c.db", isolation_level=None)) as db:
-        db.execute("UPDATE flow SET tags = '[' WHERE name = 'b'")
+        db.execute(damage)
     catch_up(catalogue)
-    with pytest.raises(CacheError):
-        page(catalogue)
+    assert catalogue._rows.texts([1]) is None
     catalogue.close()
+
+
+def test_who_asks_for_a_row_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    with closing(Catalogue(URL, tmp_path / "c.db")) as catalogue:
+        published(catalogue, entry(1, [flow("a"), flow("b")], 1))
+        with closing(sqlite3.connect(tmp_path / "c.db", isolation_level=None)) as db:
+            db.execute("UPDATE flow SET tags = '[' WHERE name = 'b'")
+        with pytest.raises(CacheError):
+            page(catalogue)
