@@ -26,8 +26,9 @@ ROOM = 2**25
 """Bytes of texts that are kept: of some 130,000 flows."""
 FACES = 2**14
 """Faces that are kept, of some 300 bytes each."""
-SOME, PIECE = 250, 512
-"""Flows that wait for their texts to be read at most, and those that are read at once, in some 4 ms."""
+SOME, PIECE, LENGTH = 250, 512, 500_000
+"""Flows that wait for their texts to be read at most; those that are read at once, and the characters after which it is
+enough: some 4 ms, for which others wait."""
 BLOCK = 16
 """Ids in a block: a bytes object for each flow would take half as much again."""
 IDS = 4096
@@ -43,8 +44,7 @@ FROM json_each(?1) i CROSS JOIN flow f ON f.id = i.value CROSS JOIN record n ON 
 """
 _FACES = f"SELECT n.id, json_object({_FACE}) FROM json_each(?1) i CROSS JOIN record n ON n.id = i.value"
 _LINES = f"""
-SELECT {TOTAL}, max(id), count(*), group_concat(id || ',' || record || ',' || text, char(10))
-FROM (SELECT id, record, substr(json_object({_TEXT}), 2) AS text FROM flow f WHERE id >= ? ORDER BY id LIMIT ?)
+SELECT id, id || ',' || record || ',' || substr(json_object({_TEXT}), 2) FROM flow f WHERE id > ? ORDER BY id LIMIT ?
 """
 
 
@@ -142,28 +142,34 @@ class Rows:
 
         They are those that are committed, or become so.
         """
-        # What came to a block since it was read is found in the whole block.
-        first = self._last // BLOCK * BLOCK
-        total, to, count, lines = db.execute(_LINES, (first, PIECE)).fetchone()
-        for number, block in groupby(lines.encode().split(b"\n") if count else (), _block_of):
-            self._put(number, b"\n%b\n" % b"\n".join(block))
-        self._last = to if count == PIECE else last
-        self._due = self._last + (1 if count == PIECE else SOME)
+        (total,) = db.execute(f"SELECT {TOTAL}").fetchone()
+        lines, to = self._next_lines(db)
+        for number, block in groupby(lines, _block_of):
+            self._blocks[number] = self._blocks.get(number, b"\n") + b"".join(block)
+        self._held += len(lines)
+        self._size += sum(map(len, lines))
+        self._last = last if to is None else to
+        self._due = self._last + (SOME if to is None else 1)
         if self._held and self._size / self._held * total > ROOM:
             self._clear(last, last + total)
         elif self._size > ROOM:
             # Most of them are gone.
             self._clear(0, 0)
 
+    def _next_lines(self, db: sqlite3.Connection) -> tuple[list[bytes], int | None]:
+        """The lines of the next flows, and which is the last of them; None when no more wait."""
+        lines: list[bytes] = []
+        length = 0
+        for number, line in db.execute(_LINES, (self._last, PIECE)):
+            lines.append(line.encode() + b"\n")
+            length += len(line)
+            if length >= LENGTH or len(lines) == PIECE:
+                return lines, number
+        return lines, None
+
     def give_up(self, last: int) -> None:
         """Keep nothing, until as many flows as there were ever were listed after this one."""
         self._clear(last, 2 * last)
-
-    def _put(self, number: int, block: bytes) -> None:
-        old = self._blocks.get(number, b"\n")
-        self._held += block.count(b"\n") - old.count(b"\n")
-        self._size += len(block) - len(old)
-        self._blocks[number] = block
 
     def _clear(self, last: int, due: int) -> None:
         self._blocks = {}
@@ -174,9 +180,10 @@ class Rows:
         """The record of each of these flows and its text; None when one of them is not kept."""
         blocks, found = self._blocks, []
         for number in ids:
-            mark = b"\n%d," % number
-            _, _, rest = blocks.get(number // BLOCK, b"").partition(mark)
-            record, _, text = rest[: rest.find(b"\n")].partition(b",")
+            block, mark = blocks.get(number // BLOCK, b""), b"\n%d," % number
+            begin = block.find(mark)
+            line = block[begin + len(mark) : block.find(b"\n", begin + 1)] if begin >= 0 else b""
+            record, _, text = line.partition(b",")
             if not text:
                 return None
             found.append((record, text))

@@ -162,6 +162,24 @@ def test_rows_are_kept_as_long_as_all_find_room(catalogue: Catalogue, monkeypatc
     assert kept()
 
 
+def test_long_texts_are_read_a_few_at_once(catalogue: Catalogue, reads: list[str]) -> None:
+    """Others wait meanwhile, and memory holds what is read several times over."""
+    long = [flow(f"a{at:02}", description="é" * 200_000) for at in range(40)]
+    published(catalogue, entry(1, long, 1))
+    pieces = 0
+    while catalogue.is_behind:
+        before = catalogue._rows._size
+        catalogue.catch_up()
+        assert before < catalogue._rows._size < before + 2 * 701_000
+        pieces += 1
+    assert pieces >= 10
+    page(catalogue, "", "author", 3)
+    reads.clear()
+    found = page(catalogue, "", "author", 3)
+    assert not reads
+    assert found == stored(catalogue, "", "author", 3)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -179,7 +197,7 @@ def test_rows_that_cannot_be_read_end_nothing(tmp_path: Path, monkeypatch: pytes
     with closing(sqlite3.connect(tmp_path / "c.db", isolation_level=None)) as db:
         db.execute(damage)
     catch_up(catalogue)
-    assert catalogue._rows.texts([1]) is None
+    assert catalogue._rows.texts([2]) is None
     catalogue.close()
 
 
