@@ -24,8 +24,8 @@ from kodo.listing import TOTAL, json_text
 
 ROOM = 2**25
 """Bytes of texts that are kept: of some 130,000 flows."""
-FACES = 2**14
-"""Faces that are kept, of some 300 bytes each."""
+FACES, LONGEST = 2**14, 1000
+"""Faces that are kept, of some 300 bytes each, and bytes that one has at most: organizations may be of any length."""
 SOME, PIECE, LENGTH = 250, 512, 500_000
 """Flows that wait for their texts to be read at most; those that are read at once, and the characters after which it is
 enough: some 4 ms, for which others wait."""
@@ -118,9 +118,13 @@ def shown(db: sqlite3.Connection, url: str, ids: Sequence[int]) -> bytes:
 
 
 def faces(db: sqlite3.Connection, url: str, records: Iterable[bytes]) -> dict[bytes, bytes]:
-    """What the rows of these records have in common, by the records: a row without the text of its flow."""
+    """What the rows of these records have in common, by the records: a row without the text of its flow.
+
+    Those that are too long to be kept are left out.
+    """
     found = db.execute(_FACES, (f"[{b','.join(records).decode()}]", url))
-    return {b"%d" % record: face[:-1].encode() + b"," for record, face in found}
+    made = {b"%d" % record: face[:-1].encode() + b"," for record, face in found}
+    return {record: face for record, face in made.items() if len(face) <= LONGEST}
 
 
 class Rows:

@@ -180,6 +180,20 @@ def test_long_texts_are_read_a_few_at_once(catalogue: Catalogue, reads: list[str
     assert found == stored(catalogue, "", "author", 3)
 
 
+def test_long_faces_are_not_kept(catalogue: Catalogue) -> None:
+    """An organization may have any length, and is shown with each row: its page is read from SQLite."""
+    published(catalogue, *(entry(number, [flow("a")], number, organization="é" * 20_000) for number in range(3)))
+    published(catalogue, entry(3, [flow("b")], 3))
+    catch_up(catalogue)
+    for _ in range(2):
+        found = page(catalogue, "", "author")
+        assert found == stored(catalogue, "", "author")
+    page(catalogue, "", "author:d", 0, 1)
+    page(catalogue, "", "author:d", 0, 1)
+    (count,) = catalogue.changes.counts("flows")
+    assert 0 < sum(map(len, catalogue._rows.faces(count).values())) < 1000
+
+
 @pytest.mark.parametrize(
     "damage",
     [
