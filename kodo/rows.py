@@ -133,7 +133,8 @@ class Rows:
     def __init__(self) -> None:
         self._blocks: dict[int, bytes] = {}
         self._held = self._size = 0
-        # The last flow whose text was read, and the one from which on it is worth while to go on.
+        # The last flow whose text was read, and the one from which on it is worth while to go on. What was read is kept
+        # until that finds no room, also of flows that are gone by now.
         self._last, self._due = 0, SOME
         self._faces: tuple[int, dict[bytes, bytes]] = (-1, {})
 
@@ -154,11 +155,10 @@ class Rows:
         self._size += sum(map(len, lines))
         self._last = last if to is None else to
         self._due = self._last + (SOME if to is None else 1)
-        if self._held and self._size / self._held * total > ROOM:
-            self._clear(last, last + total)
-        elif self._size > ROOM:
-            # Most of them are gone.
-            self._clear(0, 0)
+        listed = self._size / self._held * total if self._held else 0
+        if max(self._size, listed) > ROOM:
+            # Where what is listed leaves little room for what comes, it would be read anew again and again.
+            self._clear(0 if listed < ROOM - ROOM // 8 else last + total)
 
     def _next_lines(self, db: sqlite3.Connection) -> tuple[list[bytes], int | None]:
         """The lines of the next flows, and which is the last of them; None when no more wait."""
@@ -172,13 +172,14 @@ class Rows:
         return lines, None
 
     def give_up(self, last: int) -> None:
-        """Keep nothing, until as many flows as there were ever were listed after this one."""
-        self._clear(last, 2 * last)
+        """Keep nothing until twice as many flows were ever listed as up to this one."""
+        self._clear(2 * last)
 
-    def _clear(self, last: int, due: int) -> None:
+    def _clear(self, due: int) -> None:
+        """Begin again, once this flow was listed."""
         self._blocks = {}
-        self._held = self._size = 0
-        self._last, self._due = last, due
+        self._held = self._size = self._last = 0
+        self._due = due
 
     def texts(self, ids: Iterable[int]) -> list[tuple[bytes, bytes]] | None:
         """The record of each of these flows and its text; None when one of them is not kept."""

@@ -135,7 +135,9 @@ def test_times_alone_change_no_order(catalogue: Catalogue, reads: list[str]) -> 
     assert "ranked" in reads
 
 
-def test_rows_are_kept_as_long_as_all_find_room(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_kept_as_long_as_all_find_room(
+    catalogue: Catalogue, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of more flows than find room none is kept; what is gone makes room."""
     monkeypatch.setattr("kodo.rows.ROOM", 100 * 180)
 
@@ -160,6 +162,11 @@ def test_rows_are_kept_as_long_as_all_find_room(catalogue: Catalogue, monkeypatc
     for at in range(300, 320):
         published(catalogue, flows(8, at))
     assert kept()
+    # And so are those of nodes that said nothing since.
+    assert len(page(catalogue, 'author != ""', "", 0, 100).items) == 40
+    reads.clear()
+    assert len(page(catalogue, 'author != ""', "", 0, 100).items) == 40
+    assert not reads
 
 
 def test_long_texts_are_read_a_few_at_once(catalogue: Catalogue, reads: list[str]) -> None:
@@ -192,6 +199,37 @@ def test_long_faces_are_not_kept(catalogue: Catalogue) -> None:
     page(catalogue, "", "author:d", 0, 1)
     (count,) = catalogue.changes.counts("flows")
     assert 0 < sum(map(len, catalogue._rows.faces(count).values())) < 1000
+
+
+def test_rows_that_leave_little_room_are_not_read_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what is gone some is kept; for each flow that comes some are read anew, and not nearly all."""
+    monkeypatch.setattr("kodo.rows.SOME", 1)
+    monkeypatch.setattr("kodo.rows.PIECE", 20)
+    with closing(Catalogue(URL)) as catalogue:
+
+        def changed(number: int, at: int) -> None:
+            published(catalogue, entry(number, [flow(f"a{at:05}-{number:03}-{name:02}") for name in range(20)], at))
+
+        def pieces() -> int:
+            counted = 0
+            while catalogue.is_behind:
+                counted += not catalogue._listing.is_behind
+                catalogue.catch_up()
+            return counted
+
+        for number in range(50):
+            changed(number, 0)
+        pieces()
+        for room in (1.02, 1.1):
+            monkeypatch.setattr("kodo.rows.ROOM", int(catalogue._rows._size * room))
+            read = 0
+            for at in range(1, 80):
+                changed(at % 50, at)
+                read += pieces()
+            assert read < 10 * 80
+            monkeypatch.setattr("kodo.rows.ROOM", 2**40)
+            catalogue._rows = Rows()
+            pieces()
 
 
 @pytest.mark.parametrize(
