@@ -30,6 +30,9 @@ from kodo.models import Key
 KEPT_KEYS, KEPT_CHANGES = 20_000, 4096
 """Nodes, and changes, that are remembered; who was away for longer than these reads everything anew."""
 
+ENTRY = 500
+"""Bytes that it takes to keep anything, however short."""
+
 Count = Literal["nodes", "flows", "counts", "map"]
 T = TypeVar("T", bound=Sized)
 
@@ -114,10 +117,13 @@ class Changes:
 
 
 class Kept(Generic[T]):
-    """What may be wanted again, each under a name that says all it depends on: those used last, `most` bytes."""
+    """What may be wanted again, each under a name that says all it depends on: those used last, `most` bytes.
+
+    What is put here takes its length, that of its name, and `ENTRY`: of what is empty no end would find room.
+    """
 
     def __init__(self, most: int) -> None:
-        """Nothing is kept yet. The length of what is put here counts as its bytes."""
+        """Nothing is kept yet."""
         self._most = most
         self._used = 0
         self._kept: OrderedDict[Hashable, T] = OrderedDict()
@@ -133,7 +139,13 @@ class Kept(Generic[T]):
     def put(self, name: Hashable, made: T) -> None:
         """Keep this; what was not used for the longest time makes room for it."""
         with self._lock:
-            self._used += len(made) - len(self._kept.pop(name, ""))
+            if name in self._kept:
+                self._used -= _size(name, self._kept.pop(name))
             self._kept[name] = made
+            self._used += _size(name, made)
             while self._used > self._most:
-                self._used -= len(self._kept.popitem(last=False)[1])
+                self._used -= _size(*self._kept.popitem(last=False))
+
+
+def _size(name: Hashable, made: Sized) -> int:
+    return len(made) + len(str(name)) + ENTRY

@@ -123,9 +123,10 @@ def test_a_page_beyond_the_last_is_empty() -> None:
             assert catalogue.page(compile_filter(parse('name == "a"')), parse_order(""), p, 1000).items == []
 
 
-def test_what_is_kept_is_what_was_used_last() -> None:
+def test_what_is_kept_is_what_was_used_last(monkeypatch: pytest.MonkeyPatch) -> None:
     """Texts are kept up to so many bytes; those that were not used for the longest time go first."""
-    kept: Kept[bytes] = Kept(10)
+    monkeypatch.setattr("kodo.changes.ENTRY", 0)
+    kept: Kept[bytes] = Kept(13)
     for name in ("a", "b"):
         kept.put(name, b"1234")
     assert kept.get("a") == b"1234"
@@ -136,3 +137,13 @@ def test_what_is_kept_is_what_was_used_last() -> None:
     assert [kept.get(name) for name in "acd"] == [b"12", b"1234", b"1234"]
     kept.put("large", b"1" * 11)
     assert [kept.get(name) for name in ("a", "c", "d", "large")] == [None] * 4
+
+
+def test_what_is_empty_takes_room_as_well() -> None:
+    """Whoever asks for what is not there, each time in other words, fills no memory."""
+    kept: Kept[bytes] = Kept(100_000)
+    names = [("asked", number, "nothing " * 100) for number in range(1000)]
+    for name in names:
+        kept.put(name, b"")
+    assert kept.get(names[-1]) == b""
+    assert sum(kept.get(name) is not None for name in names) < 100
