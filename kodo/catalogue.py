@@ -10,7 +10,8 @@
 - Times stand in `record`, once: a node that registers the same again writes its row and touches nothing of its flows.
 - Which record of a node is listed follows from the records alone (FEDERATION.md, rule 14).
 - A page is found by its ids first, then its rows by these. Beginnings of the whole listing come from an index where
-  there is one; else all ids are ranked once, and kept as long as no row of the listing changes: any page is a slice.
+  there is one; else all ids are ranked once, and kept as long as no row changes in what they are ranked by: any page is
+  a slice. Rows are kept as well, as long as all find room (kodo.rows).
 
 A read on the event loop is `brief`: it gives up (`BusyError`) rather than hold the loop, and is done again on a thread.
 """
@@ -73,9 +74,10 @@ INDEXED = {"f.name", "f.node", "n.organization", "n.created", "n.modified", "n.h
 """Columns that the listing has an index of; one of each of the others would halve the registrations in a second."""
 SHALLOW = 1000
 """Rows that are skipped along an index rather than ranked."""
-RANKINGS = 24 * 2**20
-"""Bytes of rankings that are kept: some thirty of 100,000 flows, or three of a million."""
+RANKINGS = 28 * 2**20
+"""Bytes of rankings that are kept: some thirty-five of 100,000 flows, or three of a million."""
 TIMES = ("n.created", "n.modified", "n.heartbeat")
+"""What changes of a row when its node registers the same again."""
 
 _READ, _NAMED = re.compile(r"\b[fnt]\.\w+"), {"f.id", "f.name", "f.node", "f.url"}
 """What a filter reads of a flow, and what of that stands in the index of names."""

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kodo.catalogue import Catalogue
+from kodo.catalogue import RANKINGS, Catalogue
 from kodo.changes import Kept
 from kodo.models import COLUMNS
 from kodo.query import compile_filter, matches, ordered, parse, parse_order
-from kodo.rows import Rows
+from kodo.rows import Ranking, Rows
 from kodo.sim import Store
 from tests.sim.saves import ORIGINS, R, random_save
 
@@ -147,3 +147,13 @@ def test_what_is_empty_takes_room_as_well() -> None:
         kept.put(name, b"")
     assert kept.get(names[-1]) == b""
     assert sum(kept.get(name) is not None for name in names) < 100
+
+
+def test_three_orders_of_a_million_flows_are_kept() -> None:
+    """Who turns pages in three orders by turns waits for each of them once."""
+    million = Ranking(10**7, 10**6, [bytes(9 * 10**6)])
+    assert million.flows == 10**6
+    kept: Kept[Ranking] = Kept(RANKINGS)
+    for order in ("name", "author", "tags"):
+        kept.put(order, million)
+    assert all(kept.get(order) is million for order in ("name", "author", "tags"))
