@@ -31,6 +31,8 @@ SOME, PIECE, LENGTH = 250, 512, 500_000
 enough: some 4 ms, for which others wait."""
 BLOCK = 16
 """Ids in a block: a bytes object for each flow would take half as much again."""
+OVERHEAD = 150
+"""Bytes that a block takes beside its texts."""
 IDS = 4096
 """Ids in a piece of a ranking. A whole one of 100,000 flows, at once, took up to 50 ms of the interpreter's time: so
 long does the system take for so much new memory, in the worst case."""
@@ -44,8 +46,10 @@ FROM json_each(?1) i CROSS JOIN flow f ON f.id = i.value CROSS JOIN record n ON 
 """
 _FACES = f"SELECT n.id, json_object({_FACE}) FROM json_each(?1) i CROSS JOIN record n ON n.id = i.value"
 _LINES = f"""
-SELECT id, id || ',' || record || ',' || substr(json_object({_TEXT}), 2) FROM flow f WHERE id > ? ORDER BY id LIMIT ?
+SELECT max(id), count(*), group_concat(id || ',' || record || ',' || text, char(10))
+FROM (SELECT id, record, substr(json_object({_TEXT}), 2) AS text FROM flow f WHERE id > ? ORDER BY id LIMIT {BLOCK})
 """
+"""Some lines in one go: for each row that SQLite hands out the event loop may take the interpreter for a turn."""
 
 
 class Ranking:
@@ -149,10 +153,11 @@ class Rows:
         """
         (total,) = db.execute(f"SELECT {TOTAL}").fetchone()
         lines, to = self._next_lines(db)
+        before = len(self._blocks)
         for number, block in groupby(lines, _block_of):
             self._blocks[number] = self._blocks.get(number, b"\n") + b"".join(block)
         self._held += len(lines)
-        self._size += sum(map(len, lines))
+        self._size += sum(map(len, lines)) + OVERHEAD * (len(self._blocks) - before)
         self._last = last if to is None else to
         self._due = self._last + (SOME if to is None else 1)
         listed = self._size / self._held * total if self._held else 0
@@ -163,13 +168,15 @@ class Rows:
     def _next_lines(self, db: sqlite3.Connection) -> tuple[list[bytes], int | None]:
         """The lines of the next flows, and which is the last of them; None when no more wait."""
         lines: list[bytes] = []
-        length = 0
-        for number, line in db.execute(_LINES, (self._last, PIECE)):
-            lines.append(line.encode() + b"\n")
-            length += len(line)
-            if length >= LENGTH or len(lines) == PIECE:
-                return lines, number
-        return lines, None
+        to, length = self._last, 0
+        while len(lines) < PIECE and length < LENGTH:
+            last, count, text = db.execute(_LINES, (to,)).fetchone()
+            if count:
+                lines += [b"%b\n" % line for line in text.encode().split(b"\n")]
+            if count < BLOCK:
+                return lines, None
+            to, length = last, length + len(text)
+        return lines, to
 
     def give_up(self, last: int) -> None:
         """Keep nothing until twice as many flows were ever listed as up to this one."""

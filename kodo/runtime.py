@@ -331,11 +331,11 @@ class Runtime:
         try:
             if self._is_idle():
                 with self.store.catalogue.writing():
-                    self._do_some()
+                    self._catch_up_once()
         except Exception as error:  # noqa: BLE001, as where a message is written
             self._loop.call_soon_threadsafe(self._give_up, error)
 
-    def _do_some(self) -> None:
+    def _catch_up_once(self) -> None:
         try:
             self.store.catch_up()
             self._rest()
