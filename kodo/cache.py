@@ -202,7 +202,7 @@ class Cache:
         try:
             try:
                 work()
-            except sqlite3.Error as error:
+            except (sqlite3.Error, DamagedCacheError) as error:
                 if self._mended or not _is_damage(error):
                     raise
                 self.mend(DamagedCacheError(f"{self._where} is damaged: {error}"))
@@ -288,7 +288,7 @@ class Cache:
 
 def _is_damage(error: Exception) -> bool:
     """Tables of FTS5 that do not agree are a broken constraint, if they are noticed at all."""
-    return isinstance(error, sqlite3.IntegrityError) or is_damage(error)
+    return isinstance(error, sqlite3.IntegrityError | DamagedCacheError) or is_damage(error)
 
 
 def _lock(path: Path) -> FileLock:

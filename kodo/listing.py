@@ -24,6 +24,7 @@ from typing import Any
 
 import orjson
 
+from kodo.errors import DamagedCacheError
 from kodo.models import MISSING_AUTHOR, MISSING_DESCRIPTION
 from kodo.opening import FLOW_INDEXES, MERGED, index_flows
 
@@ -128,7 +129,7 @@ class Listing:
         """List nothing more of a record."""
         db = self._db
         flows = db.execute("SELECT id, tags FROM flow WHERE record = ?", (record,)).fetchall()
-        tags = [(word, flow) for flow, words in flows for word in set(orjson.loads(words))]
+        tags = [(word, flow) for flow, words in flows for word in set(_loaded(words))]
         db.executemany("DELETE FROM tag WHERE tag = ? AND flow = ?", tags)
         # The trigrams first, which are those of the texts that stand there.
         db.executemany("DELETE FROM trigram WHERE rowid = ?", [(flow,) for flow, _ in flows if flow <= self._indexed])
@@ -226,6 +227,15 @@ def is_well_counted(db: sqlite3.Connection) -> bool:
 def json_text(value: Mapping[str, Any] | Sequence[Any]) -> str:
     """JSON as SQLite takes it."""
     return orjson.dumps(value).decode()
+
+
+def _loaded(tags: str) -> list[str]:
+    """The tags of a flow as they are stored. Raises `DamagedCacheError` when they are not."""
+    try:
+        loaded: list[str] = orjson.loads(tags)
+    except ValueError as error:
+        raise DamagedCacheError(f"expected the tags of a flow as they were written, but {error}") from error
+    return loaded
 
 
 def _shown(

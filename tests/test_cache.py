@@ -511,6 +511,22 @@ def test_damage_that_a_write_meets_loses_nothing(tmp_path: Path, caplog: pytest.
     cache.close()
 
 
+def test_a_damaged_row_that_a_write_meets_is_listed_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A node whose listed tags are no JSON any more can change its flows."""
+    path, moved = tmp_path / "c.db", entry(1)
+    written(path, 1, 2)
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        assert db.execute("UPDATE flow SET tags = '[' WHERE name = 'flow 1'").rowcount
+    cache, flows = Cache(OWNER, path), {"/a": Flow(url="/a", name="moved")}
+    with cache.catalogue.writing():
+        cache.write(Save(entries=(replace(moved, node=replace_flows(moved.node, flows), digest=digest(flows)),)))
+        cache.commit()
+    assert "listed anew" in caplog.text
+    assert listed(cache) == ["flow 2", "moved"]
+    look_over(cache)
+    cache.close()
+
+
 @pytest.mark.parametrize(("table", "key"), [("part", "origin"), ("peer", "key")])
 def test_a_row_under_another_key_is_noticed(tmp_path: Path, table: str, key: str) -> None:
     """A part or a peer whose key is not its own would be there twice after its next change: the cache is set aside."""
