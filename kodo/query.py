@@ -35,11 +35,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple, assert_never
 
 from kodo.errors import InvalidMessageError
 from kodo.models import COLUMNS
 
+REMEMBERED = 32
+"""Questions that are understood without being read again."""
 MAX_LENGTH = 4096
 """The characters of the longest expression; what is longer is text."""
 
@@ -186,6 +189,13 @@ def compile_filter(query: Query) -> Filter:
             return Filter(writer.search(text).sql, writer.params)
         case Expression(_, tree):
             return Filter(writer.piece(tree).sql, writer.params)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def selection(text: str) -> tuple[Query, Filter | None]:
+    """What a `q` asks, and the SQL for it, None for all flows; remembered, since one page is asked for after another."""
+    query = parse(text)
+    return query, None if query is None else compile_filter(query)
 
 
 def parse_order(by: str) -> Order:

@@ -37,6 +37,7 @@ from kodo.query import (
     ordered,
     parse,
     parse_order,
+    selection,
     shown,
 )
 
@@ -657,6 +658,15 @@ def test_order(by: str, reads: str, sql: str) -> None:
     order = parse_order(by)
     assert (order.shown, order.sql) == (reads, sql)
     assert misordered(by) == ""
+
+
+@pytest.mark.parametrize("q", ["", "  ", "a text", 'name == "a" & @tag("b")', "name ~ "])
+def test_what_is_remembered_of_a_question_is_what_it_says(q: str) -> None:
+    """Also when it is asked again, whatever was done with the parameters meanwhile."""
+    for _ in range(2):
+        asked, select = selection(q)
+        assert asked == parse(q)
+        assert select == (None if asked is None else compile_filter(asked))
 
 
 @pytest.mark.parametrize("word", ["ascending", "descending"])

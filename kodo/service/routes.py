@@ -249,8 +249,7 @@ def add_reading(router: APIRouter, runtime: Runtime, cache: Cache) -> None:
     async def get_flows(request: Request, asked: Annotated[PageAsked, Query()]) -> Response:
         """A page of the flows of the mesh, as JSON or as an HTML table."""
         order = query.parse_order(asked.by)
-        sought = query.parse(asked.q)
-        select = None if sought is None else query.compile_filter(sought)
+        sought, select = query.selection(asked.q)
         html = asked.format == "html" or (not asked.format and _prefers_html(request.headers.get("accept", "")))
         count = changes.count("flows")
         depends = (asked.p, asked.pp, asked.by, asked.q, html)
