@@ -193,7 +193,10 @@ def compile_filter(query: Query) -> Filter:
 
 @lru_cache(maxsize=REMEMBERED)
 def selection(text: str) -> tuple[Query, Filter | None]:
-    """What a `q` asks, and the SQL for it, None for all flows; remembered, since one page is asked for after another."""
+    """What a `q` asks, and the SQL for it, None for all flows.
+
+    It is remembered: people ask for one page of a selection after another.
+    """
     query = parse(text)
     return query, None if query is None else compile_filter(query)
 
