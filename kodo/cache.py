@@ -31,7 +31,7 @@ from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError
 
 from kodo.catalogue import Catalogue
-from kodo.checkup import aside, beginning_of, is_catalogue, log_of
+from kodo.checkup import aside, beginning_of, has_log, is_catalogue, log_of
 from kodo.core.instructions import Entry, Save
 from kodo.core.parts import Part
 from kodo.core.peers import PeerState
@@ -110,7 +110,7 @@ class Cache:
         log.info("%s cache %s", "loading from" if present and not reset else "ignore", path)
         if not present:
             log.info("there is no such cache yet: it is made now")
-        if not present and _has_log(path):
+        if not present and has_log(path):
             log.error("set aside the log of a cache that is gone as %s", _set_aside(path))
         if present and not path.is_file():
             raise CacheError(f"expected a file as the cache, but {path} is none; choose another path")
@@ -320,12 +320,6 @@ def _make_place(path: Path, lock_file: Path) -> None:
 def _files(path: Path) -> list[Path]:
     """The cache and what SQLite keeps beside it."""
     return [path, log_of(path), path.with_name(f"{path.name}-shm")]
-
-
-def _has_log(path: Path) -> bool:
-    """Whether there is something in SQLite's log of this file."""
-    log_file = log_of(path)
-    return log_file.exists() and log_file.stat().st_size > 0
 
 
 def _identity(path: Path | None) -> list[tuple[int, int]]:

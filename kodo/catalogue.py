@@ -362,6 +362,10 @@ class Catalogue:
         for _, key, size in records:
             self.changes.touch(key, *(("flows", "counts") if size else ()))
 
+    def _list_all(self) -> None:
+        """List what is to be listed, where nothing is."""
+        self._list_many(self._writer.execute("SELECT id, key, size FROM record WHERE listed").fetchall())
+
     def _take_away(self, origin: Key, peer: Key) -> None:
         """Leave the remains alone of every record that is on none of the pages kept aside."""
         db = self._writer
@@ -463,7 +467,7 @@ class Catalogue:
         self._recall()
         db.execute("BEGIN IMMEDIATE")
         self._listing.clear()
-        self._list_many(db.execute("SELECT id, key, size FROM record WHERE listed").fetchall())
+        self._list_all()
 
     def _unlist(self, number: int) -> None:
         self._listing.remove(number)
@@ -524,7 +528,7 @@ class Catalogue:
             if self.contents() != {part.origin: part.content for part in self.parts() if part.content}:
                 raise ValueError("some are not there")
             self._recall()
-            self._list_many(db.execute("SELECT id, key, size FROM record WHERE listed").fetchall())
+            self._list_all()
             self.commit()
         except ValueError as error:
             raise DamagedCacheError(f"expected intact records in {damaged}, but {error}") from error

@@ -187,6 +187,12 @@ def log_of(path: Path) -> Path:
     return path.with_name(f"{path.name}-wal")
 
 
+def has_log(path: Path) -> bool:
+    """Whether there is something in SQLite's log of this database."""
+    log_file = log_of(path)
+    return log_file.exists() and log_file.stat().st_size > 0
+
+
 def commits_in_log(path: Path, size: int) -> list[int]:
     """Which frames in the log of SQLite at this path, counted from 1, end a commit of the log's present life.
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from kodo.checkup import APPLICATION_ID, aside, checkup_of, commits_in_log, log_of
+from kodo.checkup import APPLICATION_ID, aside, checkup_of, commits_in_log, has_log, log_of
 from kodo.core.parts import Part
 from kodo.core.peers import PeerState
 from kodo.errors import DamagedCacheError, InUseError
@@ -199,7 +199,7 @@ def _keep_log(path: Path) -> Path | None:
     """SQLite's log of this database under a second name, which needs no room: SQLite removes the first one."""
     log_file = log_of(path)
     kept = log_file.with_name(f"{log_file.name}.kept")
-    if not (log_file.exists() and log_file.stat().st_size):
+    if not has_log(path):
         return None
     # Left by a start that was killed: the log it had is still there.
     kept.unlink(missing_ok=True)
@@ -272,8 +272,7 @@ def _own_form() -> set[tuple[Any, ...]]:
 
 def _check_form(db: sqlite3.Connection, path: Path) -> None:
     """Refuse what is no catalogue of kodo; bring one of an older version to the present one."""
-    stamps = ("application_id", "user_version")
-    application, version = (db.execute(f"PRAGMA {stamp}").fetchone()[0] for stamp in stamps)
+    application, version = _stamps(db, "main")
     if application != APPLICATION_ID or version not in {*_UPGRADES, SCHEMA_VERSION}:
         raise DamagedCacheError(f"expected a catalogue of kodo in {path}, of version {SCHEMA_VERSION}")
     for older in range(version, SCHEMA_VERSION):
@@ -284,6 +283,12 @@ def _check_form(db: sqlite3.Connection, path: Path) -> None:
         names = ", ".join(sorted(name for _, name, *_ in missing))
         raise DamagedCacheError(f"expected an intact catalogue in {path}, but these are not as made: {names}")
     _check_trigrams(db, path)
+
+
+def _stamps(db: sqlite3.Connection, schema: str) -> tuple[int, int]:
+    """What a database says that it is: of which application, and in which version."""
+    application, version = (db.execute(f"PRAGMA {schema}.{name}") for name in ("application_id", "user_version"))
+    return application.fetchone()[0], version.fetchone()[0]
 
 
 def _check_trigrams(db: sqlite3.Connection, path: Path) -> None:
@@ -321,11 +326,9 @@ def attach(db: sqlite3.Connection, path: Path) -> None:
 
     Raises `DamagedCacheError` when it is none of this version, `sqlite3.Error` when it cannot be read.
     """
-    log_file = log_of(path)
-    is_alone = not (log_file.exists() and log_file.stat().st_size)
-    db.execute("ATTACH ? AS damaged", (f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' * is_alone}",))
-    stamps = [db.execute(f"PRAGMA damaged.{stamp}").fetchone()[0] for stamp in ("application_id", "user_version")]
-    if stamps != [APPLICATION_ID, SCHEMA_VERSION]:
+    alone = "" if has_log(path) else "&immutable=1"
+    db.execute("ATTACH ? AS damaged", (f"{path.absolute().as_uri()}?mode=ro{alone}",))
+    if _stamps(db, "damaged") != (APPLICATION_ID, SCHEMA_VERSION):
         db.execute("DETACH damaged")
         raise DamagedCacheError(f"expected a catalogue of kodo in {path}, of version {SCHEMA_VERSION}")
 

@@ -15,6 +15,12 @@ def misindex(path: Path, index: str, columns: str, others: str) -> None:
     _say(path, index, others, columns)
 
 
+def alter(path: Path, sql: str) -> int:
+    """Change what stands in a database behind the back of its owner; how many rows that were."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        return db.execute(sql).rowcount
+
+
 def overwrite(path: Path, name: str) -> None:
     """Write something else into the first page of a table or an index."""
     with closing(sqlite3.connect(path)) as db:

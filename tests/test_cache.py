@@ -23,7 +23,7 @@ from kodo.errors import CacheError, DamagedCacheError, InUseError
 from kodo.models import NOTHING, Flow, Node, Version, canonical, digest
 from kodo.opening import SCHEMA_VERSION
 from kodo.query import compile_filter, parse, parse_order
-from tests.damage import misindex, overwrite
+from tests.damage import alter, misindex, overwrite
 
 OWNER = Owner("http://self:1", "me", True)
 OWN, PEER = canonical(OWNER.url), canonical("http://peer:1")
@@ -225,8 +225,7 @@ def test_a_path_that_is_no_file(tmp_path: Path) -> None:
 def test_a_flipped_bit_in_a_flow_is_noticed(tmp_path: Path) -> None:
     """Flows that are not those of their digest are noticed at the start, and the cache set aside."""
     written(tmp_path / "c.db", 1)
-    with closing(sqlite3.connect(tmp_path / "c.db", isolation_level=None)) as db:
-        db.execute("UPDATE record SET flows = replace(flows, 'flow', 'glow')")
+    alter(tmp_path / "c.db", "UPDATE record SET flows = replace(flows, 'flow', 'glow')")
     cache = Cache(OWNER, tmp_path / "c.db")
     assert listed(cache) == []
     cache.close()
@@ -310,8 +309,7 @@ def test_records_are_taken_over_from_a_damaged_cache(
 def test_records_that_are_not_intact_are_not_taken_over(tmp_path: Path, change: str) -> None:
     """Nothing is taken over of what SQLite can read and kodo did not write."""
     written(tmp_path / "c.db", 1, 2)
-    with closing(sqlite3.connect(tmp_path / "c.db", isolation_level=None)) as db:
-        db.execute(change)
+    alter(tmp_path / "c.db", change)
     overwrite(tmp_path / "c.db", "flow")
     cache = Cache(OWNER, tmp_path / "c.db")
     assert listed(cache) == []
@@ -349,8 +347,7 @@ def test_a_damaged_cache_stays_where_it_is_while_there_is_no_room(
 def test_a_cache_with_other_tables_is_set_aside(tmp_path: Path, change: str) -> None:
     """A file whose tables are not those that kodo makes would fail, or answer otherwise, with some request later."""
     written(tmp_path / "c.db", 1)
-    with closing(sqlite3.connect(tmp_path / "c.db", isolation_level=None)) as db:
-        db.execute(change)
+    alter(tmp_path / "c.db", change)
     Cache(OWNER, tmp_path / "c.db").close()
     assert list(tmp_path.glob("c.db.set-aside-*"))
 
@@ -469,8 +466,7 @@ def test_a_log_whose_last_commit_is_incomplete(tmp_path: Path, caplog: pytest.Lo
 def test_what_is_listed_is_written_anew_from_the_records(tmp_path: Path, damage: str) -> None:
     """What was damaged where SQLite does not look is found by looking it over, and is as it was when written anew."""
     written(tmp_path / "c.db", 1, 2)
-    with closing(sqlite3.connect(tmp_path / "c.db", isolation_level=None)) as db:
-        db.execute(damage)
+    alter(tmp_path / "c.db", damage)
     cache = found_and_mended(tmp_path / "c.db")
     assert listed(cache) == ["flow 1", "flow 2"]
     found = cache.catalogue.page(compile_filter(parse('name ~ "flow 2"')), parse_order(""), 0, 9)
@@ -515,8 +511,7 @@ def test_a_damaged_row_that_a_write_meets_is_listed_anew(tmp_path: Path, caplog:
     """A node whose listed tags are no JSON any more can change its flows."""
     path, moved = tmp_path / "c.db", entry(1)
     written(path, 1, 2)
-    with closing(sqlite3.connect(path, isolation_level=None)) as db:
-        assert db.execute("UPDATE flow SET tags = '[' WHERE name = 'flow 1'").rowcount
+    assert alter(path, "UPDATE flow SET tags = '[' WHERE name = 'flow 1'")
     cache, flows = Cache(OWNER, path), {"/a": Flow(url="/a", name="moved")}
     with cache.catalogue.writing():
         cache.write(Save(entries=(replace(moved, node=replace_flows(moved.node, flows), digest=digest(flows)),)))
@@ -531,8 +526,7 @@ def test_a_damaged_row_that_a_write_meets_is_listed_anew(tmp_path: Path, caplog:
 def test_a_row_under_another_key_is_noticed(tmp_path: Path, table: str, key: str) -> None:
     """A part or a peer whose key is not its own would be there twice after its next change: the cache is set aside."""
     written(tmp_path / "c.db", 1)
-    with closing(sqlite3.connect(tmp_path / "c.db", isolation_level=None)) as db:
-        changed = db.execute(f"UPDATE {table} SET {key} = replace({key}, 'http', 'httq')").rowcount
+    changed = alter(tmp_path / "c.db", f"UPDATE {table} SET {key} = replace({key}, 'http', 'httq')")
     assert changed
     Cache(OWNER, tmp_path / "c.db").close()
     assert list(tmp_path.glob("c.db.set-aside-*"))
@@ -547,8 +541,7 @@ def test_trigrams_that_are_damaged_cost_no_record(
     cache = Cache(OWNER, tmp_path / "c.db")
     cache.catch_up()
     cache.close()
-    with closing(sqlite3.connect(tmp_path / "c.db", isolation_level=None)) as db:
-        assert db.execute("UPDATE trigram_data SET block = substr(block, 1, 5) WHERE id > 10").rowcount
+    assert alter(tmp_path / "c.db", "UPDATE trigram_data SET block = substr(block, 1, 5) WHERE id > 10")
     cache = Cache(OWNER, tmp_path / "c.db")
     assert "written anew" in caplog.text
     cache.catch_up()

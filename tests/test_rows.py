@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -20,6 +19,7 @@ from kodo.core.instructions import Entry, Save
 from kodo.errors import CacheError
 from kodo.query import compile_filter, parse, parse_order
 from kodo.rows import Rows
+from tests.damage import alter
 from tests.test_catalogue import TIME, URL, entry, flow, write
 
 ORDERS = ["", "name:d", "author,url", "node:d", "organization", "created:d", "modified", "heartbeat:d,name", "tags"]
@@ -246,17 +246,16 @@ def test_rows_that_cannot_be_read_end_nothing(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("kodo.rows.SOME", 1)
     catalogue = Catalogue(URL, tmp_path / "c.db")
     published(catalogue, entry(1, [flow("a"), flow("b")], 1))
-    with closing(sqlite3.connect(tmp_path / "c.db", isolation_level=None)) as db:
-        db.execute(damage)
+    alter(tmp_path / "c.db", damage)
     catch_up(catalogue)
     assert catalogue._rows.texts([2]) is None
     catalogue.close()
 
 
 def test_who_asks_for_a_row_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    """By an error of the family."""
     with closing(Catalogue(URL, tmp_path / "c.db")) as catalogue:
         published(catalogue, entry(1, [flow("a"), flow("b")], 1))
-        with closing(sqlite3.connect(tmp_path / "c.db", isolation_level=None)) as db:
-            db.execute("UPDATE flow SET tags = '[' WHERE name = 'b'")
+        alter(tmp_path / "c.db", "UPDATE flow SET tags = '[' WHERE name = 'b'")
         with pytest.raises(CacheError):
             page(catalogue)

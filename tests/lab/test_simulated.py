@@ -576,6 +576,12 @@ def test_a_wrong_name_is_told_from_the_first_of_many() -> None:
             lab["regitry1"]
 
 
+def extents(figure: Any) -> dict[str, Any]:
+    """Where each text of a picture stands in it."""
+    figure.draw_without_rendering()
+    return {text.get_text(): text.get_window_extent() for text in figure.axes[0].texts}
+
+
 def test_the_timeline_of_a_crowd_has_lines_for_those_with_something_to_tell() -> None:
     """At most forty, each with its name; what has none is counted, and all messages are in the frame."""
     with MeshLab.from_graph(nx.cycle_graph(100), engine="simulated") as lab:
@@ -583,9 +589,7 @@ def test_the_timeline_of_a_crowd_has_lines_for_those_with_something_to_tell() ->
         lab.settle()
         lab["99"].kill()
         timeline = lab.timeline()
-        figure = timeline._figure
-        figure.draw_without_rendering()
-        texts = {text.get_text(): text.get_window_extent() for text in figure.axes[0].texts}
+        texts = extents(timeline._figure)
         assert len([name for name in texts if name in lab]) == 40
         assert {"99", "50"} <= texts.keys(), "who was killed, and who heard last"
         [said] = [text for text in texts if "more members have no line here" in text]
@@ -613,8 +617,7 @@ def test_the_picture_of_a_crowd_names_who_stands_out_and_says_where_all_names_ar
         lab["99"].kill()
         topology = lab.topology()
     figure = topology._figure
-    figure.draw_without_rendering()
-    texts = {text.get_text(): text.get_window_extent() for text in figure.axes[0].texts}
+    texts = extents(figure)
     assert "105 members are too many to name each: .graph has all names and links" in texts
     named = [name for name in texts if name in topology.graph]
     assert {"alone at one end of it", "close to each other 0", "99"} <= set(named)
