@@ -11,7 +11,7 @@ import signal
 import sqlite3
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,23 +148,11 @@ def register(path: str) -> FastAPI:
     return app
 
 
-def durable_relay(path: str, *following: str) -> FastAPI:
-    """A relay that has what it is told on disk before it tells it to the next one."""
-    log = Path(path).open("ab", buffering=0)  # noqa: SIM115, it is open as long as the service runs
+def relay(*following: str, keep: Callable[[], Any] | None = None) -> FastAPI:
+    """A service that remembers what it is told, and tells it to the next one by one kept client.
 
-    def make_durable(body: bytes) -> None:
-        log.write(body)
-        os.fsync(log.fileno())
-
-    return _relay(following, lambda body: asyncio.get_running_loop().run_in_executor(None, make_durable, body))
-
-
-def relay(*following: str) -> FastAPI:
-    """A service that remembers what it is told, and tells it to the next one by one kept client."""
-    return _relay(following)
-
-
-def _relay(following: Sequence[str], remember: Callable[[bytes], Awaitable[None]] | None = None) -> FastAPI:
+    With `keep` it does that first, on a thread.
+    """
     import httpx  # noqa: PLC0415, here alone
 
     app = FastAPI()
@@ -182,8 +170,8 @@ def _relay(following: Sequence[str], remember: Callable[[bytes], Awaitable[None]
     async def post_register(request: Request) -> Response:
         body = await request.body()
         known.add(orjson.loads(body)["url"])
-        if remember is not None:
-            await remember(body)
+        if keep is not None:
+            await asyncio.get_running_loop().run_in_executor(None, keep)
         tell(body)
         return _json({"message": []})
 
@@ -231,14 +219,17 @@ ROUTES: dict[str, Routes] = {
     "rows": rows,
     "register": register,
     "relay": relay,
-    "durable_relay": durable_relay,
     "held": held,
 }
 
 
 def run(name: str, port: int, *args: str) -> None:
     """Run one of the floors until it is told to end."""
-    app = ROUTES[name](*args)
+    serve(ROUTES[name](*args), port)
+
+
+def serve(app: FastAPI, port: int) -> None:
+    """Run a service on uvicorn, with the settings of kodo's own server."""
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", access_log=False, ws="none", timeout_keep_alive=65)
 
 

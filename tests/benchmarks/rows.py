@@ -419,17 +419,37 @@ def sqlite_joining(bench: Bench) -> Iterator[Measure]:
 
 
 @contextmanager
-def putting_into_etcd(bench: Bench) -> Iterator[Measure]:
-    """The same bodies are put into etcd, each under a key of its own."""
-    # Eight digits are base64 already.
-    values = [base64.b64encode((request.body or "").encode()).decode() for request in newcomers()]
-    requests = [Request("/v3/kv/put", json.dumps({"key": NUMBER, "value": value})) for value in values]
+def flows_into_etcd(bench: Bench) -> Iterator[Measure]:
+    """The flows of the same nodes are put into etcd, each under a key of its own, those of a node in one transaction.
 
-    def measure() -> float:
-        with bench.etcd() as service:
-            return load(service.url, requests, CLIENTS, 2 * bench.scale.seconds).rate
+    That is the least with which etcd can give a page of them.
+    """
+    bodies = [json.loads(request.body or "") for request in newcomers()]
+    puts = [[{"request_put": _kept(flow, body["url"])} for flow in body["flows"].values()] for body in bodies]
+    yield partial(_into_etcd, bench, [Request("/v3/kv/txn", json.dumps({"success": some})) for some in puts])
 
-    yield measure
+
+@contextmanager
+def bodies_into_etcd(bench: Bench) -> Iterator[Measure]:
+    """The same bodies are put into etcd, each whole under a key of its own: nothing in them can be asked for."""
+    values = [_base64(request.body or "") for request in newcomers()]
+    yield partial(
+        _into_etcd, bench, [Request("/v3/kv/put", json.dumps({"key": NUMBER, "value": value})) for value in values]
+    )
+
+
+def _kept(flow: dict[str, Any], node: str) -> dict[str, str]:
+    """A flow as etcd is told to keep it. The eight digits of the node's number are base64 already."""
+    return {"key": NUMBER + _base64(flow["url"]), "value": _base64(json.dumps({**flow, "node": node}))}
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def _into_etcd(bench: Bench, requests: Sequence[Request]) -> float:
+    with bench.etcd() as service:
+        return load(service.url, requests, CLIENTS, 2 * bench.scale.seconds).rate
 
 
 # -- the mesh ----------------------------------------------------------------------------------------------------------
@@ -453,17 +473,25 @@ def along_a_chain(*, empty: bool) -> Begin:
     return begin
 
 
-def along_relays(*, durable: bool) -> Begin:
-    """The same along services that only relay; `durable`: each once it has what it passes on on disk."""
+def bare_relay(bench: Bench, following: Sequence[str]) -> Service:
+    """A relay that keeps nothing."""
+    return bench.floor("relay", *following)
+
+
+def keeping_relay(bench: Bench, following: Sequence[str]) -> Service:
+    """A relay that has SQLite do first what kodo tells it."""
+    return bench.relay(2 * bench.scale.rounds * bench.scale.samples, following)
+
+
+def along_relays(relay: Callable[[Bench, Sequence[str]], Service]) -> Begin:
+    """The same along services that only relay."""
 
     @contextmanager
     def begin(bench: Bench) -> Iterator[Measure]:
         with ExitStack() as stack:
             chain: list[Service] = []
             while len(chain) < bench.scale.chain:
-                following = [service.url for service in chain[:1]]
-                how = ["durable_relay", str(bench.path("relayed"))] if durable else ["relay"]
-                chain.insert(0, stack.enter_context(bench.floor(*how, *following)))
+                chain.insert(0, stack.enter_context(relay(bench, [service.url for service in chain[:1]])))
             yield partial(_along, chain, count(1), bench.scale.samples)
 
     return begin
@@ -764,6 +792,7 @@ def kodo(begin: Begin) -> Side:
 BARE_START = Side("bare FastAPI", starting_bare)
 EMPTY_START = Side("kodo's empty start", starting_empty)
 BARE_REGISTER = Side("FastAPI route, parse, index in memory, shared fsyncs", bare_registering)
+BARE_CHAIN = Side("bare relays, one kept httpx client each", along_relays(bare_relay))
 ALONE = "SQLite alone, told what kodo tells it"
 ALONE_REGISTER = Side(f"{ALONE}, empty", sqlite_registering(empty=True))
 
@@ -901,7 +930,7 @@ ROWS: tuple[Row, ...] = (
         "register-etcd",
         "the same against etcd",
         NODES,
-        Side("etcd, the same bodies put", putting_into_etcd),
+        Side("etcd, its flows put in a transaction, each under a key", flows_into_etcd),
         kodo(registering),
         at_least(1, "etcd"),
     ),
@@ -918,7 +947,7 @@ ROWS: tuple[Row, ...] = (
         "chain",
         "chain of {chain} registries, one registration from end to end, p50",
         MS,
-        Side("bare relays, one kept httpx client each", along_relays(durable=False)),
+        BARE_CHAIN,
         kodo(along_a_chain(empty=True)),
         at_most(2),
     ),
@@ -1028,6 +1057,14 @@ ROWS: tuple[Row, ...] = (
         compared(),
     ),
     Row(
+        "register-etcd-whole",
+        "POST /register, 16 clients, durable, against etcd where it keeps each node whole, under one key",
+        NODES,
+        Side("etcd, the same bodies put", bodies_into_etcd),
+        kodo(registering),
+        compared(more=True),
+    ),
+    Row(
         "register-sqlite",
         "POST /register, 16 clients, durable, against SQLite alone, told what kodo tells it",
         NODES,
@@ -1052,11 +1089,11 @@ ROWS: tuple[Row, ...] = (
         compared(more=True),
     ),
     Row(
-        "chain-durable",
-        "chain of {chain} registries, against relays that have it on disk first",
+        "chain-sqlite",
+        "relays that have SQLite do first what kodo tells it, against bare relays",
         MS,
-        Side("bare relays, each with an fsync", along_relays(durable=True)),
-        kodo(along_a_chain(empty=True)),
+        BARE_CHAIN,
+        Side("relays, each with SQLite told what kodo tells it", along_relays(keeping_relay)),
         compared(),
     ),
     Row(

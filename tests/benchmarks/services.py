@@ -301,6 +301,14 @@ class Bench:
         command = self.python("-m", "tests.benchmarks.floors", name, str(port), *args)
         return Service(command, f"http://127.0.0.1:{port}", self.path(f"floor-{name}.log"), path)
 
+    def relay(self, nodes: int, following: Sequence[str]) -> Service:
+        """A relay that has SQLite do what kodo tells it for so many new nodes, not started yet."""
+        port = free_port()
+        caches = {name: str(self.path(f"{name}.db")) for name in ("record", "replay")}
+        given = {"port": port, **caches, "nodes": nodes, "following": following}
+        command = self.python("-m", "tests.benchmarks.subjects", "relay", json.dumps(given))
+        return Service(command, f"http://127.0.0.1:{port}", self.path("relay.log"))
+
     def etcd(self) -> Service:
         """An empty etcd, not started yet, for its JSON gateway. Raises `UnmeasuredError` where there is none."""
         etcd = shutil.which("etcd")

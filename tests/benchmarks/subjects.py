@@ -9,7 +9,8 @@ import json
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,19 +50,36 @@ def registering_alone(record: str, replay: str, url: str, first: int, nodes: int
     The caches `record` and `replay` are of the same registry, with as many flows, or are not there yet; the nodes are
     new there, numbered from `first`.
     """
+    return nodes / _told_again(
+        record, replay, url, partial(_register, url=url, numbers=range(first, first + nodes), some=16)
+    )
+
+
+def relay(record: str, replay: str, port: int, nodes: int, following: Sequence[str]) -> None:
+    """Run a relay that has SQLite do what kodo tells it for one new node after the other, before each is passed on.
+
+    `record` and `replay` are not there yet; it ends with an error after so many nodes.
+    """
+    from tests.benchmarks import floors  # noqa: PLC0415
+
+    url = f"http://127.0.0.1:{port}"
+    told, cache = _tell(record, replay, url, partial(_register, url=url, numbers=range(1, nodes + 1), some=1))
+    commits = told.again(cache)
+    floors.serve(floors.relay(*following, keep=lambda: next(commits)), port)
+
+
+def _register(catalogue: Catalogue, url: str, numbers: Sequence[int], some: int) -> None:
+    """Write that the nodes of these numbers registered with the registry `url`, `some` of them to a commit."""
     from kodo.core.instructions import Save  # noqa: PLC0415
     from kodo.core.parts import Part  # noqa: PLC0415
     from kodo.models import Version, canonical  # noqa: PLC0415
 
-    def work(catalogue: Catalogue) -> None:
-        for number in range(nodes):
-            part = Part(canonical(url), Version(1, "00", first + number))
-            catalogue.write(Save(entries=(_entry(url, first + number),), parts=(part,)))
-            if number % 16 == 15:
-                catalogue.commit()
-        catalogue.commit()
-
-    return nodes / _told_again(record, replay, url, work)
+    for at, seq in enumerate(numbers, 1):
+        part = Part(canonical(url), Version(1, "00", seq))
+        catalogue.write(Save(entries=(_entry(url, seq),), parts=(part,)))
+        if at % some == 0:
+            catalogue.commit()
+    catalogue.commit()
 
 
 def joining_alone(record: str, replay: str, url: str, flows: int) -> float:
@@ -90,6 +108,20 @@ def _told_again(record: str, replay: str, url: str, work: Callable[[Catalogue], 
     """Do work on one cache, and what it told SQLite to do on another: the seconds of that."""
     import gc  # noqa: PLC0415
 
+    told, alone = _tell(record, replay, url, work)
+    began = time.perf_counter()
+    for _ in told.again(alone):
+        pass
+    took = time.perf_counter() - began
+    gc.unfreeze()
+    alone.close()
+    return took
+
+
+def _tell(record: str, replay: str, url: str, work: Callable[[Catalogue], None]) -> tuple[Told, Cache]:
+    """Do work on one cache; what it told SQLite to do, and another cache on which to do it again."""
+    import gc  # noqa: PLC0415
+
     from kodo.cache import Cache, Owner  # noqa: PLC0415
     from kodo.catalogue import Catalogue  # noqa: PLC0415
 
@@ -101,12 +133,7 @@ def _told_again(record: str, replay: str, url: str, work: Callable[[Catalogue], 
     alone = Cache(Owner(url), Path(replay))
     # As in a service, which looks for garbage in what is new alone.
     gc.freeze()
-    began = time.perf_counter()
-    told.again(alone)
-    took = time.perf_counter() - began
-    gc.unfreeze()
-    alone.close()
-    return took
+    return told, alone
 
 
 class Told:
@@ -130,12 +157,16 @@ class Told:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._db, name)
 
-    def again(self, cache: Cache) -> None:
-        """Tell SQLite the same for another cache, and read what it answers. Commits are as that cache makes them."""
+    def again(self, cache: Cache) -> Iterator[None]:
+        """Tell SQLite the same for another cache, and read what it answers: up to the next commit each time.
+
+        Commits are as that cache makes them.
+        """
         db = cache.catalogue._writer
         for many, sql, values in self._told:
             if sql == "COMMIT":
                 cache.commit()
+                yield
             elif many:
                 db.executemany(sql, values)
             else:
@@ -249,6 +280,7 @@ def flood(registries: int) -> float:
 SUBJECTS: dict[str, Callable[..., Any]] = {
     "fill": fill,
     "registering_alone": registering_alone,
+    "relay": relay,
     "joining_alone": joining_alone,
     "held": held,
     "lab": lab,
