@@ -106,12 +106,14 @@ class Cache:
         path = self.path
         if path is None:
             return Catalogue(self.owner.url)
+        if not path.exists() and has_log(path):
+            log.error("set aside the log of a cache that is gone as %s", _set_aside(path))
+        if not (path.exists() or reset):
+            _end_rescue(path)
         present = path.exists()
         log.info("%s cache %s", "loading from" if present and not reset else "ignore", path)
         if not present:
             log.info("there is no such cache yet: it is made now")
-        if not present and has_log(path):
-            log.error("set aside the log of a cache that is gone as %s", _set_aside(path))
         if present and not path.is_file():
             raise CacheError(f"expected a file as the cache, but {path} is none; choose another path")
         if reset and present:
@@ -123,8 +125,7 @@ class Cache:
             rescued = path.suffix != ".json" and self._rescue(path)
             log.error("set aside cache %s as %s: %s", path, _set_aside(path), error)
         if rescued:
-            _rescued(path).rename(path)
-            log.warning("its records are intact: they are taken over into a new cache %s, and listed anew", path)
+            _end_rescue(path)
         return opened(path)
 
     def _rescue(self, path: Path) -> bool:
@@ -348,6 +349,16 @@ def _remove_files(path: Path) -> None:
 def _rescued(path: Path) -> Path:
     """Where a new cache is made of what is intact in a damaged one, until it takes its place."""
     return path.with_name(f"{path.name}.rescued")
+
+
+def _end_rescue(path: Path) -> None:
+    """Let what was made of a damaged cache that was set aside take its place: now, or where a start was ended before.
+
+    Only what is whole: SQLite removes the log of a database when it is closed.
+    """
+    if _rescued(path).exists() and not has_log(_rescued(path)):
+        _rescued(path).rename(path)
+        log.warning("its records are intact: they are taken over into a new cache %s, and listed anew", path)
 
 
 def _is_document(path: Path) -> bool:

@@ -298,6 +298,36 @@ def test_records_are_taken_over_from_a_damaged_cache(
     assert not (tmp_path / "c.db.rescued").exists()
 
 
+def test_a_rescue_that_was_ended_halfway_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start that is killed when the damaged cache is set aside, and the new one not yet in its place, loses nothing."""
+    path, rename = tmp_path / "c.db", Path.rename
+    written(path, 1, 2)
+    overwrite(path, "flow")
+
+    def killed(self: Path, target: Path) -> Path:
+        if target == path:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", killed)
+        Cache(OWNER, path)
+    assert not path.exists()
+    cache = Cache(OWNER, path)
+    assert sorted(listed(cache)) == ["flow 1", "flow 2"]
+    cache.close()
+    assert not (tmp_path / "c.db.rescued").exists()
+
+
+def test_what_is_half_made_of_a_damaged_cache_is_no_cache(tmp_path: Path) -> None:
+    """What was not made to its end takes nobody's place: whoever removes the damaged cache then begins anew."""
+    written(tmp_path / "c.db.rescued", 1)
+    (tmp_path / "c.db.rescued-wal").write_bytes(b"half of it")
+    cache = Cache(OWNER, tmp_path / "c.db")
+    assert listed(cache) == []
+    cache.close()
+
+
 @pytest.mark.parametrize(
     "change",
     [
