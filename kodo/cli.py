@@ -71,6 +71,8 @@ MOMENTS: Layout = (("created",), ("modified",), ("heartbeat",))
 BRIEF: Layout = (("name",), ("organization",), ("description",))
 """What the columns of the flow table hold: where there is room, where there is not, with times, and in the demo."""
 BAR_LENGTH = 20
+SILENCE = 3.0
+"""Seconds without an answer after which the command says whom it waits for."""
 STOPPED = "Stopped; nothing is left running."
 INSTALL_LAB = "pip install 'kodo[lab]'"
 METAVARS = {"url": "URL", "connect": "URL", "loader": "SOURCE"}
@@ -355,7 +357,7 @@ def _answer(url: str, ask: Callable[[Client], T], draw: Callable[[T], Iterable[R
     from kodo.client import Client  # noqa: PLC0415, httpx is for the commands that ask a service
 
     try:
-        with Client(url) as client, _in_words_of_the_command():
+        with Client(url) as client, _in_words_of_the_command(), _telling_of_silence(client):
             answer = ask(client)
         if draw is None:
             _show_json(answer)
@@ -364,6 +366,19 @@ def _answer(url: str, ask: Callable[[Client], T], draw: Callable[[T], Iterable[R
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         # Something else that speaks JSON may listen there.
         raise RejectedError(f"expected the answer of a kodo service from {url}; check the url") from error
+
+
+@contextmanager
+def _telling_of_silence(client: Client) -> Iterator[None]:
+    """Say after a while for whom the command waits, beside what it prints."""
+    said = f"{client.url} has not answered yet; it is waited for {client.timeout:g} s at most"
+    telling = threading.Timer(SILENCE, typer.echo, [said], {"err": True})
+    telling.daemon = True
+    telling.start()
+    try:
+        yield
+    finally:
+        telling.cancel()
 
 
 @contextmanager

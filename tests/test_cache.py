@@ -299,7 +299,7 @@ def test_records_are_taken_over_from_a_damaged_cache(
 
 
 def test_a_rescue_that_was_ended_halfway_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A start that is killed when the damaged cache is set aside, and the new one not yet in its place, loses nothing."""
+    """A start that ends when the damaged cache is set aside, and the new one not yet in its place, loses nothing."""
     path, rename = tmp_path / "c.db", Path.rename
     written(path, 1, 2)
     overwrite(path, "flow")
@@ -309,9 +309,10 @@ def test_a_rescue_that_was_ended_halfway_goes_on(tmp_path: Path, monkeypatch: py
             raise KeyboardInterrupt
         return rename(self, target)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Path, "rename", killed)
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
         Cache(OWNER, path)
+    monkeypatch.undo()
     assert not path.exists()
     cache = Cache(OWNER, path)
     assert sorted(listed(cache)) == ["flow 1", "flow 2"]

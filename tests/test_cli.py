@@ -295,6 +295,23 @@ def test_a_pipe_gets_whole_lines(run: Run, serve: Start) -> None:
     assert all(line == line.rstrip() for line in shown.splitlines())
 
 
+def test_a_silent_service_is_named_while_it_is_waited_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is paused holds the command up to its deadline, and the command says so meanwhile, beside its answer."""
+    told, said = threading.Event(), cli.typer.echo
+
+    def echo(*args: Any, **options: Any) -> None:
+        said(*args, **options)
+        told.set()
+
+    monkeypatch.setattr(cli, "SILENCE", 0.01)
+    monkeypatch.setattr(cli.typer, "echo", echo)
+    with speaking('{"items": []}', after=told) as url:
+        ended = run("flows", "--json", url)
+    assert ended.exit_code == 0
+    assert ended.stderr == f"{url} has not answered yet; it is waited for 30 s at most\n"
+    assert json.loads(ended.stdout) == {"items": []}
+
+
 @pytest.mark.parametrize("width", [40, 80, 120, 400])
 def test_a_terminal_gets_lines_that_fit(mesh: tuple[Served, Served], width: int) -> None:
     """In a terminal there are colours, no line is longer than it is wide, and no text is lost."""
@@ -902,11 +919,17 @@ def _chunk(terminal: int) -> bytes:
 
 
 @contextmanager
-def speaking(answer: str, *, posts: bool = False, status: int = 200) -> Iterator[str]:
-    """Something that answers every GET, and every POST too if it `posts`, with the same text, called JSON; its url."""
+def speaking(
+    answer: str, *, posts: bool = False, status: int = 200, after: threading.Event | None = None
+) -> Iterator[str]:
+    """Something that answers every GET, and every POST too if it `posts`, with the same text, called JSON; its url.
+
+    `after` is what it waits for first.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            assert after is None or after.wait(20), "what it waits for did not come"
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.end_headers()
