@@ -148,10 +148,10 @@ def register(path: str) -> FastAPI:
     return app
 
 
-def relay(*following: str, keep: Callable[[], Any] | None = None) -> FastAPI:
+def relay(*following: str, keep: Callable[[bytes], Any] | None = None) -> FastAPI:
     """A service that remembers what it is told, and tells it to the next one by one kept client.
 
-    With `keep` it does that first, on a thread.
+    `keep` is done first with what it is told, on a thread.
     """
     import httpx  # noqa: PLC0415, here alone
 
@@ -171,7 +171,7 @@ def relay(*following: str, keep: Callable[[], Any] | None = None) -> FastAPI:
         body = await request.body()
         known.add(orjson.loads(body)["url"])
         if keep is not None:
-            await asyncio.get_running_loop().run_in_executor(None, keep)
+            await asyncio.get_running_loop().run_in_executor(None, keep, body)
         tell(body)
         return _json({"message": []})
 

@@ -302,7 +302,7 @@ class Bench:
         return Service(command, f"http://127.0.0.1:{port}", self.path(f"floor-{name}.log"), path)
 
     def relay(self, nodes: int, following: Sequence[str]) -> Service:
-        """A relay that has SQLite do what kodo tells it for so many new nodes, not started yet."""
+        """A relay that does the least of what a registry promises for so many new nodes, not started yet."""
         port = free_port()
         caches = {name: str(self.path(f"{name}.db")) for name in ("record", "replay")}
         given = {"port": port, **caches, "nodes": nodes, "following": following}

@@ -56,16 +56,26 @@ def registering_alone(record: str, replay: str, url: str, first: int, nodes: int
 
 
 def relay(record: str, replay: str, port: int, nodes: int, following: Sequence[str]) -> None:
-    """Run a relay that has SQLite do what kodo tells it for one new node after the other, before each is passed on.
+    """Run a relay that does the least of what a registry promises with each registration, before it passes it on.
 
-    `record` and `replay` are not there yet; it ends with an error after so many nodes.
+    It checks it, has SQLite do what kodo tells it for one new node after the other, and reads that node. `record` and
+    `replay` are not there yet; it ends with an error after so many nodes.
     """
+    import orjson  # noqa: PLC0415
+
+    from kodo.models import Registration  # noqa: PLC0415
     from tests.benchmarks import floors  # noqa: PLC0415
 
-    url = f"http://127.0.0.1:{port}"
-    told, cache = _tell(record, replay, url, partial(_register, url=url, numbers=range(1, nodes + 1), some=1))
-    commits = told.again(cache)
-    floors.serve(floors.relay(*following, keep=lambda: next(commits)), port)
+    url, numbers = f"http://127.0.0.1:{port}", range(1, nodes + 1)
+    told, cache = _tell(record, replay, url, partial(_register, url=url, numbers=numbers, some=1))
+    commits, keys = told.again(cache), iter([_entry(url, seq).key for seq in numbers])
+
+    def keep(body: bytes) -> bytes:
+        Registration.model_validate_json(body)
+        next(commits)
+        return orjson.dumps(cache.catalogue.nodes_of([next(keys)], len(body))[0])
+
+    floors.serve(floors.relay(*following, keep=keep), port)
 
 
 def _register(catalogue: Catalogue, url: str, numbers: Sequence[int], some: int) -> None:
