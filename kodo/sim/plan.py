@@ -79,6 +79,14 @@ class FaultPlan(Strict):
     pause: str | None = None
     clock: dict[str, Time] = Field(default_factory=dict)
 
+    @field_validator("latency")
+    @classmethod
+    def _rises(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        """Refuse two times in the wrong order."""
+        if value and value[0] > value[1]:
+            raise ValueError(f"expected {FORMS['latency']}, the least first")
+        return value
+
     @field_validator(*FORMS, mode="before")
     @classmethod
     def _has_its_form(cls, value: Any, info: ValidationInfo) -> Any:

@@ -278,6 +278,8 @@ def _set(field: str) -> Command:
 def _latency(stage: _Stage, words: list[str]) -> list[str]:
     """`latency 10ms 200ms`: how long a message takes, at least and at most."""
     least, most = _take(words, 2, "two times, such as 10ms 200ms", 2)
+    if seconds(least) > seconds(most):
+        raise SimulationError(f"expected the least first, not {least} before {most}")
     stage.world.faults.latency = (seconds(least), seconds(most))
     return []
 

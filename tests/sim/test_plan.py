@@ -178,6 +178,7 @@ def test_a_tag_before_something_else_is_told(tmp_path: Path, tagged: str) -> Non
         ("- {at: 1s, for: 1s, one_way: [[r1], [r2]]}", "line 1, 1.one_way.1: expected a text"),
         ("- {at: 1s, for: 1s, one_way: r1}", "line 1, 1.one_way: expected who sends and to whom, such as [north, sou"),
         ("- {at: 1s, for: 1s, latency: 200ms}", "line 1, 1.latency: expected the least and the most, such as [1ms, "),
+        ("- {at: 1s, for: 1s, latency: [50ms, 5ms]}", "line 1, 1.latency: expected the least and the most, such as "),
         ("- {at: 1s, for: 1s, latency: [200, slow]}", "line 1, 1.latency.2: expected a time with its unit"),
         ("- {at: 1s, for: 1s, crash: [r1]}", "line 1, 1.crash: expected a text"),
         ("- {at: 1s, for: 1s, loss: 1, loss: 0}", "line 1, 1.loss: expected once, but it stands here twice"),

@@ -48,6 +48,7 @@ def test_the_first_difference_is_told_by_its_line() -> None:
         ("add r1\n\nadd r2 to=r1", "mesh.txt:3: add: expected connect=NAME"),
         ("add r1\n\nlist r2", "mesh.txt:3: list: expected the name of a service of this mesh: r1"),
         ("add r1\n\ncut r1", "mesh.txt:3: cut: expected a link such as r1->r2"),
+        ("latency 50ms 5ms", "mesh.txt:1: latency: expected the least first, not 50ms before 5ms"),
         ("loss 2", "mesh.txt:1: loss: expected a chance between 0 and 1"),
         ("run 5", "mesh.txt:1: run: expected a time with its unit"),
         ("add r1 r2\n\ndrop r1->r2 x", "mesh.txt:3: drop: expected a whole number"),
