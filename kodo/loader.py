@@ -182,10 +182,10 @@ def _module(name: str) -> ModuleType:
         try:
             return importlib.import_module(name)
         except Exception as error:
-            raise LoaderError(
-                f"loader module {name!r}: the import failed with {_said(error)}; "
-                f"check that 'import {name}' works in {Path.cwd()}"
-            ) from error
+            hint = f"check that 'import {name}' works in {Path.cwd()}"
+            if name.endswith(".py") and isinstance(error, ModuleNotFoundError):
+                hint = f"a module is named without .py; did you mean {name.removesuffix('.py')!r}?"
+            raise LoaderError(f"loader module {name!r}: the import failed with {_said(error)}; {hint}") from error
 
 
 @contextmanager

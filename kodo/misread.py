@@ -61,6 +61,8 @@ def _mistakes(tokens: Sequence[Sequence[str | None]], signs: Sequence[str]) -> I
     for at, tag, _, word in zip(tokens, tokens[1:], tokens[2:], tokens[3:], strict=False):
         if (at[2], tag[1]) == ("@", "tag") and word[1]:
             yield f'a tag stands in quotes: @tag("{word[1]}")'
+        if at[2] == "@" and tag[1] and tag[1] != "tag":
+            yield f'a tag is asked for with @tag("news"), not @{tag[1]}'
     yield from (f"{word} is written {_SIGNS[word.lower()]}, {_EXAMPLE}" for word in _joining(tokens))
     if "=" in signs:
         yield "two are compared with =="

@@ -130,6 +130,7 @@ def test_rows_are_sorted_by_what_is_shown() -> None:
         ('name ~ "a" && name ~ "b"', "and is written &, or is written |, each once"),
         ('name ~ "a" & NOT name ~ "b"', "NOT is written not, in small letters"),
         ("@tag(news)", 'a tag stands in quotes: @tag("news")'),
+        ('@tags("news")', 'a tag is asked for with @tag("news"), not @tags'),
         ('tags == "news"', 'a tag is asked for with @tag("news"), and a part of one with tags ~ "news"'),
         ('tag == "news"', 'there is no column tag; a tag is asked for with @tag("news")'),
         ('organisation == "a"', "there is no column organisation; did you mean 'organization'?"),

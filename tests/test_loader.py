@@ -371,6 +371,12 @@ def test_missing_module() -> None:
     assert isinstance(error.__cause__, ModuleNotFoundError)
 
 
+def test_a_file_in_place_of_its_module(here: Path) -> None:
+    """Who names the file of a module is told to leave out its ending."""
+    (here / "flows_named.py").write_text("load = ['a']\n")
+    assert str(refusal("flows_named.py:load")).endswith("did you mean 'flows_named'?")
+
+
 @pytest.mark.parametrize(("source", "cause"), [("def (", SyntaxError), ("1 / 0", ZeroDivisionError)])
 def test_module_that_does_not_import(here: Path, source: str, cause: type[Exception]) -> None:
     """A module that fails while it is imported is named with the reason, and the cause is kept."""
