@@ -285,6 +285,8 @@ class Client:
         said = detail if isinstance(detail, str) else response.reason_phrase
         below = urlsplit(self.url).path.rstrip("/")
         hint = f"; check whether {below} belongs to its url" if below and said == NO_ROUTE else ""
+        if detail is None:  # every refusal of a kodo service has one
+            hint = "; check that a kodo service runs at this url"
         return family(f"{self.url} answered {asked} with {response.status_code}: {said}{hint}")
 
 
