@@ -250,6 +250,8 @@ def _url(context: typer.Context, parameter: typer.CallbackParam, given: str | No
         meant = f"; did you mean {slip[1]}://{slip[2]}?"
     elif re.fullmatch(r"[\w.-]+:\d+(/.*)?|localhost(/.*)?|\d+(\.\d+){3}|\[[\da-f:]+\].*", given):
         meant = f"; did you mean http://{given}?"
+    elif port := re.fullmatch(r":?(\d{2,5})", given):
+        meant = f"; did you mean http://localhost:{port[1]}?"
     elif context.info_name in NAMING:
         meant = f"; if it names a flow: {NAMING[context.info_name].format(shlex.quote(given))}"
     raise OptionError(f"{name}: expected the url of a service, such as {HOME}, not {given!r}{meant}")
@@ -531,9 +533,11 @@ def _peers(seen: View, troubles: _Troubles) -> Iterator[tuple[Mapping[str, Any],
     known = {canonical(url): peer for url, peer in seen["providers"].items()}
     for url, since in seen["connection"].items():
         peer = known.pop(canonical(url), {"url": url, "organization": None, "feed": None, "nodes": {}})
-        stands = _stands(url, "connected", away)
         trouble = f"; {away[canonical(url)]}" if canonical(url) in away else ""
-        yield peer, stands if since else _text(f", not connected{trouble}", POOR)
+        if since:
+            yield peer, _stands(url, "connected", away)
+        else:  # what it said of itself went with the connection
+            yield {**peer, "feed": None}, _text(f", not connected{trouble}", POOR)
     for peer in sorted(known.values(), key=lambda peer: not troubles.is_peer(peer["url"])):
         if troubles.is_peer(peer["url"]):
             yield peer, _stands(peer["url"], "connected from there", away)
@@ -721,7 +725,7 @@ def _was_connected(peer: Mapping[str, Any]) -> bool:
 
 
 def _standing(url: str, peer: Mapping[str, Any]) -> dict[str, Text]:
-    behind = [f"{_plural(owed['changes'], 'change')} of {origin}" for origin, owed in peer["behind"].items()]
+    behind = list(starmap(_owed, peer["behind"].items()))
     if not _was_connected(peer):
         behind = ["all: never connected"]
     why = f": {peer['why']}" if peer.get("why") else ""
@@ -735,6 +739,11 @@ def _standing(url: str, peer: Mapping[str, Any]) -> dict[str, Text]:
         "heard": _text("never" if peer["heard"] is None else _ago(peer["heard"]), QUIET),
         "behind": Text("\n").join(_text(line, POOR) for line in behind) if behind else Text("nothing", style=QUIET),
     }
+
+
+def _owed(origin: str, owed: Mapping[str, Any]) -> str:
+    """What a peer is to hear of a registry: its changes, or, after a start alone, that it counts them anew."""
+    return f"{_plural(owed['changes'], 'change')} of {origin}" if owed["changes"] else f"a new start of {origin}"
 
 
 def _origin(url: str, known: Mapping[str, Any], asked: str) -> dict[str, Text]:

@@ -552,6 +552,13 @@ def test_what_a_registry_that_left_knows_of_others_is_no_connection(run: Run, me
     assert f"registry {zeta.url}, not connected\n" in run("map", acme.url).stdout
 
 
+def test_a_registry_that_was_left_is_no_provider(run: Run, mesh: tuple[Served, Served]) -> None:
+    """What a registry left, of which it goes on listing nodes, is a registry in its map, and not connected."""
+    acme, zeta = mesh
+    assert run("leave", zeta.url).exit_code == 0
+    until(lambda: f"registry {acme.url}, not connected\n" in run("map", zeta.url).stdout, "the connection to be gone")
+
+
 def test_a_registry_is_told_to_forget_a_node(run: Run, mesh: tuple[Served, Served]) -> None:
     """`kodo leave NODE --at REGISTRY` removes a node everywhere, and of one that is not there says where it is."""
     acme, zeta = mesh
@@ -607,6 +614,19 @@ def test_a_connection_that_does_not_stand_is_shown(run: Run, serve: Start) -> No
     url = serve(connect=away).url
     said = f"registry {away}, not connected; away just now: nothing listens there\n"
     until(lambda: said in run("map", url).stdout, "the first try")
+
+
+def test_a_start_that_a_peer_has_not_heard_of_is_shown(run: Run, serve: Start, tmp_path: Path) -> None:
+    """A registry that started again while its peer is away owes it that start, and no changes."""
+    url = f"http://127.0.0.1:{free_port()}"
+    own = {"url": url, "node": False, "cache": tmp_path / "acme.db"}
+    acme, zeta = serve(**own), serve(node=False, connect=url)
+    acme.post("/register", {"url": "http://node:1", "flows": {"/a": {"url": "/a", "name": "a"}}})
+    until(lambda: len(zeta.flows()) == 1 and acme.idle() and zeta.idle(), "all to be told")
+    zeta.end()
+    acme.end()
+    again = serve(**own)
+    until(lambda: f"a new start of {url}" in run("convergence", again.url).stdout, "the start to be owed")
 
 
 def test_a_node_that_is_registered_nowhere_is_told_so(run: Run, serve: Start) -> None:
@@ -674,6 +694,8 @@ def test_who_does_not_answer_is_told_in_a_line(run: Run) -> None:
         (("explain", "press agent"), "; if it names a flow: kodo explain --flow 'press agent'\n"),
         (("counts", "localhost:3370"), "not 'localhost:3370'; did you mean http://localhost:3370?\n"),
         (("leave", "10.0.0.1"), "; did you mean http://10.0.0.1?\n"),
+        (("flows", ":3370"), "not ':3370'; did you mean http://localhost:3370?\n"),
+        (("counts", "3370"), "; did you mean http://localhost:3370?\n"),
         (("map", "http:/localhost:3370"), "not 'http:/localhost:3370'; did you mean http://localhost:3370?\n"),
         (("map", "https:localhost"), "; did you mean https://localhost?\n"),
         (("map", "press"), "such as http://localhost:3366, not 'press'\n"),
