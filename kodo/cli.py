@@ -277,11 +277,12 @@ def flows(  # noqa: PLR0913, PLR0917, one for each option
     """List the flows of the mesh, a page at a time.
 
     Expressions and orders name the columns of the service: registry, node, organization, created, modified,
-    heartbeat, url, name, author, description, tags.
+    heartbeat, url, name, author, description, tags. A time is compared as it is listed, or with its beginning.
 
     \b
     kodo flows -q routing
     kodo flows -q 'organization == "acme" & @tag("routing")' --by organization,name:d
+    kodo flows -q 'modified > "2026-11-29T18"' --times
     """
     from kodo.misread import misordered  # noqa: PLC0415, the grammar is for the command that lists
 

@@ -35,7 +35,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from kodo.errors import OptionError, suggestion
-from kodo.loader import Loader, Source, expectation, is_file, is_import, read_file
+from kodo.loader import FILE_SUFFIXES, Loader, Source, expectation, is_file, is_import, read_file
 from kodo.models import Text, canonical
 
 ENV_PREFIX = "KODO_"
@@ -64,6 +64,8 @@ def _split(value: object) -> object:
 def _file_name(path: Path) -> Path:
     if not path.name or "\0" in str(path):
         raise ValueError("expected the path of a file")
+    if path.suffix.lower() in {".py", *FILE_SUFFIXES}:
+        raise ValueError(f"expected the path of a file that kodo may write, not {path.suffix}, where flows may stand")
     return path
 
 

@@ -246,6 +246,13 @@ def test_paths_that_name_no_file(name: str, path: object) -> None:
     assert refusal(**{name: path}).startswith(f"{name}: expected the path of a file")
 
 
+@pytest.mark.parametrize("name", ["cache", "log"])
+@pytest.mark.parametrize("path", ["flows.py", "flows.YAML", "x/flows.yml"])
+def test_flows_are_not_written_over(name: str, path: str) -> None:
+    """A file in which flows may stand was named by mistake: neither is it a cache, nor a log."""
+    assert refusal(**{name: path}).startswith(f"{name}: expected the path of a file that kodo may write, not .")
+
+
 # connect
 
 
