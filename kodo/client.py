@@ -377,7 +377,7 @@ class Stream:
 
     def _parsed(self, chunks: Iterable[bytes]) -> Iterator[Event]:
         fields: dict[bytes, bytes] = {}
-        for line in _lines(chunks):
+        for line in lines_of(chunks):
             if line:
                 name, _, value = line.partition(b":")
                 fields[name] = value.removeprefix(b" ")
@@ -436,7 +436,7 @@ class Events:
                     nodes, anew = {}, True
 
 
-def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+def lines_of(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """The lines of a stream. Only line feeds end one: in JSON other separators stand as they are."""
     begun = bytearray()
     for chunk in chunks:

@@ -22,6 +22,7 @@ from typing import Any
 
 import httpx
 
+from kodo.client import lines_of
 from kodo.lab.naming import Names
 from kodo.models import later, now
 
@@ -181,9 +182,9 @@ class History:
             address = url.rstrip("/") + "/events?kind=messages"
             with client.stream("GET", address, headers=headers) as answer:
                 if answer.status_code == 200:
-                    self._read(name, answer.iter_lines())
+                    self._read(name, lines_of(answer.iter_bytes()))
 
-    def _read(self, name: str, lines: Iterable[str]) -> None:
+    def _read(self, name: str, lines: Iterable[bytes]) -> None:
         for word, value in _fields(lines):
             if word == "id":
                 self._places[name] = value
@@ -203,9 +204,9 @@ class History:
         return merged(notes, names)
 
 
-def _fields(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
+def _fields(lines: Iterable[bytes]) -> Iterator[tuple[str, str]]:
     """The fields of server-sent events, up to the comment that says that all is told."""
-    for line in lines:
+    for line in map(bytes.decode, lines):
         if line == ": caught up":
             return
         word, _, value = line.partition(": ")

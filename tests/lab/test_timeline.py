@@ -8,6 +8,7 @@ from collections import Counter
 from itertools import combinations
 from pathlib import Path
 
+import httpx
 import pytest
 
 from kodo.errors import LabError
@@ -93,6 +94,16 @@ def test_a_restarted_member_is_read_anew(lab: MeshLab) -> None:
     lab.settle()
     assert len(lab.timeline()) == before + 1
     assert len(lab.timeline()) == before + 1
+
+
+def test_what_a_stranger_asks_for_does_not_end_the_reading_of_a_trace(lab: MeshLab) -> None:
+    """A path with what other readers take for the end of a line is noted, and what follows it too."""
+    registry = lab.add_registry()
+    with httpx.Client(trust_env=False) as stranger:
+        stranger.post(f"{registry.url}/a%E2%80%A8b")
+    lab.add_node(connect=registry, flows=["a"])
+    lab.settle()
+    assert {"/a\u2028b", "/register"} <= {message.route for message in lab.timeline().messages}
 
 
 def test_the_last_messages_are_shown_and_what_is_left_out_is_said() -> None:
