@@ -108,7 +108,10 @@ class Cache:
             return Catalogue(self.owner.url)
         if not path.exists() and has_log(path):
             log.error("set aside the log of a cache that is gone as %s", _set_aside(path))
-        if not (path.exists() or reset):
+        if path.exists() or reset:
+            # Of a rescue that a kill ended: made again if need be, and nothing that takes a place later on.
+            _remove_files(_rescued(path))
+        else:
             _end_rescue(path)
         present = path.exists()
         log.info("%s cache %s", "loading from" if present and not reset else "ignore", path)
@@ -133,7 +136,6 @@ class Cache:
 
         Raises `sqlite3.Error` when it is not for the records that it cannot, but for want of room, say.
         """
-        _remove_files(_rescued(path))
         try:
             with closing(Catalogue(self.owner.url, _rescued(path))) as catalogue:
                 catalogue.take_over(path)

@@ -320,6 +320,20 @@ def test_a_rescue_that_was_ended_halfway_goes_on(tmp_path: Path, monkeypatch: py
     assert not (tmp_path / "c.db.rescued").exists()
 
 
+@pytest.mark.parametrize("reset", [True, False], ids=["reset", "another cache there"])
+def test_a_rescue_that_nobody_went_on_with_does_not_come_back(tmp_path: Path, reset: bool) -> None:
+    """What a kill left of a rescue is gone once the service began on something else, whoever removes that later."""
+    path = tmp_path / "c.db"
+    if not reset:
+        written(path, 2)
+    written(tmp_path / "c.db.rescued", 1)
+    Cache(OWNER, path, reset=reset).close()
+    path.unlink()
+    cache = Cache(OWNER, path)
+    assert listed(cache) == []
+    cache.close()
+
+
 def test_what_is_half_made_of_a_damaged_cache_is_no_cache(tmp_path: Path) -> None:
     """What was not made to its end takes nobody's place: whoever removes the damaged cache then begins anew."""
     written(tmp_path / "c.db.rescued", 1)
