@@ -33,7 +33,7 @@ from pydantic import ValidationError
 
 from kodo.core.instructions import Send
 from kodo.core.peers import is_foreign
-from kodo.errors import RejectedError, UnavailableError
+from kodo.errors import RejectedError, UnavailableError, reason_of
 from kodo.models import AT_ONCE, BEATS, PACKED, Key, PeerReply, canonical
 from kodo.trace import HEADER, Message, Trace, nodes_in
 
@@ -185,15 +185,24 @@ class Transport:
 
     async def _made(self) -> httpx.AsyncClient:
         """The one client. Its library and certificates take long to load: at the first message, on a thread."""
-        if self._client is None:
-            self._client = asyncio.create_task(asyncio.to_thread(_client))
-        # A message whose time is over leaves it to the others.
-        return await asyncio.shield(self._client)
+        making = self._client = self._client or asyncio.create_task(asyncio.to_thread(_client))
+        try:
+            # A message whose time is over leaves it to the others.
+            return await asyncio.shield(making)
+        except Exception as error:
+            # A proxy that httpx does not speak with, or certificates that are not there: the next message looks again.
+            if self._client is making:
+                self._client = None
+            raise UnavailableError(
+                f"expected to send messages, but {reason_of(error)}; see to proxies and certificates of the environment"
+            ) from error
 
     async def close(self) -> None:
         """Close every connection."""
         if self._client is not None:
-            await (await self._client).aclose()
+            await asyncio.wait([self._client])
+            if self._client.exception() is None:
+                await self._client.result().aclose()
 
 
 def _client() -> httpx.AsyncClient:

@@ -6,16 +6,22 @@ import asyncio
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from kodo.core.instructions import Send
+from kodo.errors import UnavailableError
+from kodo.models import canonical
 from kodo.service.messages import messages_stream
 from kodo.trace import Message, Trace, nodes_in
 from kodo.transport import Link, Links, Transport
 from tests.conftest import Process, Start
 from tests.waiting import until
+
+AWAY = "http://127.0.0.1:9"
 
 
 def events(lines: list[str]) -> list[tuple[str, dict[str, Any]]]:
@@ -218,3 +224,29 @@ def test_a_transport_of_no_lab_has_no_policy() -> None:
     made = asyncio.run(make())
     assert made._links is None
     assert made._trace is None
+
+
+def test_what_the_environment_forbids_to_send_is_sent_once_it_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Certificates that cannot be loaded cost the messages meanwhile, and no later one; the transport is closed."""
+
+    async def why(transport: Transport) -> str:
+        with pytest.raises(UnavailableError) as refused:
+            await transport.post(Send(canonical(AWAY), AWAY, "/heartbeat", 10), {})
+        return str(refused.value)
+
+    async def sent() -> tuple[str, str]:
+        failing, mended = Transport(), Transport()
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing"))
+        first = await why(failing)
+        assert await why(mended) == first
+        monkeypatch.delenv("SSL_CERT_FILE")
+        second = await why(mended)
+        await failing.close()
+        await mended.close()
+        return first, second
+
+    first, second = asyncio.run(sent())
+    assert first.endswith("see to proxies and certificates of the environment")
+    assert second == "nothing listens there"
