@@ -636,7 +636,9 @@ def _explained(client: Client, node: str | None, flow: str | None) -> tuple[Expl
         return told, ""
     if node is not None and not told["records"]:
         return told, suggestion(node, client.counts()["node"], otherwise="")
-    listed = client.flows(q=None if node is None else f'node == "{told["node"]}"', pp=1000)["items"]
+    # A url may hold quotes.
+    of_node = None if node is None else f"node == {json.dumps(told['node'], ensure_ascii=False)}"
+    listed = client.flows(q=of_node, pp=1000)["items"]
     names = [name for item in listed for name in (item["name"], item["url"])]
     return told, suggestion(flow or "", names, otherwise="")
 

@@ -430,6 +430,13 @@ def test_what_was_probably_meant_is_told(run: Run, mesh: tuple[Served, Served], 
     assert f"did you mean {node if len(asked) == 2 and asked[0] == '--node' else 'agent m'!r}?" in shown
 
 
+def test_what_was_meant_is_told_of_a_node_with_a_quote_in_its_url(run: Run, serve: Start) -> None:
+    """A url is looked for as it is, whatever stands in it."""
+    here, node = serve(node=False), 'http://node1:1/"a'
+    here.post("/register", {"url": node, "flows": [{"url": "/a", "name": "agent m"}]})
+    assert "did you mean 'agent m'?" in run("explain", here.url, "--node", node, "--flow", "agent n").stdout
+
+
 def test_another_port_is_no_slip(run: Run, serve: Start) -> None:
     """A url that has no more than its host in common with a node's is not taken for a slip."""
     here = serve(node=False)
