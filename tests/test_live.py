@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -20,8 +21,10 @@ import pytest
 from nbconvert.exporters import HTMLExporter
 
 from kodo.client import Client
+from kodo.errors import LabError
 from kodo.lab import MeshLab
 from kodo.lab.copies import Copy, Line, Selection, order_of
+from kodo.lab.engine import Life
 from kodo.lab.faults import Effect
 from kodo.lab.live import Live
 from kodo.lab.naming import Names
@@ -375,6 +378,24 @@ def test_a_sketch_shows_states_and_faults_and_escapes_names() -> None:
         assert words in html
     ET.fromstring(picture)
     assert sketch({"members": [], "links": [], "title": ""}) == ""
+
+
+def test_a_member_that_did_not_start_is_not_followed_in_place_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is added by its name afterwards answers at another url, and its flows are shown."""
+    with MeshLab() as lab:
+        live, wait_for_start = lab.live(), lab.engine.wait_for_start
+
+        def seen(life: Life, timeout: float) -> None:
+            until(lambda: any(member["name"] == "late" for member in live.grid.members), "the table to see it")
+            wait_for_start(life, timeout)
+
+        monkeypatch.setattr(lab.engine, "wait_for_start", seen)
+        with pytest.raises(LabError):
+            lab.add_registry("late", cache=os.devnull)
+        monkeypatch.undo()
+        late = lab.add_registry("late")
+        lab.add_node(connect=late, flows=["new"])
+        until(lambda: live.copy.total() == 1, "the flow of its node")
 
 
 def test_a_table_keeps_no_lab_alive() -> None:

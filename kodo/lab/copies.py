@@ -226,6 +226,7 @@ class Follower:
 
     def __init__(self, copy: Copy, name: str, url: str) -> None:
         self._copy = copy
+        self.url = url
         self._name = name
         self._client = Client(url, ANSWER)
         self._events = self._client.events()

@@ -138,7 +138,8 @@ class Pump:
     def registries(self) -> list[tuple[str, str]]:
         """Names and urls of those that are followed and run."""
         running = {name for name, _, state in self._states if state == "running"}
-        return [(name, self._urls[name]) for name in self._followers if name in running]
+        urls = self._urls
+        return [(name, urls[name]) for name in list(self._followers) if name in running and name in urls]
 
     @property
     def open(self) -> bool:
@@ -181,8 +182,13 @@ class Pump:
             return False
         members = [member for member in lab if self._chosen in (None, member.name)]
         states = [(member.name, member.kind, member.state) for member in members]
-        if states == self._states:
+        urls = {member.name: member.url for member in lab}
+        if (states, urls) == (self._states, self._urls):
             return True
+        # One that did not start is no member any more, and another of its name answers elsewhere.
+        for name in [name for name, follower in self._followers.items() if urls.get(name) != follower.url]:
+            self._followers.pop(name).close()
+            self._copy.drop(name)
         for member in members:
             follows = self._chosen is not None or member.kind != "node"
             if follows and member.name not in self._followers:
@@ -190,7 +196,6 @@ class Pump:
         gone = {name for name, _, state in states if state not in {"running", "paused"}}
         for name in gone & self._followers.keys():
             self._copy.drop(name)
-        urls = {member.name: member.url for member in lab}
         if urls != self._urls:
             self._urls = urls
             self._copy.rename(lab.names)
