@@ -54,14 +54,14 @@ class Record:
             case {"member": str(name), "kind": str(kind), "url": str(url)}:
                 self.members[name] = kind, url
             case {"event": str(what), "who": str(who), "utc": str(utc)}:
-                code = entry.get("code")
-                self.events.append(Event(what, who, at, utc, None if code is None else int(code)))
-                if "setup" in entry:
-                    options, flows = dict(entry["setup"]["options"]), entry["setup"]["flows"]
-                    self.setups.append((at, who, {"options": options, "flows": flows}))
+                code, setup = entry.get("code"), entry.get("setup")
+                event = Event(what, who, at, utc, None if code is None else int(code))
+                effects = {(caller, callee): Effect(*rest) for caller, callee, *rest in entry.get("effects", ())}
+                if setup is not None:
+                    self.setups.append((at, who, {"options": dict(setup["options"]), "flows": setup["flows"]}))
                 if "effects" in entry:
-                    effects = {(caller, callee): Effect(*rest) for caller, callee, *rest in entry["effects"]}
                     self.effects.append((at, what, who, effects))
+                self.events.append(event)
             case {"message": {"id": str(), "direction": "sent" | "received", "by": str(), "start": float()} as note}:
                 [message] = merged([note], Names({}))
                 _ = message.nodes + message.bytes, message.news, message.arrived, float(note["end"] or 0)

@@ -181,10 +181,13 @@ def test_lines_that_say_impossible_things_are_left_out(tmp_path: Path) -> None:
         {"event": "healed", "who": "cut a <-> b", "utc": utc, "at": 1.0},
         {"listing": "registry1", "rows": [{"name": "test"}], "at": 1.0},
         {"message": note, "at": 1.0},
+        {"event": "exited", "who": "registry1", "utc": utc, "at": 1.0, "effects": [["a"]]},
+        {"event": "exited", "who": "registry1", "utc": utc, "at": 1.0, "setup": {}},
         {"end": True, "at": float("inf")},
     ]
     (tmp_path / "record.jsonl").write_text("\n".join(map(json.dumps, entries)))
     replay = MeshLab.replay(tmp_path / "record.jsonl")
-    assert repr(replay) == "<Replay 1 registry; 3 damaged lines left out>"
+    assert repr(replay) == "<Replay 1 registry; 5 damaged lines left out>"
     moment = replay.at(replay.seconds)
     assert (len(moment.timeline()), repr(moment.flows())) == (0, "no flows")
+    assert moment.states == {"registry1": "running"}
