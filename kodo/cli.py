@@ -373,8 +373,8 @@ def _answer(url: str, ask: Callable[[Client], T], draw: Callable[[T], Iterable[R
 
 @contextmanager
 def _telling_of_silence(client: Client) -> Iterator[None]:
-    """Say after a while for whom the command waits, beside what it prints."""
-    said = f"{client.url} has not answered yet; it is waited for {client.timeout:g} s at most"
+    """Say after a while for whom the command waits, beside what it prints. It may have more than one answer to give."""
+    said = f"{client.url} takes its time; it is given up after {client.timeout:g} s of silence"
     telling = threading.Timer(SILENCE, typer.echo, [said], {"err": True})
     telling.daemon = True
     telling.start()

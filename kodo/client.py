@@ -148,7 +148,7 @@ class Change:
 
 
 class Client:
-    """Asks the service at `url`, and waits at most `timeout` seconds for each answer."""
+    """Asks the service at `url`, and gives up an answer of which nothing comes for `timeout` seconds."""
 
     def __init__(self, url: str, timeout: float = 30) -> None:
         """Nothing is asked yet. Raises `OptionError` for what is not an http or https url."""

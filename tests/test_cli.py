@@ -308,7 +308,7 @@ def test_a_silent_service_is_named_while_it_is_waited_for(run: Run, monkeypatch:
     with speaking('{"items": []}', after=told) as url:
         ended = run("flows", "--json", url)
     assert ended.exit_code == 0
-    assert ended.stderr == f"{url} has not answered yet; it is waited for 30 s at most\n"
+    assert ended.stderr == f"{url} takes its time; it is given up after 30 s of silence\n"
     assert json.loads(ended.stdout) == {"items": []}
 
 
