@@ -322,6 +322,8 @@ class Processes:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        if isinstance(self._process, Distant):
+            self._process.hang_up()
         if self.kept is not None:
             self.kept.remove()
         elif self._scratch:

@@ -72,6 +72,14 @@ def nothing_left(told: dict[str, Any], labs: Path) -> None:
 # -- it outlives its process -------------------------------------------------------------------------------
 
 
+def test_a_kept_lab_that_ended_leaves_no_connection_open() -> None:
+    """The connection to its guardian is closed with it, however long its handle is held."""
+    lab = MeshLab(keep=True)
+    guardian = lab.engine._process  # type: ignore[attr-defined]
+    lab.terminate()
+    until(lambda: guardian._socket.fileno() == -1, "the connection to be closed")
+
+
 def test_a_kept_lab_is_attached_after_its_process_was_killed(begin: Begin, labs: Path) -> None:
     """The same processes, a paused one paused, faults in force, every verb at work; its end takes all of it."""
     faults = "lab.latency(r1, node, ms=1); lab.cut(r1, r2).heal(); lab.cut(r1, r2); r2.pause()\n"
