@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ from tests.benchmarks.row import (
     plus,
 )
 from tests.benchmarks.rows import ROWS, any_filter, any_page, by_tag, newcomer
-from tests.benchmarks.services import QUICK, Bench, Scale, UnmeasuredError
+from tests.benchmarks.services import QUICK, Bench, Scale, Service, UnmeasuredError, free_port
 from tests.benchmarks.subjects import joining_alone, registering_alone
 from tests.conftest import Start
 
@@ -234,7 +235,7 @@ def test_the_json_has_every_round(bench: Bench) -> None:
 
 
 def test_the_plot(bench: Bench, tmp_path: Path) -> None:
-    """Rows are drawn over the number of flows, one panel for each unit; what could not be measured is left out."""
+    """Rows are drawn over the number of flows, one panel for each row; what could not be measured is left out."""
     measured = outcome(bench, at_most(2), (1,) * 3, (2,) * 3)
     gone = replace(measured, reason="gone")
     curves = [(measured.row, [(1000, measured), (10_000, gone)]), (replace(measured.row, unit="s"), [(1000, measured)])]
@@ -285,14 +286,34 @@ def test_the_curve_of_a_soak() -> None:
     assert soak.curve([]) == "nothing was measured"
 
 
-@pytest.mark.parametrize("words", [["--json", "nowhere/x.json"], ["soak", "--registrations", "0"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--json", "nowhere/x.json"],
+        ["--plot", "x.png", "--sizes", "1000,many"],
+        ["--plot", "x.png", "lab-8"],
+        ["pair", "main", ".", "--plot", "x.png"],
+        ["soak", "--registrations", "0"],
+    ],
+)
 def test_what_cannot_come_to_anything_is_refused_before_it_is_measured(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A folder that is not there, and nothing to be done, are errors at once."""
+    """A folder that is not there, what is no number or cannot be drawn, and nothing to be done, are errors at once."""
     with pytest.raises(SystemExit):
         main(words)
     assert "expected" in capsys.readouterr().err
+
+
+def test_a_service_that_answers_something_else_is_ended(tmp_path: Path) -> None:
+    """Who does not come up as expected does not go on running beside what is measured next."""
+    port = free_port()
+    command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
+    service = Service(command, f"http://127.0.0.1:{port}", tmp_path / "log")
+    with pytest.raises(load.LoadError, match="404"), service:
+        pytest.fail("it answers 404")
+    with pytest.raises(ConnectionRefusedError):
+        load.Connection(service.url)
 
 
 # -- the clients -------------------------------------------------------------------------------------------

@@ -36,8 +36,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--flows", type=int, help="flows that a large registry holds (default: 100,000)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round there")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw there what rows cost as flows grow")
-    parser.add_argument("--sizes", default=SIZES, help=f"numbers of flows for the plot (default: {SIZES})")
+    parser.add_argument("--sizes", type=_sizes, default=SIZES, help=f"numbers of flows for the plot (default: {SIZES})")
     return parser
+
+
+def _sizes(text: str) -> list[int]:
+    sizes = text.split(",")
+    if not all(size.isdecimal() and int(size) for size in sizes):
+        raise argparse.ArgumentTypeError(f"expected numbers of flows, such as {SIZES}, not {text!r}")
+    return list(map(int, sizes))
 
 
 def chosen(names: Iterable[str]) -> list[Row]:
@@ -68,6 +75,8 @@ def main(arguments: Sequence[str]) -> int:
         if pairing and len(given.rows) < 2:
             raise ValueError("expected two commits after pair, such as: pair main . 'register*'")
         rows = chosen(given.rows[2:] if pairing else given.rows)
+        if given.plot and (pairing or not any(row.grows for row in rows)):
+            raise ValueError("expected rows to plot that are worth a curve over the flows, and no pair")
         if given.list:
             for row in rows:
                 console.print(f"{row.name}: {Scale().fill(row.work)}")
@@ -84,7 +93,7 @@ def _measure(console: Console, given: argparse.Namespace, rows: Sequence[Row], s
     with TemporaryDirectory(prefix="kodo-bench-") as folder, Bench(Path(folder), scale) as bench:
         for row in rows:
             outcomes.append(_told(measure(row, bench), report.brief))
-        sizes = [int(size) for size in given.sizes.split(",")] if given.plot else []
+        sizes = given.sizes if given.plot else []
         for done in [outcome for outcome in outcomes if outcome.row.grows and sizes]:
             at_sizes = [done if flows == scale.flows else measure(done.row, bench.at(flows)) for flows in sizes]
             curves.append((done.row, list(zip(sizes, at_sizes, strict=True))))
