@@ -27,7 +27,15 @@ from urllib.parse import urlsplit
 import httpx
 import orjson
 
-from kodo.errors import InvalidMessageError, KodoError, OptionError, RejectedError, UnavailableError, for_status
+from kodo.errors import (
+    InvalidMessageError,
+    KodoError,
+    OptionError,
+    RejectedError,
+    UnavailableError,
+    for_status,
+    reason_of,
+)
 from kodo.models import canonical
 from kodo.reasons import unanswered
 
@@ -151,7 +159,10 @@ class Client:
     """Asks the service at `url`, and gives up an answer of which nothing comes for `timeout` seconds."""
 
     def __init__(self, url: str, timeout: float = 30) -> None:
-        """Nothing is asked yet. Raises `OptionError` for what is not an http or https url."""
+        """Nothing is asked yet. Raises `OptionError` for what is not an http or https url.
+
+        Raises `UnavailableError` for proxies and certificates of the environment that cannot be used.
+        """
         try:
             canonical(url)
         except ValueError as error:
@@ -164,7 +175,11 @@ class Client:
         local = urlsplit(self.url).hostname in _LOOPBACK
         # Plain HTTP without a proxy meets no certificate; to load those of the system takes longer than many answers.
         plain = local and urlsplit(self.url).scheme == "http"
-        return httpx.Client(base_url=self.url, timeout=timeout, trust_env=not local, verify=not plain)
+        try:
+            return httpx.Client(base_url=self.url, timeout=timeout, trust_env=not local, verify=not plain)
+        except (ImportError, OSError, ValueError) as error:  # a proxy that httpx does not speak with; no certificates
+            said = f"expected to ask {self.url}, but {reason_of(error)}"
+            raise UnavailableError(f"{said}; see to proxies and certificates of the environment") from error
 
     def __enter__(self) -> Self:
         return self

@@ -138,6 +138,20 @@ def test_a_loopback_service_is_never_asked_through_a_proxy(registry: Served, mon
         assert client.status()["url"] == registry.url
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("ALL_PROXY", "gopher://127.0.0.1:1"), ("SSL_CERT_FILE", "/nowhere/at/all")],
+    ids=["proxy", "tls"],
+)
+def test_an_environment_that_cannot_be_used_is_told_as_that(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not taken for a fault of the service, and is of the family."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UnavailableError, match="see to proxies and certificates of the environment"):
+        Client("http://kodo.invalid:1")
+
+
 def test_what_is_no_url_is_refused_at_once() -> None:
     """Nothing is asked then."""
     with pytest.raises(OptionError, match="url: expected an http or https url"):
