@@ -1,4 +1,4 @@
-"""Outgoing messages between services: one client, kept alive, a deadline for each message.
+"""Outgoing messages between services: kept connections, a deadline for each message.
 
 A peer that is away, slow, endless or talks nonsense costs its own message and nothing else. What became of a message is
 told by what `post` does: it returns the answer, or raises `RejectedError` (answered, but not with success) or
@@ -107,7 +107,8 @@ class Transport:
         """`links` are the policies of a lab, `trace` is where messages are noted."""
         self._links = links
         self._trace = trace
-        self._client: asyncio.Task[httpx.AsyncClient] | None = None
+        # By whether it is for this machine alone.
+        self._clients: dict[bool, asyncio.Task[httpx.AsyncClient]] = {}
         # Whose last answer said that they take packed messages.
         self._unpacking: set[Key] = set()
 
@@ -161,7 +162,8 @@ class Transport:
             headers["Content-Encoding"] = PACKED
         if self._trace is not None:
             headers[HEADER] = noted.id
-        client = await self._made()
+        parts = urlsplit(url)
+        client = await self._made(parts.scheme == "http" and parts.hostname in _HERE)
         import httpx  # noqa: PLC0415, loaded with the client
 
         try:
@@ -183,29 +185,31 @@ class Transport:
 
             raise UnavailableError(unanswered(error)) from error
 
-    async def _made(self) -> httpx.AsyncClient:
-        """The one client. Its library and certificates take long to load: at the first message, on a thread."""
-        making = self._client = self._client or asyncio.create_task(asyncio.to_thread(_client))
+    async def _made(self, here: bool) -> httpx.AsyncClient:
+        """The client for `here`, or for others. What it needs takes long to load: at the first message, on a thread."""
+        if here not in self._clients:
+            self._clients[here] = asyncio.create_task(asyncio.to_thread(_client, here))
+        making = self._clients[here]
         try:
             # A message whose time is over leaves it to the others.
             return await asyncio.shield(making)
         except Exception as error:
             # A proxy that httpx does not speak with, or certificates that are not there: the next message looks again.
-            if self._client is making:
-                self._client = None
+            if self._clients.get(here) is making:
+                del self._clients[here]
             raise UnavailableError(
                 f"expected to send messages, but {reason_of(error)}; see to proxies and certificates of the environment"
             ) from error
 
     async def close(self) -> None:
         """Close every connection."""
-        if self._client is not None:
-            await asyncio.wait([self._client])
-            if self._client.exception() is None:
-                await self._client.result().aclose()
+        for making in list(self._clients.values()):
+            await asyncio.wait([making])
+            if making.exception() is None:
+                await making.result().aclose()
 
 
-def _client() -> httpx.AsyncClient:
+def _client(here: bool = False) -> httpx.AsyncClient:
     from http.cookiejar import CookieJar, DefaultCookiePolicy  # noqa: PLC0415, loaded with it
 
     import httpx  # noqa: PLC0415, a tenth of the start
@@ -215,7 +219,10 @@ def _client() -> httpx.AsyncClient:
     return httpx.AsyncClient(
         timeout=None,
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=1000, keepalive_expiry=60),
-        # Proxies of the environment are for the services of other organizations, never for those on this machine.
+        # Proxies of the environment are for the services of other organizations, never for those on this machine, which
+        # are reached whatever the environment says. Plain HTTP meets no certificate.
+        trust_env=not here,
+        verify=not here,
         mounts=dict.fromkeys(_LOOPBACK),
         headers={"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"},
         # What one service wants remembered is not for all others on its host, and may grow for ever.

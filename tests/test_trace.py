@@ -21,7 +21,8 @@ from kodo.transport import Link, Links, Transport
 from tests.conftest import Process, Start
 from tests.waiting import until
 
-AWAY = "http://127.0.0.1:9"
+AWAY = "http://127.1:9"
+"""On this machine, by a name that does not say so."""
 
 
 def events(lines: list[str]) -> list[tuple[str, dict[str, Any]]]:
@@ -250,3 +251,19 @@ def test_what_the_environment_forbids_to_send_is_sent_once_it_does_not(
     first, second = asyncio.run(sent())
     assert first.endswith("see to proxies and certificates of the environment")
     assert second == "nothing listens there"
+
+
+def test_this_machine_is_reached_whatever_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy that cannot be used, and certificates that are not there, are for others."""
+    monkeypatch.setenv("ALL_PROXY", "gopher://127.0.0.1:1")
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/at/all")
+
+    async def why(url: str) -> str:
+        transport = Transport()
+        with pytest.raises(UnavailableError) as refused:
+            await transport.post(Send(canonical(url), url, "/heartbeat", 10), {})
+        await transport.close()
+        return str(refused.value)
+
+    assert asyncio.run(why("http://127.0.0.1:9")) == "nothing listens there"
+    assert "environment" in asyncio.run(why(AWAY))
