@@ -26,7 +26,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -227,6 +228,19 @@ def free_name(name: str | None) -> str:
     if not name.strip(". ") or not name.isprintable() or "/" in name or len(quote(name, safe=" ")) > LONGEST:
         raise LabError(f"expected a short name of printable characters without a slash for a kept lab, not {name!r}")
     return name
+
+
+@contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """While a name is chosen, until its door is open: two labs that begin at once would both take it."""
+    import fcntl  # noqa: PLC0415, not everywhere
+
+    folder = os.open(labs_folder(), os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def open_door(kept: Kept) -> socket.socket:

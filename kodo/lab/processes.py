@@ -25,7 +25,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -107,27 +107,30 @@ class Processes:
     @classmethod
     def keep(cls, name: str | None, folder: Path | str | None, timeout: float) -> Self:
         """Start the guardian of a lab that is kept. Raises `LabError` for a name or a folder that is another's."""
-        name = keeping.free_name(name)
-        # Until there is a guardian, this process stands for it.
-        pid, made = os.getpid(), _made_folder(folder)
-        kept = Kept(
-            name=name,
-            pid=pid,
-            started=keeping.start_of(pid),
-            began=time.monotonic(),
-            folder=made,
-            scratch=folder is None,
-            timeout=timeout,
-        )
-        try:
-            with keeping.open_door(kept) as door:
-                paths = [str(path) for path in kept.leftovers]
-                _spawn(made, ["--door", str(door.fileno()), *paths], pass_fds=[door.fileno()]).wait()
-            return cls(kept=kept)
-        except BaseException:
-            if folder is None:
-                shutil.rmtree(made, ignore_errors=True)
-            raise
+        with ExitStack() as claim:
+            claim.enter_context(keeping.one_at_a_time())
+            name = keeping.free_name(name)
+            # Until there is a guardian, this process stands for it.
+            pid, made = os.getpid(), _made_folder(folder)
+            kept = Kept(
+                name=name,
+                pid=pid,
+                started=keeping.start_of(pid),
+                began=time.monotonic(),
+                folder=made,
+                scratch=folder is None,
+                timeout=timeout,
+            )
+            try:
+                with keeping.open_door(kept) as door:
+                    claim.close()
+                    paths = [str(path) for path in kept.leftovers]
+                    _spawn(made, ["--door", str(door.fileno()), *paths], pass_fds=[door.fileno()]).wait()
+                return cls(kept=kept)
+            except BaseException:
+                if folder is None:
+                    shutil.rmtree(made, ignore_errors=True)
+                raise
 
     @classmethod
     def attach(cls, kept: Kept) -> Self:

@@ -9,14 +9,16 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kodo.errors import LabError
-from kodo.lab import MeshLab
+from kodo.lab import MeshLab, keeping
 from kodo.lab.keeping import labs_folder, start_of
 from kodo.lab.processes import Processes
 from tests.test_guardian import Begin, alive, gone, parents
@@ -70,6 +72,31 @@ def nothing_left(told: dict[str, Any], labs: Path) -> None:
 
 
 # -- it outlives its process -------------------------------------------------------------------------------
+
+
+def test_of_two_labs_that_begin_at_once_one_gets_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other is refused as one that comes later, and no guardian is left without a lab."""
+    chosen, refused, real = threading.Event(), threading.Event(), keeping.free_name
+
+    def chooses(name: str | None) -> str:
+        free = real(name)
+        if not chosen.is_set():
+            chosen.set()
+            refused.wait(0.5)  # it is not, unless the other could choose as well
+        return free
+
+    def other() -> None:
+        chosen.wait(20)
+        with suppress(LabError):
+            MeshLab("same", keep=True).terminate()
+        refused.set()
+
+    monkeypatch.setattr(keeping, "free_name", chooses)
+    thread = threading.Thread(target=other)
+    thread.start()
+    with MeshLab("same", keep=True) as lab:
+        thread.join()
+        assert [kept.folder for kept in MeshLab.kept()] == [lab.folder]
 
 
 def test_a_kept_lab_that_ended_leaves_no_connection_open() -> None:
