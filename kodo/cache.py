@@ -255,12 +255,20 @@ class Cache:
         """What `/_cache` shows, the five keys of PROTOCOL.md, and `more` behind them, as JSON in a file of its own.
 
         It is read in one transaction, which no slow reader keeps open: what takes much memory goes to disk meanwhile.
+        Raises `CacheError` when there is no room for it.
         """
         folder = None if self.path is None else str(self.path.parent)
         file = SpooledTemporaryFile(SPOOLED, dir=folder)  # noqa: SIM115, closed by who sends it
-        file.write(orjson.dumps(self._owner())[:-1] + b",")
-        file.writelines(self.catalogue.tree_json(brief=brief))
-        file.write(b"," * bool(more) + orjson.dumps(more)[1:])
+        try:
+            file.write(orjson.dumps(self._owner())[:-1] + b",")
+            file.writelines(self.catalogue.tree_json(brief=brief))
+            file.write(b"," * bool(more) + orjson.dumps(more)[1:])
+            file.flush()
+        except OSError as error:
+            # Closing would write what waits, and fail as this did.
+            with suppress(OSError):
+                file.close()
+            raise CacheError(f"expected room on the disk for so long an answer, but {reason_of(error)}") from error
         return file
 
     def _owner(self) -> dict[str, Any]:

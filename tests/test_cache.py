@@ -91,6 +91,20 @@ def test_commits_find_room_in_the_log(tmp_path: Path) -> None:
     cache.close()
 
 
+def test_a_long_answer_without_a_place_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the disk takes no answer from a file, that is a refusal with the reason, and the cache goes on."""
+    monkeypatch.setattr("kodo.cache.SPOOLED", 1)
+    written(tmp_path / "in" / "c.json", 1)
+    cache = Cache(OWNER, tmp_path / "in" / "c.json")
+    (tmp_path / "in").rename(tmp_path / "out")
+    with pytest.raises(CacheError, match="expected room on the disk for so long an answer, but no such file"):
+        cache.spool({})
+    assert listed(cache) == ["flow 1"]
+    (tmp_path / "out").rename(tmp_path / "in")
+    cache.spool({}).close()
+    cache.close()
+
+
 @FORMS
 def test_what_a_snapshot_took_away_is_still_told(tmp_path: Path, name: str) -> None:
     """The remains of a record, which a service without deltas has yet to hear of, are there again."""
