@@ -240,7 +240,8 @@ def add_reading(router: APIRouter, runtime: Runtime, cache: Cache) -> None:
         """The headers of an answer, which is kept; without a tag if it may already show more than the tag says."""
         if not changes.stands(name, count):
             return {name: value for name, value in tagged.items() if name != "ETag"}
-        answers.put(tagged["ETag"], body)
+        # A copy: what orjson writes stands in memory with the room that it was given, kilobytes for a short answer.
+        answers.put(tagged["ETag"], bytes(memoryview(body)))
         return tagged
 
     spool = Spool(runtime, cache)

@@ -518,6 +518,17 @@ def test_a_huge_body_costs_no_memory(spawn: Callable[..., Process]) -> None:
     assert served.get("/_cache") == before
 
 
+def test_many_short_answers_take_little_memory(spawn: Callable[..., Process]) -> None:
+    """Answers that are kept for whoever asks again take their own size in memory."""
+    served = spawn(node=False)
+    for p in range(300):
+        served.get("/flows", p=p)
+    memory = peak(served)
+    for p in range(300, 2300):
+        served.get("/flows", p=p)
+    assert peak(served) - memory < 4 * MIB
+
+
 @pytest.mark.parametrize(("path", "limit"), [("/register", 16), ("/connect", 64), ("/update/node", 64)])
 def test_the_limits(target: Served, path: str, limit: int) -> None:
     """The limit is 16 MiB, 64 MiB for `/connect` and `/update/node`; what declares more is refused unread."""
