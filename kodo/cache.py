@@ -126,7 +126,10 @@ class Cache:
             return opened(path)
         except DamagedCacheError as error:
             rescued = path.suffix != ".json" and self._rescue(path)
-            log.error("set aside cache %s as %s: %s", path, _set_aside(path), error)
+            # Said before it is done: after a kill in between, the next start finds no cache, and has nothing to tell.
+            kept = aside(path)
+            log.error("set aside cache %s as %s: %s", path, kept, error)
+            _set_aside(path, kept)
         if rescued:
             _end_rescue(path)
         return opened(path)
@@ -379,8 +382,8 @@ def _is_document(path: Path) -> bool:
     return isinstance(found, dict) and {"url", "nodes", "providers"} <= found.keys()
 
 
-def _set_aside(path: Path) -> Path:
-    kept = aside(path)
+def _set_aside(path: Path, kept: Path | None = None) -> Path:
+    kept = kept or aside(path)
     for file, kept_file in zip(_files(path), _files(kept), strict=True):
         with suppress(FileNotFoundError):
             file.rename(kept_file)

@@ -334,6 +334,27 @@ def test_a_rescue_that_was_ended_halfway_goes_on(tmp_path: Path, monkeypatch: py
     assert not (tmp_path / "c.db.rescued").exists()
 
 
+@FORMS
+def test_no_kill_hides_that_a_cache_was_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """A start that ends as soon as a damaged cache has its other name has said so: the next one finds none."""
+    path, rename = tmp_path / name, Path.rename
+    path.write_bytes(b"no cache")
+
+    def killed(self: Path, target: Path) -> Path:
+        rename(self, target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Cache(OWNER, path)
+    monkeypatch.undo()
+    assert not path.exists()
+    (kept,) = tmp_path.glob(f"{name}.set-aside-*")
+    assert f"set aside cache {path} as {kept}" in caplog.text
+
+
 @pytest.mark.parametrize("reset", [True, False], ids=["reset", "another cache there"])
 def test_a_rescue_that_nobody_went_on_with_does_not_come_back(tmp_path: Path, reset: bool) -> None:
     """What a kill left of a rescue is gone once the service began on something else, whoever removes that later."""
