@@ -15,7 +15,6 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import re
 import shlex
 import sys
 import threading
@@ -51,7 +50,7 @@ from kodo.errors import (
     suggestion,
 )
 from kodo.models import MISSING_AUTHOR, MISSING_DESCRIPTION, canonical
-from kodo.options import ENV_PREFIX, Options
+from kodo.options import ENV_PREFIX, Options, probable_url
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -246,12 +245,8 @@ def _url(context: typer.Context, parameter: typer.CallbackParam, given: str | No
         _key(name, given)
         return given
     meant = ""
-    if slip := re.fullmatch(r"(https?):/*(.+)", given):
-        meant = f"; did you mean {slip[1]}://{slip[2]}?"
-    elif re.fullmatch(r"[\w.-]+:\d+(/.*)?|localhost(/.*)?|\d+(\.\d+){3}|\[[\da-f:]+\].*", given):
-        meant = f"; did you mean http://{given}?"
-    elif port := re.fullmatch(r":?(\d{2,5})", given):
-        meant = f"; did you mean http://localhost:{port[1]}?"
+    if probable := probable_url(given):
+        meant = f"; did you mean {probable}?"
     elif context.info_name in NAMING:
         meant = f"; if it names a flow: {NAMING[context.info_name].format(shlex.quote(given))}"
     raise OptionError(f"{name}: expected the url of a service, such as {HOME}, not {given!r}{meant}")

@@ -16,6 +16,7 @@ file beats the default. Its rules:
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -44,8 +45,25 @@ NONE_IS_ABSENT = frozenset({"organization", "connect", "loader", "cache", "log"}
 """The options for which None means "not given", so that the next source speaks."""
 
 
+def probable_url(text: str) -> str | None:
+    """The url that was probably meant by a host, a port, or a url with half of its beginning; None for other words."""
+    if slip := re.fullmatch(r"(https?):/*(.+)", text):
+        return f"{slip[1]}://{slip[2]}"
+    if re.fullmatch(r"[\w.-]+:\d+(/.*)?|localhost(/.*)?|\d+(\.\d+){3}|\[[\da-f:]+\].*", text):
+        return f"http://{text}"
+    if port := re.fullmatch(r":?(\d{2,5})", text):
+        return f"http://localhost:{port[1]}"
+    return None
+
+
 def _checked_url(text: str) -> str:
-    canonical(text)
+    try:
+        canonical(text)
+    except ValueError as error:
+        meant = None if "://" in text else probable_url(text)
+        if meant is None or urlsplit(meant).port is None:  # which it is to listen on
+            raise
+        raise ValueError(f"{error}; did you mean {meant}?") from error
     if "?" in text or "#" in text:
         raise ValueError("expected a url that ends with its path: no ? and no #")
     return text
@@ -316,7 +334,9 @@ def _line(fault: ErrorDetails, origins: Mapping[str, str]) -> str:
     called = ", ".join(origins.get(name, name) for name in names)
     entry = "".join(f", entry {part + 1}" for part in fault["loc"][1:] if isinstance(part, int))
     example = Options.model_fields[names[0]].examples or []
-    return f"{called}{entry}: {expectation(fault)}; give for example {names[0]}={example[0]}"
+    said = expectation(fault)
+    hint = "" if said.endswith("?") else f"; give for example {names[0]}={example[0]}"
+    return f"{called}{entry}: {said}{hint}"
 
 
 def _fault(expected: str, *options: str) -> PydanticCustomError:

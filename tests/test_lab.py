@@ -1191,6 +1191,23 @@ def test_an_interrupt_while_a_member_starts_leaves_the_lab_without_it(lab: MeshL
     assert lab.add_node().name == "node1"
 
 
+def test_a_start_after_an_interrupted_restart_waits_for_the_end(lab: MeshLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who was told to end runs still when the restart is interrupted, and is started again once it has ended."""
+    registry = lab.add_registry()
+    before, waits = registry.pid, lab.engine.wait_for_end
+
+    def interrupted(name: str, timeout: float) -> bool:
+        monkeypatch.setattr(lab.engine, "wait_for_end", waits)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lab.engine, "wait_for_end", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        registry.restart()
+    registry.start()
+    assert registry.pid not in {before, None}
+    assert registry.get()["url"] == registry.url
+
+
 def test_without_the_extra_the_import_says_what_to_install() -> None:
     """Before anything else fails."""
     code = (

@@ -201,7 +201,6 @@ def test_good_urls_are_shown_as_given(url: str) -> None:
     [
         "",
         "localhost",
-        "localhost:3366",
         "http://localhost",
         "http://localhost:",
         "http://localhost/",
@@ -221,6 +220,13 @@ def test_bad_urls(url: object) -> None:
     text = refusal(url=url)
     assert text.startswith("url: expected a")
     assert text.endswith("give for example url=http://localhost:3366")
+
+
+@pytest.mark.parametrize("name", ["url", "connect"])
+@pytest.mark.parametrize("given", ["localhost:3380", ":3380", "3380", "http:/localhost:3380", "http:localhost:3380"])
+def test_a_url_without_its_beginning(name: str, given: str) -> None:
+    """Who gives a host and a port, or half a url, is told which url was probably meant."""
+    assert refusal(**{name: given}).endswith("; did you mean http://localhost:3380?")
 
 
 def test_host_and_port() -> None:

@@ -38,6 +38,8 @@ class Life:
     code: int | None = None
     refused: str | None = None
     paused: bool = False
+    ending: bool = False
+    """Whether it was told to end."""
     linked: int = 0
     written: int = 0
     """Bytes that there were of its log when it was launched."""

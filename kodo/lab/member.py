@@ -235,6 +235,9 @@ class Member:
         self.lab.patience(timeout)
         if self.paused:
             raise LabError(f"expected {self.name} to have ended, but it is paused; use {self._word}.resume()")
+        if self.lab.engine.life(self.name).ending:
+            # Who told it to end may have been interrupted before it had.
+            self._await_end(self.lab.patience(timeout))
         if not self.running:
             self.await_start(self.launch(self.setup), timeout)
 
@@ -277,6 +280,9 @@ class Member:
         self.lab.engine.signal(self.name, "KILL" if word == "KILL" else "TERM")
         # A paused process does not notice that it is told to end.
         self.lab.engine.signal(self.name, "CONT")
+        self._await_end(limit)
+
+    def _await_end(self, limit: float) -> None:
         if not self.lab.engine.wait_for_end(self.name, limit):
             raise LabError(
                 f"expected {self.name} to end within {limit:g} s; use kill(), or give it a longer timeout="

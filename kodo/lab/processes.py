@@ -233,6 +233,7 @@ class Processes:
     def signal(self, name: str, word: Word) -> None:
         """Send a signal to a running member; to others it is not sent."""
         if self.running(name):
+            self._lives[name].ending |= word in {"TERM", "KILL"}
             self._tell(signal=word, name=name)
 
     def wait_for_end(self, name: str, timeout: float) -> bool:
