@@ -107,7 +107,9 @@ class Cache:
         if path is None:
             return Catalogue(self.owner.url)
         if not path.exists() and has_log(path):
-            log.error("set aside the log of a cache that is gone as %s", _set_aside(path))
+            kept = aside(path)
+            log.error("set aside the log of a cache that is gone as %s", kept)
+            _set_aside(path, kept)
         if path.exists() or reset:
             # Of a rescue that a kill ended: made again if need be, and nothing that takes a place later on.
             _remove_files(_rescued(path))
@@ -126,7 +128,6 @@ class Cache:
             return opened(path)
         except DamagedCacheError as error:
             rescued = path.suffix != ".json" and self._rescue(path)
-            # Said before it is done: after a kill in between, the next start finds no cache, and has nothing to tell.
             kept = aside(path)
             log.error("set aside cache %s as %s: %s", path, kept, error)
             _set_aside(path, kept)
@@ -350,7 +351,9 @@ def _remove(path: Path) -> None:
     """Remove a cache that is to be replaced; a file that is no cache of kodo was named by mistake, and is kept."""
     ours = _is_document(path) if path.suffix == ".json" else is_catalogue(beginning_of(path))
     if not ours:
-        log.warning("%s is no cache of kodo; kept as %s", path, _set_aside(path))
+        kept = aside(path)
+        log.warning("%s is no cache of kodo; kept as %s", path, kept)
+        _set_aside(path, kept)
     _remove_files(path)
 
 
@@ -382,12 +385,11 @@ def _is_document(path: Path) -> bool:
     return isinstance(found, dict) and {"url", "nodes", "providers"} <= found.keys()
 
 
-def _set_aside(path: Path, kept: Path | None = None) -> Path:
-    kept = kept or aside(path)
+def _set_aside(path: Path, kept: Path) -> None:
+    """Give a cache this name. It is said before: the start after a kill finds no cache, and has nothing to tell."""
     for file, kept_file in zip(_files(path), _files(kept), strict=True):
         with suppress(FileNotFoundError):
             file.rename(kept_file)
-    return kept
 
 
 # -- the document ------------------------------------------------------------------------------------------
